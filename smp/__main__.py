@@ -1,0 +1,290 @@
+"""`python -m smp run` runs the three notebooks, `python -m smp table` prints their results."""
+
+import argparse
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = {
+    "finetune": "BERT_FINETUNE_QA.ipynb",
+    "smp": "Static_Model_Pruning/BERT_SMP.ipynb",
+    "smp_kd": "Static_Model_Pruning/BERT_SMP_KD.ipynb",
+}
+OPTIONS = {
+    "profile": "quick, laptop, squad, paper or colab (default: squad with a GPU, else quick)",
+    "model": "Hub name, folder, or all-MiniLM-L6-v2 (embedded)",
+    "data": "Hub name, SQuAD-format file or folder, or almanac (embedded)",
+    "n_train": "questions to train on",
+    "n_valid": "questions held out of train",
+    "n_eval": "questions to evaluate on",
+    "epochs": "passes over the training questions",
+    "density": "share of the encoder's weights that stays, above 0 and at most 1",
+    "teacher": "a fine-tuned model for distillation (default: the one the first notebook saved)",
+    "seed": "of everything drawn at random",
+    "sharing": "local (SMP-L) or shared (SMP-S)",
+    "results": "folder for records, models and executed notebooks (default: results)",
+}
+NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
+           "seed": int}
+PATHS = ("model", "data", "teacher", "results")
+EMBEDDED = ("almanac", "all-MiniLM-L6-v2")
+
+
+# What the user typed, checked before anything starts
+
+
+def read_number(name, text):
+    """A whole number where the text is one, else a float if the option takes one."""
+    for kind in (int, NUMBERS[name]):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    whole = "whole " if NUMBERS[name] is int else ""
+    raise ValueError(f"{name.upper()}={text!r}: expected a {whole}number")
+
+
+def read_path(name, text):
+    """A path made absolute, because notebooks run elsewhere; a Hub name as it is."""
+    path = os.path.abspath(os.path.expanduser(text))
+    if name == "results":
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise ValueError(f"RESULTS={text!r}: is a file, expected a folder")
+        return path
+    if text not in EMBEDDED and os.path.exists(path):
+        return path
+    # A Hub name is "name" or "owner/name"; anything else was meant as a path.
+    if re.match(r"[./~]", text) or text.count("/") > 1 or re.search(r"\.(json|gz|xz)$", text):
+        raise ValueError(f"{name.upper()}={text!r}: there is no such file or folder")
+    return text
+
+
+def read_parameters(options):
+    """{PARAMETER: value} of the options given. Raises ValueError, one line naming the parameter."""
+    from smp.settings import choose_settings
+
+    given = {name: text for name in OPTIONS if (text := getattr(options, name)) is not None}
+    for name in given:
+        if name in NUMBERS:
+            given[name] = read_number(name, given[name])
+        elif name in PATHS:
+            given[name] = read_path(name, given[name])
+    values = {name: given[name] for name in given if name not in ("profile", "teacher", "results")}
+    given["profile"] = choose_settings(given.get("profile"), **values).profile
+    return {name.upper(): value for name, value in given.items()}
+
+
+def seen_from(folder, parameters):
+    """The parameters with paths relative to the notebook's folder: an executed copy that is
+    shared tells nothing of the machine it ran on."""
+    return {name: os.path.relpath(value, folder) if os.path.isabs(str(value)) else value
+            for name, value in parameters.items()}
+
+
+# What the user sees, and what is kept
+
+
+def terminal_text(text):
+    """What a terminal shows in the end of text with carriage returns and cursor-up sequences."""
+    lines, row, column = [""], 0, 0
+    for piece in re.split(r"(\r|\n|\x1b\[A)", text):
+        if piece == "\r":
+            column = 0
+        elif piece == "\x1b[A":
+            row = max(row - 1, 0)
+        elif piece == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        else:
+            line = lines[row].ljust(column)
+            lines[row] = line[:column] + piece + line[column + len(piece):]
+            column += len(piece)
+    return "\n".join(line.rstrip(" ") for line in lines)
+
+
+def tidy_outputs(cell):
+    """One stream each for stdout and stderr, progress bars as they looked in the end."""
+    kept, streams = [], {}
+    for output in cell.outputs:
+        if output.output_type != "stream":
+            kept.append(output)
+        elif output.name in streams:
+            streams[output.name].text += output.text
+        else:
+            streams[output.name] = output
+            kept.append(output)
+    for stream in streams.values():
+        stream.text = terminal_text(stream.text)
+    cell.outputs = [output for output in kept if output.get("text", "-").strip()]
+
+
+class Screen:
+    """Forwards what a notebook prints, bars included; in between says where the notebook is.
+
+    Without a terminal: each cell's text when it is done, and now and then a line of a long bar.
+    """
+
+    def __init__(self, total):
+        self.live, self.total, self.heading = sys.stdout.isatty(), total, ""
+        self.status = self.open = False  # a status line is shown; a line of output is unfinished
+        self.told = time.monotonic()
+
+    def write(self, text):
+        if self.live:
+            self.clear()
+            sys.stdout.write(text)
+            self.open = not text.endswith(("\n", "\r"))
+        elif time.monotonic() - self.told > 20 and (line := terminal_text(text).strip()):
+            print(line.split("\n")[-1], flush=True)
+            self.told = time.monotonic()
+
+    def flush(self):
+        sys.stdout.flush()
+
+    def clear(self):
+        if self.status:
+            sys.stdout.write("\r\x1b[K")
+        self.status = False
+
+    def cell_started(self, cell, cell_index):
+        heading = re.match(r"#+ (.+)", cell.source) if cell.cell_type == "markdown" else None
+        self.heading = heading[1] if heading else self.heading
+        if self.live:
+            self.clear()
+            line = f"      cell {cell_index + 1} of {self.total}  {self.heading}"
+            line = line[: shutil.get_terminal_size().columns - 1]
+            sys.stdout.write("\n" * self.open + line)
+            self.status, self.open = True, False
+            self.flush()
+
+    def cell_executed(self, cell, **_):
+        if not self.live:
+            texts = [o.text for o in cell.outputs if o.output_type == "stream"]
+            if shown := terminal_text("".join(texts)).strip("\n"):
+                print(shown, flush=True)
+
+
+def run_notebook(path, folder, parameters):
+    """Executes the notebook in its own folder; the executed copy appears in `folder` when done.
+
+    Until then, and after a failure, it is <name>.failed.ipynb; an interruption removes that.
+    """
+    import nbformat
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what matters is told below
+    unfinished = folder / f"{path.stem}.failed.ipynb"
+    braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
+    screen = Screen(total=len(nbformat.read(path, as_version=4).cells) + bool(parameters))
+    try:
+        notebook = papermill.execute_notebook(
+            str(path).translate(braces), str(unfinished).translate(braces), parameters,
+            cwd=path.parent, kernel_name="python3", progress_bar=False, start_timeout=300,
+            stdout_file=screen, stderr_file=screen, on_cell_start=screen.cell_started,
+            on_cell_executed=screen.cell_executed,
+            extra_arguments=["--log-level=50"],  # else the kernel talks about its own transport
+        )
+    except KeyboardInterrupt:
+        unfinished.unlink(missing_ok=True)
+        raise
+    finally:
+        screen.clear()
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)  # times and this machine's paths
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            tidy_outputs(cell)
+    nbformat.write(notebook, unfinished)
+    os.replace(unfinished, folder / path.name)
+
+
+def told_in_a_line(error):
+    """"ValueError: …" of whatever stopped a notebook."""
+    name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    if name == "DeadKernelError":
+        return "its Python process died, perhaps for want of memory; try a smaller N_TRAIN or MODEL"
+    return f"{name}: {(text.strip().splitlines() or [''])[-1]}"
+
+
+def minutes_since(start):
+    return f"{(time.monotonic() - start) / 60:.1f} minutes"
+
+
+# The verbs
+
+
+def table(results=ROOT / "results"):
+    """Prints the summary, and writes it into results/summary.md and the README. -> exit code"""
+    from smp.results import write_summary
+
+    readme = ROOT / "README.md"
+    ours = Path(results).resolve() == ROOT / "results" and readme.is_file()
+    try:
+        print(write_summary(results, readme if ours else None))
+    except (OSError, ValueError) as error:
+        print(f"table: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(options):
+    """Runs the chosen notebooks one after another, then prints the table. -> exit code"""
+    chosen = [ROOT / NOTEBOOKS[name] for name in NOTEBOOKS if name in (options.only or NOTEBOOKS)]
+    try:
+        parameters = read_parameters(options)
+        for path in chosen:
+            if not path.is_file():
+                raise ValueError(f"{path.name} is missing: `make notebooks` builds it")
+        results = Path(parameters.get("RESULTS", ROOT / "results"))
+        executed = results / "executed" / parameters["PROFILE"]
+        executed.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 2
+    # The kernel of this Python, whatever else is called python3 in the user's folders.
+    own, other = os.path.join(sys.prefix, "share", "jupyter"), os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([own, other] if other else [own])
+    begin = time.monotonic()
+    for number, path in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
+        start = time.monotonic()
+        try:
+            run_notebook(path, executed, seen_from(path.parent, parameters))
+        except KeyboardInterrupt:
+            print(f"\nrun: interrupted; {path.name} left no executed copy", file=sys.stderr)
+            return 130
+        except Exception as error:  # whatever it is, the user gets one line
+            unfinished = os.path.relpath(executed / f"{path.stem}.failed.ipynb")
+            print(f"{path.name} stopped: {told_in_a_line(error)} (so far: {unfinished})",
+                  file=sys.stderr)
+            return 1
+        copy = os.path.relpath(executed / path.name)
+        print(f"      {minutes_since(start)}, with outputs: {copy}", flush=True)
+    print(f"{minutes_since(begin)} in all\n", flush=True)
+    return table(results)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog.split()[-1]}: {message}\n")
+
+
+def main(arguments=None):
+    parser = OneLineParser(prog="python -m smp", description=__doc__, allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=OneLineParser)
+    runner = verbs.add_parser("run", help="run the three notebooks", allow_abbrev=False)
+    for name, text in OPTIONS.items():
+        runner.add_argument("--" + name.replace("_", "-"), metavar=name[0].upper(), help=text)
+    runner.add_argument("--only", nargs="+", choices=NOTEBOOKS, help="default: all three")
+    verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
+    options = parser.parse_args(arguments)
+    return run(options) if options.verb == "run" else table()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+# %% [markdown]
+# ## From logits to an answer, and its score
+#
+# The model gives every token two logits: how well an answer would start there, and how well it
+# would end there. The answer is the span of the context, at most 30 tokens long, whose two logits
+# have the highest sum; of a context read in several windows, the best window's span. It is then
+# cut out of the paragraph by character, so nothing of case or spacing is lost in tokens.
+
+# %%
+import collections
+import re
+import string
+import tempfile
+
+import evaluate
+import numpy as np
+from datasets import Features, List, Value
+
+# %%
+def best_spans(start_logits, end_logits, context_mask, longest=30):
+    """(score, start, end), each (n,): the span of 1 to `longest` tokens with the highest sum.
+
+    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end. Of
+    equals, the lowest start, then the lowest end. A row without a span scores -inf, at (0, 0).
+    """
+    kind = np.result_type(start_logits, end_logits, np.float32)
+    start_logits = np.where(context_mask, start_logits, -np.inf).astype(kind)
+    end_logits = np.where(context_mask, end_logits, -np.inf).astype(kind)
+    n, length = start_logits.shape
+    best = np.full((n, length), -np.inf, kind)  # of the spans that start here
+    extra = np.zeros((n, length), np.int64)  # tokens after the first in that best span
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which is greater than nothing
+        for k in range(min(longest, length)):
+            score = start_logits[:, : length - k] + end_logits[:, k:]
+            better = score > best[:, : length - k]
+            np.copyto(best[:, : length - k], score, where=better)
+            np.copyto(extra[:, : length - k], k, where=better)
+    rows, start = np.arange(n), best.argmax(axis=1)
+    return best[rows, start], start, start + extra[rows, start]
+
+# %%
+def decode_answers(examples, features, start_logits, end_logits, longest=30):
+    """One {"id", "prediction_text", "score", "start", "end"} per example, in its order.
+
+    features: the examples' windows (`featurise`); logits: (n_features, L), row i for window i;
+    what stands beyond a window's own tokens is not looked at. start, end: characters of the
+    context. Without any span to choose: "" at (0, 0), score -inf. Raises ValueError where the
+    logits are too few or too short.
+    """
+    start_logits, end_logits = np.asarray(start_logits), np.asarray(end_logits)
+    offsets = features.with_format("arrow")[:]["offsets"].combine_chunks()
+    lengths = np.diff(offsets.offsets.to_numpy())  # (n,)
+    spans = offsets.flatten().flatten().to_numpy().reshape(-1, 2)  # every window's, end to end
+    first = np.cumsum(lengths) - lengths  # (n,) where each window's spans begin
+    needed = (len(features), int(lengths.max(initial=0)))
+    if start_logits.shape != end_logits.shape or start_logits.ndim != 2 or not (
+        len(start_logits) == needed[0] and start_logits.shape[1] >= needed[1]
+    ):
+        raise ValueError(
+            f"start and end logits have shapes {start_logits.shape} and {end_logits.shape}; "
+            f"expected ({needed[0]}, {needed[1]} or more), a row for each window: predict these "
+            "features again"
+        )
+    window = np.repeat(np.arange(len(features)), lengths)
+    token = np.arange(len(spans)) - np.repeat(first, lengths)
+    mask = np.zeros(start_logits.shape, dtype=bool)
+    mask[window, token] = spans[:, 0] >= 0
+    score, start, end = best_spans(start_logits, end_logits, mask, longest)
+
+    example = np.asarray(features.with_format(None)["example"][:], dtype=np.int64)
+    order = np.lexsort((-score, example))  # stable: of equal windows, the first
+    found, place = np.unique(example[order], return_index=True)
+    chosen = dict(zip(found.tolist(), order[place].tolist()))
+    answers = []
+    for i, (name, context) in enumerate(zip(examples["id"], examples["context"])):
+        answer = {"id": name, "prediction_text": "", "score": -np.inf, "start": 0, "end": 0}
+        best = chosen.get(i)
+        if best is not None and score[best] > -np.inf:
+            a, b = int(spans[first[best] + start[best], 0]), int(spans[first[best] + end[best], 1])
+            answer |= {"prediction_text": context[a:b], "score": float(score[best]),
+                       "start": a, "end": b}
+        answers.append(answer)
+    return answers
+
+# %% [markdown]
+# *Exact Match* is the share of questions whose answer equals one of the reference answers, once
+# capitals, punctuation, articles and spacing are set aside. *F1* is kinder: it counts the words
+# that answer and reference have in common. This is the definition of the official SQuAD v1.1
+# script, as an `evaluate` metric that needs no download.
+
+# %%
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text):
+    """Lower case, without punctuation, articles (a, an, the) or extra white space."""
+    text = text.lower().translate(NO_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def answer_f1(prediction, reference):
+    """F1 of the words that two normalised answers have in common, 0 where they share none."""
+    ours, theirs = prediction.split(), reference.split()
+    shared = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / len(ours), shared / len(theirs)
+    return 2 * precision * recall / (precision + recall)
+
+
+class SquadMetric(evaluate.Metric):
+    """SQuAD v1.1 Exact Match and F1 as fractions: compute() gives {"em": x, "f1": y}.
+
+    predictions: [{"id", "prediction_text"}]; references: [{"id", "answers"}] with answers =
+    {"text": [..], "answer_start": [..]}; paired by id, the best of the references counts.
+    Raises ValueError unless there is one prediction for each reference.
+    Source: Rajpurkar et al., 2016, section 6.1, and evaluate-v1.1.py.
+    """
+
+    def __init__(self):
+        # evaluate makes a folder even for a metric in memory, by default in the user's home
+        with tempfile.TemporaryDirectory(prefix="squad-metric-") as folder:
+            super().__init__(keep_in_memory=True, cache_dir=folder)
+
+    def _info(self):
+        answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
+        return evaluate.MetricInfo(
+            description="SQuAD v1.1 Exact Match and F1, fractions between 0 and 1.",
+            citation="Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250",
+            features=Features({
+                "predictions": {"id": Value("string"), "prediction_text": Value("string")},
+                "references": {"id": Value("string"), "answers": answers},
+            }),
+        )
+
+    def compute(self, *, predictions, references):
+        """{"em", "f1"}; other fields of the rows, such as a score, are left aside."""
+        if not references:
+            raise ValueError("no references to score against; give at least one question")
+        ids, wanted = [row["id"] for row in predictions], [row["id"] for row in references]
+        if len(ids) != len(wanted) or len(set(ids)) != len(ids) or set(ids) != set(wanted):
+            raise ValueError(
+                f"{len(ids)} predictions for {len(wanted)} references, "
+                f"{len({*ids} & {*wanted})} ids in common; expected exactly one prediction for "
+                "each reference"
+            )
+        said = [{"id": row["id"], "prediction_text": row["prediction_text"]} for row in predictions]
+        known = [{"id": row["id"], "answers": row["answers"]} for row in references]
+        return super().compute(predictions=said, references=known)
+
+    def _compute(self, predictions, references):
+        text = {row["id"]: normalize_answer(row["prediction_text"]) for row in predictions}
+        em = f1 = 0.0
+        for row in references:
+            ours, allowed = text[row["id"]], {normalize_answer(t) for t in row["answers"]["text"]}
+            em += ours in allowed
+            f1 += max((answer_f1(ours, theirs) for theirs in allowed), default=0.0)
+        return {"em": em / len(references), "f1": f1 / len(references)}

@@ -1,0 +1,32 @@
+# %% [markdown]
+# ## Ask your own question
+
+# %%
+from datasets import Dataset
+
+# %%
+from smp.squad import featurise
+
+# %%
+from smp.train import predict_logits
+
+# %%
+from smp.answers import decode_answers
+
+# %%
+def ask(model, tokenizer, question, passage, settings):
+    """{"prediction_text", "score", "start", "end"} of one question about a passage of any length.
+
+    start and end are characters of the passage; score is start logit plus end logit. Raises
+    ValueError where the question or the passage is empty.
+    """
+    for name, text in (("question", question), ("passage", passage)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"the {name} is empty: expected some text")
+    unlabelled = {"text": [passage.split()[0]], "answer_start": [len(passage) - len(passage.lstrip())]}
+    asked = Dataset.from_list([{
+        "id": "asked", "title": "", "context": passage, "question": question, "answers": unlabelled,
+    }])
+    features = featurise(asked, tokenizer, settings.max_length, settings.stride)
+    start, end = predict_logits(model, features, tokenizer, settings.precision, note="reading")
+    return decode_answers(asked, features, start, end)[0]

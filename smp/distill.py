@@ -1,0 +1,80 @@
+# %% [markdown]
+# ## Learning from a teacher
+#
+# A fine-tuned model knows more than the right answer: its logits say which other spans come
+# close. Distillation lets the student imitate them, softened by a temperature $\tau$:
+# $$L = (1 - \alpha)\,\mathrm{CE} + \alpha\,\tau^2\,\mathrm{KL}\big(p_{teacher}^{\tau}\,\|\,
+# p_{student}^{\tau}\big) + \lambda R .$$
+# The data is not augmented, so what the teacher says about a window never changes: it is asked
+# once, before training, and its logits are kept.
+
+# %%
+import numpy as np
+import torch
+
+# %%
+from smp.models import load_qa_model
+
+# %%
+from smp.train import predict_logits, span_loss
+
+# %%
+def distillation_loss(student, teacher, attention_mask, temperature):
+    """tau^2 KL(teacher || student), averaged over start and end and over the batch.
+
+    student, teacher: (batch, length, 2) logits; attention_mask (batch, length): padding is kept
+    out of both distributions. Source: SMP, section 4, with the KL as in the authors' code.
+    """
+    padding = (attention_mask == 0).unsqueeze(-1)
+    student = (student / temperature).masked_fill(padding, -torch.inf).log_softmax(dim=1)
+    teacher = (teacher / temperature).masked_fill(padding, -torch.inf).log_softmax(dim=1)
+    gap = (teacher - student).masked_fill(padding, 0)  # -inf minus -inf at padding
+    return temperature**2 * (teacher.exp() * gap).sum(dim=1).mean()
+
+# %%
+def load_teacher(name, tokenizer, max_length):
+    """A fine-tuned question-answering model, checked against the student's tokenizer.
+
+    Raises ValueError with one line where its head is not trained, its vocabulary is another, or
+    it cannot read max_length tokens.
+    """
+    teacher, its_tokenizer, has_head = load_qa_model(name)
+    if not has_head or teacher.config.num_labels != 2:
+        raise ValueError(
+            f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
+            "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
+        )
+    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"TEACHER={name!r} has another vocabulary ({len(its_tokenizer):,} tokens) than the "
+            f"student ({len(tokenizer):,}): token by token they cannot be compared"
+        )
+    if max_length > teacher.config.max_position_embeddings:
+        raise ValueError(
+            f"TEACHER={name!r} reads {teacher.config.max_position_embeddings} tokens, fewer than "
+            f"MAX_LENGTH={max_length}: lower MAX_LENGTH"
+        )
+    return teacher.eval()
+
+
+def ask_teacher(teacher, features, tokenizer, precision="auto"):
+    """The teacher's logits of every window: (n_features, length, 2) in fp16, 136 MB for SQuAD."""
+    start, end = predict_logits(teacher, features, tokenizer, precision, note="asking the teacher")
+    logits = np.stack([start, end], axis=-1)
+    return torch.from_numpy(logits.clip(-6e4, 6e4)).half()  # -inf is padding, masked out later
+
+
+def distilled_loss(teacher_logits, settings):
+    """The loss of `fit` that listens to the teacher: (1 - alpha) CE + alpha KD."""
+
+    def loss(start_logits, end_logits, batch):
+        teacher = teacher_logits[batch["row"].cpu(), : start_logits.shape[1]].to(start_logits)
+        student = torch.stack([start_logits, end_logits], dim=-1)
+        kd = distillation_loss(
+            student, teacher, batch["attention_mask"], settings.kd_temperature
+        )
+        return (1 - settings.kd_weight) * span_loss(start_logits, end_logits, batch) + (
+            settings.kd_weight * kd
+        )
+
+    return loss

@@ -1,0 +1,223 @@
+# %% [markdown]
+# ## The mask
+#
+# Static Model Pruning (Jiang et al., ACL 2023) never changes a pretrained weight $W$. It learns
+# a score $S$ for each and keeps those with the highest: $y = (W \odot M)\,x + b$, where the mask
+# $M \in \{0, 1\}$ marks the top $k$ scores. A mask has no gradient, so the *straight-through*
+# estimator passes the masked weight's gradient on as if $M$ were $S$:
+# $$\frac{\partial L}{\partial S} = \frac{\partial L}{\partial W'} \odot W,\qquad W' = W \odot M,$$
+# for kept and removed weights alike: a removed weight that would help sees its score rise and
+# comes back.
+
+# %%
+import math
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+# %%
+class StraightThrough(torch.autograd.Function):
+    """W' = W * M forward; dL/dS = dL/dW' * W backward, and nothing for W (SMP, Eq. 3)."""
+
+    @staticmethod
+    def forward(ctx, weight, scores, mask):
+        ctx.save_for_backward(weight)
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return None, grad * weight, None
+
+
+class StaticMask(nn.Module):
+    """What is attached to a weight (out, in): its scores, all 0 at first, and its mask, all kept.
+
+    Attached through `torch.nn.utils.parametrize`, so the host stays the stock Hugging Face
+    model; at density 1 its logits are the same to the last bit.
+    """
+
+    def __init__(self, weight):
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros_like(weight))
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+
+    def forward(self, weight):
+        return StraightThrough.apply(weight, self.scores, self.mask)
+
+# %% [markdown]
+# Exactly $k = \lfloor v\,n \rfloor$ weights stay. That needs care: all scores start equal, and
+# after Adam's first step they are all $\pm$ the learning rate, so at first nearly everything is a
+# tie, and a rule such as "$S >$ threshold" would keep far too many or none. Ties go to the lower
+# index, on every device.
+
+# %%
+def kept_count(density, total):
+    """floor(v * n), where v is the decimal number as written: 0.29 of 100 is 29, not 28."""
+    return math.floor(Fraction(str(float(density))) * total)
+
+
+def keep_top(scores, k):
+    """Mask, bool and of the scores' shape, of exactly the k highest; ties to the lower index."""
+    n, flat = scores.numel(), scores.detach().flatten()
+    if k <= 0 or k >= n:
+        return torch.full_like(scores, k > 0, dtype=torch.bool)
+    if flat.device.type == "cpu":  # numpy's partial sort is ten times faster than torch's here
+        values = flat.numpy()
+        cut = np.partition(values, n - k)[n - k]  # the k-th highest
+        mask = values >= cut
+        surplus = np.count_nonzero(mask) - k
+        if surplus:
+            mask[np.flatnonzero(values == cut)[-surplus:]] = False
+        return torch.from_numpy(mask).view_as(scores)
+    return keep_top_on_device(flat, k).view_as(scores)
+
+
+def keep_top_on_device(flat, k):
+    """The same for a flat tensor on any device, without waiting for it."""
+    cut = torch.kthvalue(flat, flat.numel() - k + 1).values
+    mask, tied = flat > cut, flat == cut
+    places = k - mask.sum()  # left for those that tie at the cut; at least 1
+    return mask | (tied & (tied.cumsum(0, dtype=torch.int32) <= places))
+
+# %% [markdown]
+# How is the density shared out? **SMP-L** (local) keeps the same share in every matrix. **SMP-S**
+# lets the layers compete within each type of matrix (all queries, all keys, ...): layer $l$ gets
+# $v_l \propto r_l$, the mean of $\sigma(S_l / p)$. A layer cannot keep more than all it has; what
+# it cannot take goes to the others, so the total stays exact (the authors' code lets it go, and
+# ends below the density asked for).
+
+# %%
+def share_out(total_kept, sizes, importance):
+    """Whole numbers kept per layer, in proportion to size * importance, at most the size.
+
+    total_kept: int <= sum(sizes); sizes: n_l; importance: r_l > 0 (SMP, Eq. 5). The surplus of a
+    full layer is shared among the rest in the same proportion; remainders go to the largest
+    fractions, ties to the lower layer. The sum is exactly total_kept.
+    """
+    sizes = np.asarray(sizes, dtype=np.float64)
+    claim = sizes * np.asarray(importance, dtype=np.float64)
+    kept, open_layers, left = np.zeros_like(sizes), np.ones(len(sizes), dtype=bool), total_kept
+    while open_layers.any():
+        kept[open_layers] = left * claim[open_layers] / claim[open_layers].sum()
+        full = open_layers & (kept >= sizes)
+        if not full.any():
+            break
+        kept[full] = sizes[full]
+        open_layers &= ~full
+        left = total_kept - int(sizes[~open_layers].sum())
+    whole = np.floor(kept).astype(int)
+    missing = total_kept - int(whole.sum())
+    whole[np.argsort(whole - kept, kind="stable")[:missing]] += 1
+    return whole.tolist()
+
+# %% [markdown]
+# Which weights are masked? Every linear layer inside the encoder's stack of equal blocks: in BERT
+# the query, key, value and output of the attention and both halves of the feed-forward network.
+# Embeddings, LayerNorms, biases and the head are not. They are found by structure, not by name.
+
+# %%
+def encoder_linears(model):
+    """[(name in the base model, layer, path in the layer, nn.Linear)] of the encoder's stack.
+
+    The stack is the ModuleList that holds the most weights in nn.Linear modules. Raises
+    ValueError where there is none, or where its blocks are not alike.
+    """
+    stacks = []
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            found = [
+                (f"{name}.{layer}.{path}", layer, path, linear)
+                for layer, block in enumerate(module)
+                for path, linear in block.named_modules()
+                if isinstance(linear, nn.Linear)
+            ]
+            stacks.append((sum(linear.weight.numel() for *_, linear in found), found))
+    found = max(stacks, key=lambda stack: stack[0], default=(0, []))[1]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no stack of encoder layers made of nn.Linear: "
+            "masks need one, as BERT, RoBERTa, DistilBERT or ELECTRA have"
+        )
+    return found
+
+
+def matrix_name(path):
+    """Reader's name of a path in a layer: 'attention.self.query' is 'query'."""
+    return path.removeprefix("attention.self.").removesuffix(".dense").replace(".", " ")
+
+# %% [markdown]
+# The regulariser $R$ is the mean of $\sigma(S)$, averaged over the matrices: it pushes all scores
+# down, and kept ones harder than removed ones, so the mask keeps moving late in the run. Its
+# gradient is known in closed form, so it costs no pass through the model.
+
+# %%
+class Masks:
+    """The masks of a model: attached on creation, everything but the scores and the head frozen.
+
+    model: a stock Hugging Face model with a head; sharing: "local" (SMP-L) or "shared" (SMP-S);
+    temperature: p of SMP-S. Raises ValueError where the model has no encoder to mask.
+    """
+
+    def __init__(self, model, sharing="local", temperature=1.0):
+        self.sharing, self.temperature = sharing, temperature
+        self.places = encoder_linears(model)
+        for parameter in model.base_model.parameters():
+            parameter.requires_grad_(False)
+        self.masks = {}
+        for name, _, _, linear in self.places:
+            self.masks[name] = StaticMask(linear.weight)
+            parametrize.register_parametrization(linear, "weight", self.masks[name])
+        self.types = {}  # path in the layer -> the StaticMask of each layer
+        for name, _, path, _ in self.places:
+            self.types.setdefault(path, []).append(self.masks[name])
+
+    @property
+    def scores(self):
+        return [mask.scores for mask in self.masks.values()]
+
+    @torch.no_grad()
+    def refresh(self, density):
+        """New masks from the scores, at exactly this density; once per optimiser step."""
+        for group in self.types.values():
+            sizes = [mask.scores.numel() for mask in group]
+            if self.sharing == "local":
+                kept = [kept_count(density, size) for size in sizes]
+            else:
+                rates = torch.stack([(m.scores / self.temperature).sigmoid().mean() for m in group])
+                kept = share_out(kept_count(density, sum(sizes)), sizes, rates.tolist())
+            for mask, k in zip(group, kept, strict=True):
+                mask.mask.copy_(keep_top(mask.scores, k))
+
+    @torch.no_grad()
+    def add_regulariser_gradient(self, weight):
+        """Adds weight * dR/dS, R = mean over matrices of mean sigma(S) (SMP, Eq. 8), to the scores'
+        gradients: weight / (matrices * numel) * sigma(S) * (1 - sigma(S))."""
+        for scores in self.scores:
+            slope = scores.sigmoid()
+            slope.addcmul_(slope, slope, value=-1)
+            scale = weight / (len(self.masks) * scores.numel())
+            if scores.grad is None:
+                scores.grad = slope.mul_(scale)
+            else:
+                scores.grad.add_(slope, alpha=scale)
+
+    def layers(self):
+        """Kept and total weights of each matrix: [{"layer", "matrix", "kept", "total"}]."""
+        return [
+            {"layer": layer, "matrix": matrix_name(path),
+             "kept": int(self.masks[name].mask.sum()), "total": self.masks[name].mask.numel()}
+            for name, layer, path, _ in self.places
+        ]
+
+    def numpy(self):
+        """{name of the matrix in the base model: bool array (out, in)}, a copy."""
+        return {name: mask.mask.cpu().numpy().copy() for name, mask in self.masks.items()}
+
+    def bake(self):
+        """Writes W * M into the weights and takes the masks off: what is left is a stock model."""
+        for _, _, _, linear in self.places:
+            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)

@@ -1,0 +1,87 @@
+# %% [markdown]
+# ## The record of a run
+#
+# It is begun before training, so that versions and commit are those of the code that ran, and
+# finished with what came out. Paths of this machine do not go into it, only their last part.
+
+# %%
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+# %%
+from smp.results import (
+    file_part,
+    provenance,
+    read_records,
+    record_json,
+    replace_text_file,
+    run_name,
+    summary_markdown,
+    thin_history,
+    write_record,
+)
+
+# %%
+def begin_record(method, settings, model_sha, data_sha, teacher=None):
+    """What is known before training. method: "fine-tuned", "SMP" or "SMP + KD"; teacher: None or
+    {"name", "em"}. Everything that decides the run's name is here, the name included."""
+    model, data = file_part(settings.model), file_part(settings.data)
+    pruned = method != "fine-tuned"
+    begun = {
+        "method": method,
+        "sharing": {"local": "SMP-L", "shared": "SMP-S"}[settings.sharing] if pruned else None,
+        "model": model, "model_sha": model_sha, "data": data, "data_sha": data_sha,
+        "profile": settings.profile, "seed": settings.seed, "epochs": settings.epochs,
+        "density_target": settings.density, "teacher": teacher, "interrupted": False,
+        "settings": {**asdict(settings), "model": model, "data": data},
+        **provenance(),
+    }
+    return {"name": run_name(begun), **begun}
+
+
+def finish_record(begun, run, scores, params_total, layers=(), **measured):
+    """The whole record: what was begun, what `fit` returned, the scores and what is left.
+
+    layers: kept and total of each masked matrix, empty where nothing was masked; measured: head,
+    bytes_mask_file, n_train, n_eval. density is of the masked matrices, remaining_of_model of all.
+    """
+    masked = sum(row["total"] for row in layers)
+    kept = sum(row["kept"] for row in layers)
+    return {
+        "bytes_mask_file": None, **begun, **measured, **scores,
+        "params_total": params_total, "params_masked": masked, "params_kept": kept,
+        "density": kept / masked if masked else 1.0,
+        "remaining_of_model": (params_total - masked + kept) / params_total,
+        "layers": list(layers), "history": thin_history(run["history"]),
+        **{key: run[key] for key in ("steps", "seconds", "device", "precision")},
+    }
+
+# %%
+def keep_record(record, results, model_folder):
+    """Writes results/<name>.json, and a copy beside the saved model, for `find_teacher`."""
+    path = write_record(record, results)
+    replace_text_file(Path(model_folder) / "record.json", record_json(record))
+    print(f"record: {path.name}")
+
+
+def find_teacher(results, model_sha, data):
+    """(folder, record) of the newest fine-tuned model in results/models/ of the same encoder and
+    data, or None. data: the name or path as in the settings."""
+    found = []
+    for path in Path(results).glob("models/*/record.json"):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if (saved["method"], saved["model_sha"], saved["data"]) == (
+            "fine-tuned", model_sha, file_part(data)
+        ):
+            found.append((path.stat().st_mtime, path.parent, saved))
+    return max(found, key=lambda one: one[0])[1:] if found else None
+
+
+def show_summary(results):
+    """The tables of every record so far, for a notebook; also written to results/summary.md."""
+    from IPython.display import Markdown
+
+    text = summary_markdown(read_records(results))
+    replace_text_file(Path(results) / "summary.md", text)
+    return Markdown(text)

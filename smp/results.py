@@ -1,0 +1,523 @@
+# %% [markdown]
+# ## Results: one file a run, and tables computed from them
+#
+# Each run leaves one JSON file in `results/`: what was trained on what, with which settings and
+# versions, how much of the model is left, and how many questions it answers. The tables are
+# computed from these files and never typed, so a number in the README can be followed back to
+# the run it came from.
+#
+# A run's name ends in six digits of a hash of its settings, its model and its data. The same
+# settings therefore give the same name, and a rerun replaces its own record and no other.
+
+# %%
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+from pathlib import Path
+
+# %% [markdown]
+# `PUBLISHED` holds what the paper reports and `GIVEN_TABLE` the table this project started from.
+# Neither was measured here, and the summary says so. "Remaining weights" counts the masked
+# matrices only: 10% of BERT-base's 84,934,656 masked weights is 30.2% of the whole model, for
+# the embeddings are never pruned. We report both.
+
+# %%
+PUBLISHED = {
+    "source": "Jiang et al., Pruning Pre-trained Language Models Without Fine-Tuning, ACL 2023, "
+    "arXiv 2210.06210; SMP is the mean of 5 seeds",
+    "model": "BERT-base",
+    "data": "SQuAD v1.1 dev",
+    "params_total": 109_482_240,
+    "params_masked": 84_934_656,
+    "rows": [
+        {"method": "fine-tuned", "sharing": None, "density": 1.00, "em": 0.804, "f1": 0.881},
+        {"method": "SMP", "sharing": "SMP-L", "density": 0.10, "em": 0.750, "f1": 0.843},
+        {"method": "SMP", "sharing": "SMP-S", "density": 0.10, "em": 0.751, "f1": 0.846},
+        {"method": "SMP", "sharing": "SMP-L", "density": 0.03, "em": 0.707, "f1": 0.810},
+        {"method": "SMP", "sharing": "SMP-S", "density": 0.03, "em": 0.709, "f1": 0.814},
+        {"method": "SMP + KD", "sharing": "SMP-L", "density": 0.50, "em": 0.822, "f1": 0.894},
+        {"method": "SMP + KD", "sharing": "SMP-S", "density": 0.50, "em": 0.828, "f1": 0.898},
+        {"method": "SMP + KD", "sharing": "SMP-L", "density": 0.10, "em": 0.789, "f1": 0.869},
+        {"method": "SMP + KD", "sharing": "SMP-S", "density": 0.10, "em": 0.793, "f1": 0.872},
+        {"method": "SMP + KD", "sharing": "SMP-L", "density": 0.03, "em": 0.740, "f1": 0.834},
+        {"method": "SMP + KD", "sharing": "SMP-S", "density": 0.03, "em": 0.750, "f1": 0.841},
+    ],
+}
+
+GIVEN_TABLE = {
+    "source": "the table this project started from; its runs, data and seeds are not on record",
+    "rows": [
+        {"method": "fine-tuned", "density": 1.00, "size": "~110M", "em": 0.65},
+        {"method": "SMP", "density": 0.10, "size": "~85M", "em": 0.75},
+        {"method": "SMP + KD", "density": 0.50, "size": "~85M", "em": 0.82},
+    ],
+}
+
+
+def whole_model_share(density: float, params_masked: int, params_total: int) -> float:
+    """Share of all parameters left when `density` of the masked ones is kept, in [0, 1]."""
+    return 1 - params_masked * (1 - density) / params_total
+
+
+# %% [markdown]
+# ### Where results go, and where they come from
+#
+# The notebooks are opened in the repository, in `Static_Model_Pruning/`, or alone in an empty
+# folder. Versions and the commit are read before training starts: afterwards the files may have
+# moved on.
+
+
+# %%
+def results_folder(start: str | Path = ".") -> Path:
+    """The results/ folder of the project that `start` or its parent is; else start/results.
+
+    A project folder holds BERT_FINETUNE_QA.ipynb beside results/. Nothing is created here.
+    """
+    start = Path(start)
+    parent = start / ".." if start.name in ("", "..") else start.parent
+    for folder in (start, parent):
+        if (folder / "BERT_FINETUNE_QA.ipynb").is_file() and (folder / "results").is_dir():
+            return folder / "results"
+    return start / "results"
+
+
+# %%
+def ask_git(folder: Path, *arguments: str) -> str | None:
+    """What `git …` prints in the folder; None without git or when git refuses."""
+    # Inside a git hook these variables point at the repository of the hook, not of the folder.
+    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    environment = {key: value for key, value in os.environ.items() if key not in hook}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+# %%
+def provenance(folder: str | Path = ".") -> dict:
+    """{"versions": {package: version or None}, "commit": hex or None, "dirty": bool or None}.
+
+    commit and dirty are None unless the folder lies in a git clone of this project (one that
+    tracks BERT_FINETUNE_QA.ipynb). dirty: uncommitted changes outside results/ and README.md,
+    which the runs themselves write; new files in smp/, notebooks/ and tools/ count too.
+    Call it once, before training.
+    """
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "datasets", "evaluate", "accelerate", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+
+    folder = Path(folder).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    top = ask_git(folder, "rev-parse", "--show-toplevel")
+    if not top or not ask_git(top, "ls-files", "--", "BERT_FINETUNE_QA.ipynb"):
+        return {"versions": versions, "commit": None, "dirty": None}
+    outside = ("--", ".", ":(exclude)results", ":(exclude)README.md")
+    changed = ask_git(top, "status", "--porcelain", "--untracked-files=no", *outside)
+    code = ("smp", "notebooks", "tools")
+    new = ask_git(top, "ls-files", "--others", "--exclude-standard", "--", *code)
+    dirty = None if changed is None or new is None else bool(changed or new)
+    commit = ask_git(top, "rev-parse", "--verify", "--quiet", "HEAD")
+    return {"versions": versions, "commit": commit, "dirty": dirty}
+
+
+# %% [markdown]
+# ### A record
+#
+# Shares are fractions in [0, 1]; `density` is of the masked matrices, `params_kept` counts what
+# they keep, `remaining_of_model` is of the whole model. A record that is incomplete or holds a
+# number that is not finite is refused, when it is written and again when it is read.
+
+# %%
+RECORD_FIELDS = (
+    "name method sharing model data model_sha data_sha profile seed density_target density "
+    "remaining_of_model params_total params_masked params_kept bytes_mask_file em f1 n_train "
+    "n_eval epochs steps seconds device precision versions commit dirty interrupted teacher "
+    "settings layers history"
+).split()
+RECORD_TEXTS = "name method model data profile device precision".split()
+RECORD_SHARES = "density remaining_of_model em f1".split()
+RECORD_COUNTS = "seed params_total params_masked params_kept n_train n_eval epochs steps seconds"
+RECORD_METHODS = ("fine-tuned", "SMP", "SMP + KD")
+NOT_RECORDS = ("bench.json",)
+
+
+def plain_value(value, where: str):
+    """The value in plain JSON types. ValueError for a number that is not finite, or no JSON."""
+    if hasattr(value, "tolist"):  # numpy and torch
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, expected a finite number; did the run diverge?")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain_value(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise ValueError(f"{where} is of type {type(value).__name__}, expected plain JSON values")
+
+
+# %%
+def is_number(value, low=0.0, high=math.inf) -> bool:
+    """Whether the value is a number (not a bool) in [low, high]."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_record(record: dict) -> dict:
+    """The record in plain JSON types and the order of RECORD_FIELDS; ValueError in one line."""
+    if not isinstance(record, dict):
+        raise ValueError(f"a record is expected to be a JSON object, not {type(record).__name__}")
+    missing = [field for field in RECORD_FIELDS if field not in record]
+    if missing:
+        raise ValueError(f"missing {', '.join(missing)}; a record has all fields of RECORD_FIELDS")
+    more = sorted(record.keys() - set(RECORD_FIELDS))
+    record = {field: plain_value(record[field], field) for field in [*RECORD_FIELDS, *more]}
+
+    wrong = [f"{f} is {record[f]!r}, expected text" for f in RECORD_TEXTS
+             if not (isinstance(record[f], str) and record[f])]
+    wrong += [f"{f} is {record[f]!r}, expected a fraction in [0, 1]" for f in RECORD_SHARES
+              if not is_number(record[f], 0, 1)]
+    wrong += [f"{f} is {record[f]!r}, expected a number of 0 or more"
+              for f in RECORD_COUNTS.split() if not is_number(record[f])]
+    for field in ("versions", "settings", "history"):
+        if not isinstance(record[field], dict):
+            wrong.append(f"{field} is {record[field]!r}, expected a dict")
+    if not isinstance(record["layers"], list) or not all(
+        isinstance(entry, dict) and {"layer", "matrix", "kept", "total"} <= entry.keys()
+        for entry in record["layers"]
+    ):
+        wrong.append("layers is expected to be a list of {layer, matrix, kept, total}")
+    if not isinstance(record["interrupted"], bool):
+        wrong.append(f"interrupted is {record['interrupted']!r}, expected true or false")
+    if record["density_target"] is not None and not is_number(record["density_target"], 0, 1):
+        wrong.append(f"density_target is {record['density_target']!r}, expected null or [0, 1]")
+    if record["teacher"] is not None and not (
+        isinstance(record["teacher"], dict) and {"name", "em"} <= record["teacher"].keys()
+    ):
+        wrong.append(f"teacher is {record['teacher']!r}, expected null or a name and its em")
+    if record["method"] not in RECORD_METHODS:
+        wrong.append(f"method is {record['method']!r}, expected one of {RECORD_METHODS}")
+    if record["sharing"] not in (None, "SMP-L", "SMP-S"):
+        wrong.append(f"sharing is {record['sharing']!r}, expected null, 'SMP-L' or 'SMP-S'")
+    if not wrong and not re.fullmatch(r"[\w+-][\w.+-]*", record["name"], re.ASCII):
+        wrong.append(f"name {record['name']!r} is no safe file name; use run_name(record)")
+    if not wrong and record["layers"]:
+        kept = sum(entry["kept"] for entry in record["layers"])
+        total = sum(entry["total"] for entry in record["layers"])
+        if abs(kept - record["density"] * total) > 1e-6 * total:
+            wrong.append(f"density is {record['density']}, but layers keep {kept} of {total}")
+    if wrong:
+        raise ValueError(wrong[0])
+    return record
+
+
+# %%
+def file_part(text: str) -> str:
+    """The last part of a Hub name or path as a piece of a file name: letters, digits, . + -"""
+    last = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    last = re.sub(r"\.json(\.gz|\.xz)?$", "", last)
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", last).strip("-.")[:60] or "unnamed"
+
+
+def run_name(record: dict) -> str:
+    """Name of a run, e.g. all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_1a2b3c.
+
+    The last six hex digits are of a sha256 over settings, profile, model_sha, data_sha, method
+    and the teacher's name. An interrupted run has a name of its own, so that it never replaces
+    a finished one.
+    """
+    keys = ("settings", "profile", "model_sha", "data_sha", "method")
+    identity = {key: record[key] for key in keys}
+    if record.get("teacher"):
+        identity["teacher"] = record["teacher"]["name"]
+    text = json.dumps(plain_value(identity, "record"), sort_keys=True, separators=(",", ":"))
+    parts = [file_part(record["model"]), file_part(record["data"])]
+    if record["method"] == "fine-tuned":
+        parts.append("fine-tuned")
+    else:
+        kd = "-kd" if "KD" in record["method"] else ""
+        target = record["density_target"]
+        parts.append((record["sharing"] or "smp").lower() + kd)
+        parts.append(f"{target:.2f}" if round(target, 2) == target else f"{target:g}")
+    parts += [f"seed{record['seed']}", hashlib.sha256(text.encode()).hexdigest()[:6]]
+    return "_".join(parts + ["interrupted"] * bool(record.get("interrupted")))
+
+
+# %%
+def thin_history(history: dict, most: int = 400) -> dict:
+    """The history with at most `most` steps, small enough for a record.
+
+    Of each run of neighbouring steps it keeps the mean loss and, at its last step, the density
+    and λ. The validation scores stay as they are.
+    """
+    n = len(history["step"])
+    size = max(1, math.ceil(n / most))
+    ends = [min(start + size, n) for start in range(0, n, size)]
+    thin = {key: [history[key][end - 1] for end in ends] for key in ("step", "density", "lambda")}
+    loss = [statistics.fmean(history["loss"][i * size : end]) for i, end in enumerate(ends)]
+    return history | thin | {"loss": loss}
+
+
+# %%
+def replace_text_file(path: str | Path, text: str) -> Path:
+    """Write the text so that the file is the old one or the whole new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+# %%
+def record_json(record: dict) -> str:
+    """The record as JSON that diffs well: one line for a field, layer entry or history list."""
+    lines = []
+    for field, value in record.items():
+        if field == "layers" and value:
+            items = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
+            text = f"[\n{items}\n ]"
+        elif field == "history" and value:
+            items = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items())
+            text = f"{{\n{items}\n }}"
+        else:
+            text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+            text = text.replace("\n", "\n ")
+        lines.append(f" {json.dumps(field)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_record(record: dict, folder: str | Path) -> Path:
+    """Write folder/<name>.json in one step and return its path; ValueError for a bad record."""
+    try:
+        record = check_record(record)
+    except ValueError as error:
+        name = record.get("name") if isinstance(record, dict) else None
+        raise ValueError(f"record {name}: {error}; nothing was written") from None
+    path = replace_text_file(Path(folder) / f"{record['name']}.json", record_json(record))
+    path.with_name(f"{record['name']}_interrupted.json").unlink(missing_ok=True)
+    return path
+
+
+# %%
+def record_group(record: dict) -> tuple:
+    """What two records must share before their numbers may stand in one table."""
+    return tuple(record[key] for key in ("model", "model_sha", "data", "data_sha", "n_eval"))
+
+
+def record_order(record: dict) -> tuple:
+    """Sorting key: group, fine-tuned before SMP before SMP + KD, dense before sparse, seed."""
+    group = tuple(str(part) for part in record_group(record))
+    rank = (RECORD_METHODS.index(record["method"]), -record["density"])
+    return group + rank + (record["sharing"] or "", record["seed"], record["name"])
+
+
+def read_records(folder: str | Path) -> list[dict]:
+    """All records directly in the folder, sorted; [] where there is none or no folder.
+
+    ValueError, one line with the file in it, for a file that is not a whole record.
+    """
+    records = []
+    for path in sorted(Path(folder).glob("*.json")):
+        if path.name in NOT_RECORDS:
+            continue
+        try:
+            record = check_record(json.loads(path.read_text(encoding="utf-8")))
+            if record["name"] != path.stem:
+                raise ValueError(f"its name says {record['name']}, so it is a copy")
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+            raise ValueError(
+                f"{path.name} is not a result record: {error}; run it again or move the file away"
+            ) from None
+        records.append(record)
+    return sorted(records, key=record_order)
+
+
+# %% [markdown]
+# ### The table
+#
+# Records of different models, data or evaluation questions never share a table: their numbers
+# do not compare. Runs that differ in nothing but the seed become one row, mean ± sample standard
+# deviation.
+
+
+# %%
+def as_percent(share: float) -> str:
+    """0.1 -> 10%, 0.5512 -> 55.1%, 1.0 -> 100%."""
+    return f"{100 * share:.3g}%"
+
+
+def as_millions(count: float) -> str:
+    """12_960_000 -> 13.0M."""
+    return f"{count / 1e6:.1f}M"
+
+
+def method_label(method: str, sharing: str | None) -> str:
+    """SMP + KD, SMP-S -> SMP-S + KD."""
+    return method.replace("SMP", sharing) if sharing else method
+
+
+def short_name(name: str) -> str:
+    """A Hub name as it is, of a path only the last part (whose machine it lay on is no matter)."""
+    is_path = name.count("/") > 1 or name.startswith(("/", ".", "~")) or "\\" in name
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_path else name
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, padded so that it reads well in a terminal too."""
+    rows = [[str(c).replace("|", "\\|").replace("\n", " ") for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = (" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+# %%
+def mean_and_spread(values: list[float]) -> str:
+    """0.653 of one value, 0.653 ± 0.004 of several (mean, sample standard deviation)."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def result_row(runs: list[dict]) -> list[str]:
+    """One row of the table from the records of runs that differ in their seeds only."""
+    first = runs[0]
+    label = method_label(first["method"], first["sharing"])
+    marks = ["interrupted"] * first["interrupted"] + ["uncommitted changes"] * bool(first["dirty"])
+    label += f" ({', '.join(marks)})" if marks else ""
+    total = first["params_total"]
+    whole = statistics.fmean(run["remaining_of_model"] for run in runs)
+    density = statistics.fmean(run["density"] for run in runs)
+    seeds = sorted({run["seed"] for run in runs})
+    seeds = ("seed " if len(seeds) == 1 else "seeds ") + ", ".join(map(str, seeds))
+    if len(runs) > 1:
+        seeds += f" ({len(runs)} runs)"
+    epochs = f"{first['epochs']:g} epoch" + "s" * (first["epochs"] != 1)
+    return [
+        label,
+        f"{as_percent(density)} ({as_percent(whole)} of the model)",
+        f"{as_millions(whole * total)} of {as_millions(total)}",
+        mean_and_spread([run["em"] for run in runs]),
+        mean_and_spread([run["f1"] for run in runs]),
+        f"{first['n_train']:,} questions × {epochs}, {first['steps']:,} steps, {seeds}",
+    ]
+
+
+# %%
+def seedless(record: dict) -> str:
+    """What makes two records the same experiment, whatever their seeds."""
+    keys = ("method sharing density_target profile params_total n_train epochs steps "
+            "interrupted").split()
+    settings = {key: value for key, value in record["settings"].items() if key != "seed"}
+    return json.dumps([[record[key] for key in keys], bool(record["dirty"]), settings],
+                      sort_keys=True)
+
+
+def group_markdown(records: list[dict]) -> str:
+    """Heading and table of one group of comparable records."""
+    first = records[0]
+    rows = {}
+    for record in sorted(records, key=record_order):
+        rows.setdefault(seedless(record), []).append(record)
+    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "Trained on"]
+    return "\n\n".join([
+        f"### {short_name(first['model'])} on {short_name(first['data'])}, "
+        f"{first['n_eval']:,} evaluation questions",
+        f"Model `{first['model_sha'] or 'unknown'}`, data `{first['data_sha'] or 'unknown'}`.",
+        markdown_table(header, [result_row(runs) for runs in rows.values()]),
+    ])
+
+
+# %%
+def reference_markdown() -> str:
+    """The paper's numbers and the table this project started from, marked as not measured here."""
+    total, masked = PUBLISHED["params_total"], PUBLISHED["params_masked"]
+    published = []
+    for row in PUBLISHED["rows"]:
+        whole = whole_model_share(row["density"], masked, total)
+        published.append([
+            method_label(row["method"], row["sharing"]),
+            f"{as_percent(row['density'])} ({as_percent(whole)} of the model)",
+            f"{as_millions(whole * total)} of {as_millions(total)}",
+            f"{row['em']:.3f}",
+            f"{row['f1']:.3f}",
+        ])
+    given = [[row["method"], as_percent(row["density"]), row["size"], f"{row['em']:.2f}"]
+             for row in GIVEN_TABLE["rows"]]
+    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1"]
+    return "\n\n".join([
+        f"### {PUBLISHED['model']} on {PUBLISHED['data']}: published, not measured here",
+        f"Source: {PUBLISHED['source']}. Remaining of the model and sizes are our arithmetic.",
+        markdown_table(header, published),
+        f"### {PUBLISHED['model']}: given at the start, not measured here",
+        f"Source: {GIVEN_TABLE['source']}. ~85M is the number of weights in the masked matrices "
+        f"({masked:,}) before any is removed.",
+        markdown_table(header[:4], given),
+    ])
+
+
+# %%
+def summary_markdown(records: list[dict]) -> str:
+    """All tables as Markdown: ours, one for each model and data; then what others report."""
+    groups = {}
+    for record in sorted(records, key=record_order):
+        groups.setdefault(record_group(record), []).append(record)
+    parts = [group_markdown(group) for group in groups.values()]
+    if not records:
+        parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
+    if any("±" in part for part in parts):
+        parts.append("± is the sample standard deviation over the runs of a row.")
+    if not any(
+        "bert-base-uncased" in record["model"].lower()
+        and "squad" in record["data"].lower()
+        and not record["interrupted"]
+        for record in records
+    ):
+        parts.append("BERT-base on SQuAD: not measured yet; `make run PROFILE=paper` on a GPU "
+                     "with a network does it.")
+    return "\n\n".join([*parts, reference_markdown()]) + "\n"
+
+
+# %%
+def between_markers(page: str, text: str, name: str = "README") -> str:
+    """The page with the text between <!-- results --> and <!-- /results -->, the rest as it was."""
+    first, last = "<!-- results -->", "<!-- /results -->"
+    if page.count(first) != 1 or page.count(last) != 1 or page.index(first) > page.index(last):
+        raise ValueError(f"{name}: expected {first} and, after it, {last}, once each, around the "
+                         "results; put them where the tables belong")
+    newline = "\r\n" if "\r\n" in page else "\n"
+    text = f"{first}\n{text.rstrip()}\n{last}".replace("\n", newline)
+    return page[: page.index(first)] + text + page[page.index(last) + len(last):]
+
+
+def write_summary(folder: str | Path, readme: str | Path | None = None) -> str:
+    """Write folder/summary.md, and the same tables into the readme; return the text.
+
+    ValueError, with nothing written, when a record is broken or the readme lacks its markers.
+    """
+    text = summary_markdown(read_records(folder))
+    if readme is not None:
+        with open(readme, encoding="utf-8", newline="") as file:
+            page = between_markers(file.read(), text, Path(readme).name)
+    replace_text_file(Path(folder) / "summary.md", text)
+    if readme is not None:
+        replace_text_file(readme, page)
+    return text

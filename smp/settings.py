@@ -1,0 +1,172 @@
+# %% [markdown]
+# ## Settings and profiles
+#
+# Every run is described by one frozen set of plain numbers. A *profile* is a named choice of
+# them: a smaller profile has smaller numbers, never other code. Whatever you change in the
+# parameter cell replaces the profile's value, and the record of the run keeps the whole set.
+
+# %%
+from dataclasses import asdict, dataclass, fields, replace
+
+# %%
+@dataclass(frozen=True)
+class Settings:
+    profile: str
+    task: str  # "fine-tune", "smp" or "smp-kd"
+    # what is trained on what
+    model: str  # Hub name, local folder, or "all-MiniLM-L6-v2" (embedded)
+    data: str  # Hub name, SQuAD-format file or folder, or "almanac" (embedded)
+    n_train: int | None  # questions to train on; None: all there are
+    n_valid: int  # questions held out of train, for curves and choices
+    n_eval: int | None  # questions of the evaluation set; None: all
+    max_length: int = 384  # tokens a window: question and passage together
+    stride: int = 128  # tokens that neighbouring windows share
+    # optimisation
+    batch_size: int = 32
+    epochs: float = 10
+    learning_rate: float = 2e-2  # of the scores; of all weights when fine-tuning
+    head_learning_rate: float = 1e-3  # of a trained head beside frozen weights
+    warmup: float = 0.0  # share of the run in which the learning rate rises
+    dropout: float = 0.1
+    precision: str = "auto"  # "fp32", "bf16", "fp16"; "auto": what the device is fast at
+    seed: int = 0
+    # the mask (METHOD: density v, its ramp N, the regulariser's weight and ramp T)
+    density: float = 1.0  # share of the encoder's weights that stay, (0, 1]
+    sharing: str = "local"  # "local": SMP-L, the same share everywhere; "shared": SMP-S
+    temperature: float = 1.0  # p of SMP-S
+    density_ramp: float = 22_670 / 27_670  # N as a share of the run
+    regulariser: float = 400.0  # final weight of the regulariser, lambda_f
+    regulariser_ramp: float = 1.0  # T as a share of the run
+    # distillation
+    kd_weight: float = 0.5  # alpha: loss = (1 - alpha) CE + alpha KD
+    kd_temperature: float = 2.0  # tau
+    n_snapshots: int = 8  # masks kept along the way, and validations
+
+# %% [markdown]
+# The profiles. `quick` needs neither a GPU nor a network and takes minutes on a laptop; `squad`
+# is the everyday run on a GPU; `paper` has the settings of the authors' code; `colab` is cut
+# to one session on a free T4; `laptop` is real SQuAD with the small encoder, on a CPU.
+
+# %%
+BERT_ON_SQUAD = dict(
+    model="bert-base-uncased", data="rajpurkar/squad", n_train=None, n_valid=500, n_eval=None
+)
+FINE_TUNE_BERT = dict(epochs=2, learning_rate=3e-5, warmup=0.1)
+
+PROFILES = {
+    "quick": {
+        "common": dict(
+            model="all-MiniLM-L6-v2", data="almanac", n_train=1600, n_valid=100, n_eval=400,
+            max_length=160, batch_size=8, dropout=0.0,
+        ),
+        "fine-tune": dict(epochs=1, learning_rate=3e-4, warmup=0.1),
+        "smp": dict(epochs=1, density=0.1),
+        "smp-kd": dict(epochs=1, density=0.5),
+    },
+    "laptop": {
+        "common": dict(
+            model="all-MiniLM-L6-v2", data="rajpurkar/squad", n_train=8000, n_valid=300,
+            n_eval=None, max_length=256, batch_size=8, dropout=0.0,
+        ),
+        "fine-tune": dict(epochs=2, learning_rate=2e-4, warmup=0.1),
+        "smp": dict(epochs=2, density=0.1),
+        "smp-kd": dict(epochs=2, density=0.5),
+    },
+    "squad": {
+        "common": BERT_ON_SQUAD,
+        "fine-tune": FINE_TUNE_BERT,
+        "smp": dict(epochs=5, density=0.1, sharing="shared"),
+        "smp-kd": dict(epochs=5, density=0.5, sharing="shared"),
+    },
+    "paper": {
+        "common": {**BERT_ON_SQUAD, "n_valid": 0, "precision": "fp32"},
+        "fine-tune": FINE_TUNE_BERT,
+        "smp": dict(epochs=10, density=0.1, sharing="shared"),
+        "smp-kd": dict(epochs=10, density=0.5, sharing="shared"),
+    },
+    "colab": {
+        "common": {**BERT_ON_SQUAD, "max_length": 256},
+        "fine-tune": {**FINE_TUNE_BERT, "epochs": 1},
+        "smp": dict(epochs=2, density=0.1, sharing="shared"),
+        "smp-kd": dict(epochs=2, density=0.5, sharing="shared"),
+    },
+}
+
+# %% [markdown]
+# A value that cannot work is refused here, before anything is loaded or written.
+
+# %%
+def default_profile():
+    """`squad` where there is a GPU, `quick` where there is none."""
+    import torch
+
+    return "squad" if torch.cuda.is_available() else "quick"
+
+
+def refuse_value(name, value, expected):
+    raise ValueError(f"{name.upper()}={value!r}: expected {expected}")
+
+
+def check_settings(settings):
+    """Raises ValueError with one line that names the setting and what was expected."""
+
+    def is_number(value, kind=(int, float)):
+        finite = isinstance(value, kind) and not isinstance(value, bool)
+        return finite and value == value and abs(value) != float("inf")
+
+    def need(name, good, expected):
+        value = getattr(settings, name)
+        if not good(value):
+            refuse_value(name, value, expected)
+
+    for name in ("model", "data"):
+        need(name, lambda v: isinstance(v, str) and v.strip(), "a name or a path")
+    for name in ("n_train", "n_eval"):
+        need(name, lambda v: v is None or (is_number(v, int) and v >= 1), "a whole number from 1")
+    for name in ("n_valid", "stride", "seed", "n_snapshots"):
+        need(name, lambda v: is_number(v, int) and v >= 0, "a whole number from 0")
+    for name in ("max_length", "batch_size"):
+        need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
+    for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):
+        need(name, lambda v: is_number(v) and v > 0, "a number above 0")
+    for name in ("head_learning_rate", "regulariser"):
+        need(name, lambda v: is_number(v) and v >= 0, "a number from 0")
+    for name in ("density", "density_ramp", "regulariser_ramp"):
+        need(name, lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1")
+    for name in ("dropout", "warmup"):
+        need(name, lambda v: is_number(v) and 0 <= v < 1, "a number from 0 and below 1")
+    need("kd_weight", lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+    need("sharing", lambda v: v in ("local", "shared"), '"local" (SMP-L) or "shared" (SMP-S)')
+    need("precision", lambda v: v in ("auto", "fp32", "bf16", "fp16"),
+         '"auto", "fp32", "bf16" or "fp16"')
+    need("stride", lambda v: v < settings.max_length, f"less than MAX_LENGTH={settings.max_length}")
+    return settings
+
+# %%
+def choose_settings(profile=None, task="fine-tune", **changes):
+    """The profile's settings for a task, with every change that is not None put in.
+
+    Raises ValueError with one line for an unknown profile, task, name or unusable value.
+    """
+    profile = default_profile() if profile is None else profile
+    if profile not in PROFILES:
+        refuse_value("profile", profile, "one of " + ", ".join(PROFILES))
+    tasks = [name for name in PROFILES[profile] if name != "common"]
+    if task not in tasks:
+        refuse_value("task", task, "one of " + ", ".join(tasks))
+    chosen = Settings(profile, task, **PROFILES[profile]["common"] | PROFILES[profile][task])
+    known = {field.name for field in fields(Settings)} - {"profile", "task"}
+    for name in changes:
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(sorted(known))}")
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if task == "fine-tune":  # nothing is masked, but a wrong density is still told
+        check_settings(replace(chosen, **changes))
+        changes.pop("density", None), changes.pop("sharing", None)
+    return check_settings(replace(chosen, **changes))
+
+# %%
+def changed_settings(settings):
+    """What differs from the profile: {name: value}; empty where nothing was changed."""
+    base = asdict(choose_settings(settings.profile, settings.task))
+    return {name: value for name, value in asdict(settings).items() if base[name] != value}

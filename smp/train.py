@@ -1,0 +1,165 @@
+# %% [markdown]
+# ## Training and evaluation
+#
+# One loop serves every method: it has the steps of any training, and two places where pruning
+# comes in when there is any, before the forward and after the backward. accelerate brings device,
+# precision and processes.
+
+# %%
+import itertools
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+# %%
+from smp.squad import make_loader
+
+# %%
+from smp.answers import SquadMetric, decode_answers
+
+# %%
+def pick_precision(wanted="auto"):
+    """The wanted precision, or the one this device is fast at; "auto" never picks emulation."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    if torch.backends.mps.is_available():
+        return "fp32"
+    units = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "fp32"
+
+
+def make_accelerator(precision="auto"):
+    return Accelerator(mixed_precision=pick_precision(precision).replace("fp32", "no"))
+
+# %%
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@torch.no_grad()
+def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, note="reading"):
+    """Start and end logits, each float32 (n_features, longest), padded with -inf."""
+    accelerator = make_accelerator(precision)
+    was_training = model.training
+    model.to(accelerator.device).eval()
+    longest = max(map(len, features["input_ids"]))
+    start, end = (np.full((len(features), longest), -np.inf, dtype=np.float32) for _ in range(2))
+    loader = make_loader(features, tokenizer, batch_size, shuffle=False)
+    with tqdm(total=len(features), desc=note, unit=" windows", leave=False) as bar:
+        for batch in loader:
+            inputs = {k: batch[k].to(accelerator.device) for k in MODEL_INPUTS if k in batch}
+            with accelerator.autocast():
+                out = model(**inputs)
+            rows, length = batch["row"].numpy(), inputs["input_ids"].shape[1]
+            real = batch["attention_mask"].numpy() == 1
+            for kept, logits in ((start, out.start_logits), (end, out.end_logits)):
+                kept[rows, :length] = np.where(real, logits.float().cpu().numpy(), -np.inf)
+            bar.update(len(rows))
+    model.train(was_training)
+    return start, end
+
+
+def evaluate_answers(model, examples, features, tokenizer, precision="auto", note="evaluating"):
+    """({"em", "f1"} as fractions, predictions): one answer per example, at most 30 tokens long."""
+    start, end = predict_logits(model, features, tokenizer, precision, note=note)
+    predictions = decode_answers(examples, features, start, end)
+    scores = SquadMetric().compute(
+        predictions=[{k: p[k] for k in ("id", "prediction_text")} for p in predictions],
+        references=[{"id": id, "answers": a} for id, a in zip(examples["id"], examples["answers"],
+                                                              strict=True)],
+    )
+    return scores, predictions
+
+# %%
+def parameter_groups(model, settings):
+    """What is trained, with its learning rate: the scores, or all weights; and a trained head."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    masked = any(name.endswith(".scores") for name, _ in trained)
+    main = [p for n, p in trained if not masked or n.endswith(".scores")]
+    rest = [p for n, p in trained if masked and not n.endswith(".scores")]
+    groups = [{"params": main, "lr": settings.learning_rate}]
+    return groups + ([{"params": rest, "lr": settings.head_learning_rate}] if rest else [])
+
+
+def span_loss(start_logits, end_logits, batch):
+    """Mean of the cross-entropies of start and end. Logits (batch, length), labels (batch,)."""
+    start = F.cross_entropy(start_logits, batch["start_positions"])
+    end = F.cross_entropy(end_logits, batch["end_positions"])
+    return (start + end) / 2
+
+# %%
+def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None):
+    """Trains `model` in place; returns {"history", "snapshots", "steps", "seconds", ...}.
+
+    features: windows with labels (`featurise`); pruning: a `Pruning`, or None to fine-tune;
+    loss_function: (start logits, end logits, batch) -> scalar; validate: model -> {"em", "f1"},
+    called settings.n_snapshots times. Raises FloatingPointError where the loss is not finite.
+    """
+    accelerator = make_accelerator(settings.precision)
+    loader = make_loader(features, tokenizer, settings.batch_size, shuffle=True, seed=settings.seed)
+    steps = max(1, math.ceil(len(loader) * settings.epochs))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings), betas=(0.9, 0.999), weight_decay=0.0, fused=True
+    )
+    decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
+    history = {name: [] for name in ("step", "loss", "density", "lambda",
+                                     "valid_step", "valid_em", "valid_f1")}
+    snapshots, losses = {}, []
+
+    began = time.perf_counter()
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))  # each epoch reshuffled
+    bar = tqdm(zip(range(steps), batches), total=steps, desc=settings.task, unit=" steps")
+    for step, batch in bar:
+        model.train()
+        if pruning is not None:
+            pruning.before_forward(step, steps)
+        out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
+        loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
+        accelerator.backward(loss)
+        accelerator.unscale_gradients()
+        if pruning is not None:
+            pruning.after_backward(step, steps)
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+        optimizer.step()
+        decay.step()
+        optimizer.zero_grad()
+
+        losses.append(loss.detach())
+        history["step"].append(step + 1)
+        history["density"].append(pruning.density if pruning else 1.0)
+        history["lambda"].append(pruning.weight if pruning else 0.0)
+        if (step + 1) % 20 == 0 or step + 1 == steps:  # reading the loss waits for the device
+            recent = float(torch.stack(losses[-20:]).mean())
+            if not math.isfinite(recent):
+                raise FloatingPointError(
+                    f"the loss is {recent} at step {step + 1}: lower the learning rate "
+                    f"({settings.learning_rate:g}), or set PRECISION to fp32"
+                )
+            bar.set_postfix(loss=f"{recent:.2f}", density=f"{history['density'][-1]:.0%}")
+        if step + 1 == steps and pruning is not None:
+            pruning.finish()
+        if step + 1 in stops:
+            if pruning is not None:
+                snapshots[step + 1] = pruning.masks.numpy()
+            if validate is not None:
+                scores = validate(model)
+                for name, value in {"step": step + 1, **scores}.items():
+                    history[f"valid_{name}"].append(value)
+    bar.close()
+
+    history["loss"] = torch.stack(losses).float().cpu().tolist()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    return {
+        "history": history, "snapshots": snapshots, "steps": steps,
+        "seconds": round(time.perf_counter() - began, 1),
+        "device": str(accelerator.device.type), "precision": pick_precision(settings.precision),
+    }

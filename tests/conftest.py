@@ -1,0 +1,64 @@
+"""Shared by the tests: no network, a tiny random BERT with the embedded tokenizer."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
+
+from smp.models import EMBEDDED_ENCODER, find_model
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(find_model(EMBEDDED_ENCODER))
+
+
+def tiny_config(**changes):
+    return BertConfig(**dict(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=128, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ) | changes)
+
+
+@pytest.fixture
+def tiny_qa():
+    torch.manual_seed(0)
+    return BertForQuestionAnswering(tiny_config()).eval()
+
+
+@pytest.fixture
+def tiny_masked_lm():
+    torch.manual_seed(0)
+    model = BertForMaskedLM(tiny_config()).eval()
+    torch.nn.init.normal_(model.cls.predictions.bias)  # a pretrained one is not zero
+    return model
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    ids = torch.randint(1000, 20_000, (3, 12))
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.fixture(scope="session")
+def almanac():
+    """DatasetDict of a few embedded questions: 48 to train, 8 held out, 16 to evaluate."""
+    from smp.squad import load_squad
+
+    return load_squad("almanac", n_train=48, n_valid=8, n_eval=16)
+
+
+@pytest.fixture(scope="session")
+def windows(almanac, tokenizer):
+    """The training questions' windows, of at most 96 tokens."""
+    from smp.squad import featurise
+
+    return featurise(almanac["train"], tokenizer, max_length=96, stride=32)

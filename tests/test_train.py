@@ -1,0 +1,190 @@
+"""The loop: what it changes, what it leaves alone, and that it does so again."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from smp.masks import Masks, kept_count
+from smp.models import load_qa_model, save_model
+from smp.schedule import Pruning
+from smp.settings import choose_settings
+from smp.squad import featurise, make_loader
+from smp.train import evaluate_answers, fit, predict_logits
+
+
+def short(task="smp", **changes):
+    plain = dict(precision="fp32", max_length=96, stride=32, epochs=1, batch_size=8, n_snapshots=2)
+    return choose_settings("quick", task, **plain | changes)
+
+
+def prune(model, windows, tokenizer, **changes):
+    settings = short(**changes)
+    pruning = Pruning(Masks(model, settings.sharing), settings)
+    return fit(model, windows, tokenizer, settings, pruning=pruning), pruning.masks
+
+
+class Watch(Pruning):
+    """A Pruning that looks at the masks in every step."""
+
+    def __init__(self, masks, settings, look):
+        super().__init__(masks, settings)
+        self.look = look
+
+    def after_backward(self, step, steps):
+        super().after_backward(step, steps)
+        self.look(self)
+
+
+@pytest.mark.parametrize("sharing", ["local", "shared"])
+@pytest.mark.parametrize("density", [0.5, 0.1])
+def test_weights_stay_bit_identical_and_density_exact_in_every_step(
+    tiny_qa, windows, tokenizer, sharing, density
+):
+    before = copy.deepcopy(tiny_qa.bert.state_dict())
+    settings = short(density=density, sharing=sharing)
+    seen = []
+
+    def look(pruning):
+        rows = pruning.masks.layers()
+        seen.append(pruning.density)
+        for matrix in {row["matrix"] for row in rows}:
+            group = [row for row in rows if row["matrix"] == matrix]
+            if sharing == "local":
+                assert all(r["kept"] == kept_count(pruning.density, r["total"]) for r in group)
+            total = sum(row["total"] for row in group)
+            if sharing == "shared":
+                assert sum(row["kept"] for row in group) == kept_count(pruning.density, total)
+        now = {name.replace("parametrizations.weight.original", "weight"): value
+               for name, value in tiny_qa.bert.state_dict().items()}
+        assert all(torch.equal(now[name], before[name]) for name in before)
+
+    masks = Masks(tiny_qa, sharing)
+    run = fit(tiny_qa, windows, tokenizer, settings, pruning=Watch(masks, settings, look))
+    assert len(seen) == run["steps"] and seen[0] == 1.0
+    assert seen == run["history"]["density"]
+    assert any((score != 0).any() for score in masks.scores)
+    share = sum(row["kept"] for row in masks.layers()) / sum(r["total"] for r in masks.layers())
+    assert share == pytest.approx(density, abs=1e-3)
+    last = run["snapshots"][run["steps"]]
+    assert all(np.array_equal(last[name], mask) for name, mask in masks.numpy().items())
+
+
+def test_same_seed_same_masks_another_seed_others(tiny_qa, windows, tokenizer):
+    runs = [prune(copy.deepcopy(tiny_qa), windows, tokenizer, density=0.3, seed=seed)
+            for seed in (1, 1, 2)]
+    first, again, other = (masks.numpy() for _, masks in runs)
+    assert runs[0][0]["history"]["loss"] == runs[1][0]["history"]["loss"]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_a_loop_written_out_by_hand_gives_the_same_scores(tiny_qa, windows, tokenizer):
+    """Two epochs of SMP-L, transcribed from the paper without this project's masks or loop."""
+    twin = copy.deepcopy(tiny_qa).train()
+    run, masks = prune(tiny_qa, windows, tokenizer, density=0.2, epochs=2, head_learning_rate=0.0)
+    steps = run["steps"]
+    assert steps >= 12
+
+    weights = {name: p.detach().clone() for name, p in twin.bert.named_parameters()
+               if "encoder.layer" in name and name.endswith("weight") and p.dim() == 2}
+    scores = {name: torch.zeros_like(w) for name, w in weights.items()}
+    first, second = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2))
+    settings = short(density=0.2)
+    loader = make_loader(windows, tokenizer, 8, shuffle=True, seed=0)
+    batches = [batch for _ in range(2) for batch in loader]
+    for t, batch in enumerate(batches):
+        share = 0.2 + 0.8 * max(0.0, 1 - t / (steps * settings.density_ramp)) ** 3
+        effective = {}
+        for name, weight in weights.items():
+            order = np.argsort(-scores[name].flatten().numpy(), kind="stable")
+            mask = np.zeros(weight.numel(), dtype=np.float32)
+            mask[order[: int(share * weight.numel())]] = 1
+            masked = weight * torch.from_numpy(mask).view_as(weight)
+            effective["bert." + name] = masked.requires_grad_()
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
+        out = torch.func.functional_call(twin, effective, kwargs=inputs)
+        loss = (torch.nn.functional.cross_entropy(out.start_logits, batch["start_positions"])
+                + torch.nn.functional.cross_entropy(out.end_logits, batch["end_positions"])) / 2
+        twin.zero_grad()
+        loss.backward()
+        weight_of_r = 400 * (1 - (1 - t / steps) ** 3)
+        grads = {}
+        for name, weight in weights.items():
+            sigma = torch.sigmoid(scores[name])
+            penalty = weight_of_r * sigma * (1 - sigma) / (len(weights) * weight.numel())
+            grads[name] = effective["bert." + name].grad * weight + penalty
+        head = [p.grad for p in twin.qa_outputs.parameters()]
+        norm = torch.stack([g.square().sum() for g in [*grads.values(), *head]]).sum().sqrt()
+        for name, grad in grads.items():
+            grad = grad * min(1.0, 1.0 / (float(norm) + 1e-6))
+            first[name] = 0.9 * first[name] + 0.1 * grad
+            second[name] = 0.999 * second[name] + 0.001 * grad**2
+            mean = first[name] / (1 - 0.9 ** (t + 1))
+            spread = (second[name] / (1 - 0.999 ** (t + 1))).sqrt()
+            scores[name] = scores[name] - 0.02 * (1 - t / steps) * mean / (spread + 1e-8)
+
+    for name, mask in masks.masks.items():
+        assert torch.allclose(mask.scores, scores[name + ".weight"], atol=1e-5), name
+
+
+def test_evaluation_changes_no_mask_and_no_mode(tiny_qa, almanac, windows, tokenizer):
+    _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
+    before = masks.numpy()
+    for score in masks.scores:
+        score.data.neg_()  # a refresh would now choose others
+    tiny_qa.train()
+    features = featurise(almanac["eval"], tokenizer, 96, 32)
+    scores, predictions = evaluate_answers(tiny_qa, almanac["eval"], features, tokenizer, "fp32")
+    assert all(np.array_equal(before[name], mask) for name, mask in masks.numpy().items())
+    assert tiny_qa.training
+    assert 0 <= scores["em"] <= scores["f1"] <= 1 and len(predictions) == 16
+
+
+def test_predicted_logits_are_those_of_each_window_alone(tiny_qa, windows, tokenizer):
+    start, end = predict_logits(tiny_qa, windows, tokenizer, "fp32", batch_size=7)
+    for row in (0, 5, len(windows) - 1):
+        one = {k: torch.tensor([windows[row][k]]) for k in ("input_ids", "token_type_ids")}
+        out = tiny_qa(**one)
+        length = one["input_ids"].shape[1]
+        assert np.allclose(start[row, :length], out.start_logits.detach(), atol=1e-5)
+        assert np.allclose(end[row, :length], out.end_logits.detach(), atol=1e-5)
+        assert np.isneginf(start[row, length:]).all()
+
+
+def test_the_saved_baked_model_scores_the_same(tmp_path, tiny_qa, almanac, windows, tokenizer):
+    _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
+    features = featurise(almanac["eval"], tokenizer, 96, 32)
+    masked = evaluate_answers(tiny_qa, almanac["eval"], features, tokenizer, "fp32")
+    masks.bake()
+    save_model(tiny_qa, tokenizer, tmp_path / "baked")
+    plain, _, _ = load_qa_model(str(tmp_path / "baked"))
+    assert evaluate_answers(plain, almanac["eval"], features, tokenizer, "fp32") == masked
+
+
+def test_fine_tuning_moves_every_weight_that_hears_of_the_loss(tiny_qa, windows, tokenizer):
+    before = {n: p.detach().clone() for n, p in tiny_qa.named_parameters()}
+    run = fit(tiny_qa, windows, tokenizer, short("fine-tune", learning_rate=1e-3, warmup=0.0))
+    # a key's bias adds the same to every position's logit: the softmax does not see it
+    still = [n for n, p in tiny_qa.named_parameters() if torch.equal(p, before[n])]
+    assert all(name.endswith("key.bias") for name in still), still
+    assert set(run["history"]["density"]) == {1.0} and set(run["history"]["lambda"]) == {0.0}
+    assert run["snapshots"] == {}
+
+
+def test_a_loss_that_is_not_finite_says_so(tiny_qa, windows, tokenizer):
+    tiny_qa.qa_outputs.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="at step .* lower the learning rate"):
+        fit(tiny_qa, windows, tokenizer, short("fine-tune"))
+
+
+def test_validation_and_snapshots_come_at_even_distances(tiny_qa, windows, tokenizer):
+    settings = short(density=0.5, epochs=2, n_snapshots=4)
+    calls = []
+    run = fit(tiny_qa, windows, tokenizer, settings, pruning=Pruning(Masks(tiny_qa), settings),
+              validate=lambda model: calls.append(model) or {"em": 0.5, "f1": 0.75})
+    quarters = [round(run["steps"] * part / 4) for part in (1, 2, 3, 4)]
+    assert list(run["snapshots"]) == run["history"]["valid_step"] == quarters
+    assert run["history"]["valid_em"] == [0.5] * 4 and run["history"]["valid_f1"] == [0.75] * 4
+    assert len(calls) == 4
