@@ -65,7 +65,7 @@ PROFILES = {
     },
     "laptop": {
         "common": dict(
-            model="all-MiniLM-L6-v2", data="rajpurkar/squad", n_train=8000, n_valid=300,
+            model="all-MiniLM-L6-v2", data="rajpurkar/squad", n_train=8000, n_valid=150,
             n_eval=None, max_length=256, batch_size=8, dropout=0.0,
         ),
         "fine-tune": dict(epochs=2, learning_rate=2e-4, warmup=0.1),

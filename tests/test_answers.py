@@ -28,7 +28,7 @@ SQUAD = REPOSITORY.parent / "shared" / "data" / "squad"
 # -- the definition, written down plainly, after the official evaluate-v1.1.py ------------------
 
 
-@functools.lru_cache(maxsize=None)  # the same references are scored again and again
+@functools.cache  # the same references are scored again and again
 def official_normalize(s):
     def remove_articles(text):
         return re.sub(r"\b(a|an|the)\b", " ", text)
