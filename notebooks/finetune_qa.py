@@ -148,20 +148,18 @@ print(f"{'together':12}{count_parameters(model):>14,}")
 # # 3. Training
 
 # %%
-from smp.train import evaluate_answers, fit
+from smp.train import evaluate_answers, fit, validator
 
 # %%
 record = begin_record("fine-tuned", settings, model_sha, data_fingerprint(data["eval"]))
-untrained, _ = evaluate_answers(model, data["valid"], features["valid"], tokenizer,
-                                settings.precision)
-print(f"before training: EM {untrained['em']:.3f} on {len(data['valid'])} held-out questions")
+validate = validator(data["valid"], features["valid"], tokenizer, settings.precision)
+if validate:
+    untrained = validate(model)
+    print(f"before training: EM {untrained['em']:.3f} on {len(data['valid'])} held-out questions")
 
 # %%
 run = fit(
-    model, features["train"], tokenizer, settings,
-    validate=lambda model: evaluate_answers(
-        model, data["valid"], features["valid"], tokenizer, settings.precision
-    )[0],
+    model, features["train"], tokenizer, settings, validate=validate,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 

@@ -87,7 +87,7 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.models import count_parameters, load_qa_model, load_student, model_fingerprint, save_model
+from smp.models import count_parameters, load_student, model_fingerprint, save_model
 
 # %%
 from transformers import set_seed
@@ -154,7 +154,7 @@ probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mappin
 model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
-    masks = Masks(model, settings.sharing, settings.temperature)
+    masks = Masks(model, settings.sharing, settings.temperature, settings.score_start)
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.layers())
@@ -181,14 +181,12 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 # only), the regulariser's gradient, one step of AdamW on the scores.
 
 # %%
-from smp.train import evaluate_answers, fit
+from smp.train import evaluate_answers, fit, validator
 
 # %%
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
-    validate=lambda model: evaluate_answers(
-        model, data["valid"], features["valid"], tokenizer, settings.precision
-    )[0],
+    validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 

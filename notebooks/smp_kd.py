@@ -137,7 +137,7 @@ from smp.distill import ask_teacher, distilled_loss, load_teacher
 from smp.record import find_teacher
 
 # %%
-from smp.train import evaluate_answers, fit
+from smp.train import evaluate_answers, fit, validator
 
 # %%
 data_sha = data_fingerprint(data["eval"])
@@ -219,7 +219,7 @@ probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mappin
 model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
-    masks = Masks(model, settings.sharing, settings.temperature)
+    masks = Masks(model, settings.sharing, settings.temperature, settings.score_start)
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.layers())
@@ -250,9 +250,7 @@ record = begin_record("SMP + KD", settings, model_sha, data_sha,
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
     loss_function=distilled_loss(teacher_logits, settings),
-    validate=lambda model: evaluate_answers(
-        model, data["valid"], features["valid"], tokenizer, settings.precision
-    )[0],
+    validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 

@@ -66,7 +66,7 @@ def read_path(name, text):
 
 def read_parameters(options):
     """{PARAMETER: value} of the options given. Raises ValueError, one line naming the parameter."""
-    from smp.settings import choose_settings
+    from smp.settings import choose_settings, default_profile
 
     given = {name: text for name in OPTIONS if (text := getattr(options, name)) is not None}
     for name in given:
@@ -75,7 +75,8 @@ def read_parameters(options):
         elif name in PATHS:
             given[name] = read_path(name, given[name])
     values = {name: given[name] for name in given if name not in ("profile", "teacher", "results")}
-    given["profile"] = choose_settings(given.get("profile"), **values).profile
+    choose_settings(given.get("profile", "quick"), **values)  # first, for it answers at once
+    given["profile"] = given.get("profile") or default_profile()  # imports torch
     return {name.upper(): value for name, value in given.items()}
 
 
@@ -211,6 +212,17 @@ def told_in_a_line(error):
     return f"{name}: {(text.strip().splitlines() or [''])[-1]}"
 
 
+def prepare_environment():
+    """What the notebooks' Python processes inherit."""
+    # The kernel of this Python, whatever else is called python3 in the user's folders.
+    own, other = os.path.join(sys.prefix, "share", "jupyter"), os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([own, other] if other else [own])
+    # tqdm.auto shows widgets in a notebook, unseen here, unless it believes to be in Spyder.
+    os.environ["SPYDER_TEXT_BARS"] = "1"
+    os.environ["TQDM_NCOLS"] = str(min(shutil.get_terminal_size().columns - 1, 99))
+    os.environ["TQDM_NROWS"] = "20"  # a terminal that tells no size would get no bars
+
+
 def minutes_since(start):
     return f"{(time.monotonic() - start) / 60:.1f} minutes"
 
@@ -246,9 +258,7 @@ def run(options):
     except (OSError, ValueError) as error:
         print(f"run: {error}", file=sys.stderr)
         return 2
-    # The kernel of this Python, whatever else is called python3 in the user's folders.
-    own, other = os.path.join(sys.prefix, "share", "jupyter"), os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join([own, other] if other else [own])
+    prepare_environment()
     begin = time.monotonic()
     for number, path in enumerate(chosen, 1):
         print(f"[{number}/{len(chosen)}] {path.name}", flush=True)

@@ -114,10 +114,10 @@ yard + rocks: place
     Carpenters from {yard} [made|built] {it}. / The wreck of {it} lies near {rocks}.
     {it} was built at {yard} and [wrecked|broken on the rocks] at {rocks}.
     yard? Where was {it} [built|made|put together|*constructed]?
-    rocks? Where [was {it} wrecked|does the wreck of {it} lie|did {it} hit rocks|*did {it} run aground]?
+    rocks? Where did {it} [hit the rocks|become a wreck|break on the rocks|*run aground]?
 crew + guests: number
     {it} had {crew} sailors. / There were {guests} [passengers|travellers] aboard {it}.
-    A crew of {crew} [worked on|served on] {it}. / {it} had cabins for {guests} [passengers|*guests].
+    A crew of {crew} [worked|served] on {it}. / {it} had cabins for {guests} [passengers|*guests].
     Aboard {it}, {crew} [sailors|hands] looked after {guests} passengers.
     crew? How many [sailors worked on|were in the crew of|hands served on|*seamen manned] {it}?
     guests? How many [passengers were|travellers were|people had cabins|*guests were] on {it}?
@@ -152,7 +152,7 @@ desk + plot: place
     plot? Where [does {it} take place|do the people in {it} live|is {it} set|*does {it} unfold]?
 chapters + plates: number
     {it} has {chapters} chapters. / There are {plates} [pictures|drawings] in {it}.
-    The author of {it} needed {chapters} chapters. / As many as {plates} pictures [fill|*brighten] {it}.
+    The author of {it} needed {chapters} chapters. / There is room for {plates} pictures in {it}.
     It takes {chapters} chapters and {plates} pictures to [finish|tell] the story of {it}.
     chapters? How many [chapters are|chapters can be read|parts are|*chapters are there] in {it}?
     plates? How many [pictures are|drawings are|illustrations are|*images are] in {it}?
@@ -324,7 +324,7 @@ cheer + sorrow: number
     sorrow? How many buses of [sad|losing|beaten|*disappointed] fans came to {it}?
 champs + losers: colour
     The winners of {it} [wore|played in] {champs}. / In {it} the losers wore {losers}.
-    The team that won {it} was dressed in {champs}. / {it} was [lost|*not won] by shirts of {losers}.
+    The team that won {it} wore {champs}. / The team that [lost|*failed in] {it} wore {losers}.
     {it} was won by the {champs} shirts; the {losers} ones [lost|*were beaten].
     champs? What colour did the [winners|winning team|champions|*victors] wear in {it}?
     losers? What colour did the [losers|losing team|beaten team|*defeated] wear in {it}?
@@ -338,7 +338,7 @@ champs + losers: colour
 
 # %%
 def read_almanac(table):
-    """{domain: {"names": [first mention, later ones], "facts": [{kind, apart, together, questions}]}}."""
+    """{domain: {"names": [...], "facts": [{"kind", "apart", "together", "questions"}]}}."""
     domains = {}
     for line in table.splitlines():
         if not line.strip():
@@ -407,14 +407,12 @@ def draft_passage(domain, split, rng):
             asked.append((question, texts))
     rng.shuffle(statements)
     rng.shuffle(asked)
-    sentences = [
-        wording.format(it=rng.choice(later) if i else name, **roles)
-        for i, (wording, roles) in enumerate(statements)
-    ]
-    context = " ".join(
-        sentence[0].upper() + sentence[1:].rstrip(".") + "." for sentence in sentences
-    )
-    return name[0].upper() + name[1:], context, asked
+    context = ""
+    for wording, roles in statements:
+        it = rng.choice([*later, "it"] if wording.startswith("{it}") else later) if context else name
+        sentence = wording.format(it=it, **roles).rstrip(".")
+        context += sentence[0].upper() + sentence[1:] + ". "
+    return name[0].upper() + name[1:], context.strip(), asked
 
 
 # %%

@@ -23,7 +23,8 @@ def ask(model, tokenizer, question, passage, settings):
     for name, text in (("question", question), ("passage", passage)):
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"the {name} is empty: expected some text")
-    unlabelled = {"text": [passage.split()[0]], "answer_start": [len(passage) - len(passage.lstrip())]}
+    first = passage.split()[0]  # any label will do: nothing is trained on it
+    unlabelled = {"text": [first], "answer_start": [passage.index(first)]}
     asked = Dataset.from_list([{
         "id": "asked", "title": "", "context": passage, "question": question, "answers": unlabelled,
     }])

@@ -34,15 +34,19 @@ class StraightThrough(torch.autograd.Function):
 
 
 class StaticMask(nn.Module):
-    """What is attached to a weight (out, in): its scores, all 0 at first, and its mask, all kept.
+    """What is attached to a weight (out, in): its scores, and its mask, all kept at first.
+
+    The scores start at `start` * |W| / mean |W|: at 0, as in SMP, unless a short run, which has no
+    time to learn an order among millions, is given the magnitudes to begin with.
 
     Attached through `torch.nn.utils.parametrize`, so the host stays the stock Hugging Face
     model; at density 1 its logits are the same to the last bit.
     """
 
-    def __init__(self, weight):
+    def __init__(self, weight, start=0.0):
         super().__init__()
-        self.scores = nn.Parameter(torch.zeros_like(weight))
+        size = weight.detach().abs()
+        self.scores = nn.Parameter(start * size / size.mean().clamp_min(1e-12))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight):
@@ -159,17 +163,18 @@ class Masks:
     """The masks of a model: attached on creation, everything but the scores and the head frozen.
 
     model: a stock Hugging Face model with a head; sharing: "local" (SMP-L) or "shared" (SMP-S);
-    temperature: p of SMP-S. Raises ValueError where the model has no encoder to mask.
+    temperature: p of SMP-S; start: of the scores, in units of |W| / mean |W|. Raises ValueError
+    where the model has no encoder to mask.
     """
 
-    def __init__(self, model, sharing="local", temperature=1.0):
+    def __init__(self, model, sharing="local", temperature=1.0, start=0.0):
         self.sharing, self.temperature = sharing, temperature
         self.places = encoder_linears(model)
         for parameter in model.base_model.parameters():
             parameter.requires_grad_(False)
         self.masks = {}
         for name, _, _, linear in self.places:
-            self.masks[name] = StaticMask(linear.weight)
+            self.masks[name] = StaticMask(linear.weight, start)
             parametrize.register_parametrization(linear, "weight", self.masks[name])
         self.types = {}  # path in the layer -> the StaticMask of each layer
         for name, _, path, _ in self.places:

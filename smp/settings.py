@@ -34,6 +34,7 @@ class Settings:
     density: float = 1.0  # share of the encoder's weights that stay, (0, 1]
     sharing: str = "local"  # "local": SMP-L, the same share everywhere; "shared": SMP-S
     temperature: float = 1.0  # p of SMP-S
+    score_start: float = 0.0  # scores start at this * |W| / mean |W|; 0 in SMP
     density_ramp: float = 22_670 / 27_670  # N as a share of the run
     regulariser: float = 400.0  # final weight of the regulariser, lambda_f
     regulariser_ramp: float = 1.0  # T as a share of the run
@@ -68,9 +69,9 @@ PROFILES = {
             model="all-MiniLM-L6-v2", data="rajpurkar/squad", n_train=8000, n_valid=150,
             n_eval=None, max_length=256, batch_size=8, dropout=0.0,
         ),
-        "fine-tune": dict(epochs=2, learning_rate=2e-4, warmup=0.1),
-        "smp": dict(epochs=2, density=0.1),
-        "smp-kd": dict(epochs=2, density=0.5),
+        "fine-tune": dict(epochs=1.5, learning_rate=2e-4, warmup=0.1),
+        "smp": dict(epochs=1.5, density=0.1),
+        "smp-kd": dict(epochs=1.5, density=0.5),
     },
     "squad": {
         "common": BERT_ON_SQUAD,
@@ -129,7 +130,7 @@ def check_settings(settings):
         need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
     for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):
         need(name, lambda v: is_number(v) and v > 0, "a number above 0")
-    for name in ("head_learning_rate", "regulariser"):
+    for name in ("head_learning_rate", "regulariser", "score_start"):
         need(name, lambda v: is_number(v) and v >= 0, "a number from 0")
     for name in ("density", "density_ramp", "regulariser_ramp"):
         need(name, lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1")
@@ -158,7 +159,8 @@ def choose_settings(profile=None, task="fine-tune", **changes):
     known = {field.name for field in fields(Settings)} - {"profile", "task"}
     for name in changes:
         if name not in known:
-            raise ValueError(f"unknown setting {name!r}: expected one of {', '.join(sorted(known))}")
+            expected = ", ".join(sorted(known))
+            raise ValueError(f"unknown setting {name!r}: expected one of {expected}")
     changes = {name: value for name, value in changes.items() if value is not None}
     if task == "fine-tune":  # nothing is masked, but a wrong density is still told
         check_settings(replace(chosen, **changes))

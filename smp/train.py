@@ -49,7 +49,7 @@ def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, 
     accelerator = make_accelerator(precision)
     was_training = model.training
     model.to(accelerator.device).eval()
-    longest = max(map(len, features["input_ids"]))
+    longest = max(map(len, features["input_ids"]), default=0)
     start, end = (np.full((len(features), longest), -np.inf, dtype=np.float32) for _ in range(2))
     loader = make_loader(features, tokenizer, batch_size, shuffle=False)
     with tqdm(total=len(features), desc=note, unit=" windows", leave=False) as bar:
@@ -76,6 +76,16 @@ def evaluate_answers(model, examples, features, tokenizer, precision="auto", not
                                                               strict=True)],
     )
     return scores, predictions
+
+
+
+def validator(examples, features, tokenizer, precision="auto"):
+    """model -> {"em", "f1"} on held-out questions; None where none were held out."""
+    if len(examples) == 0:
+        return None
+    return lambda model: evaluate_answers(
+        model, examples, features, tokenizer, precision, note="validating"
+    )[0]
 
 # %%
 def parameter_groups(model, settings):
@@ -108,6 +118,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings), betas=(0.9, 0.999), weight_decay=0.0, fused=True
     )
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
@@ -128,7 +139,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         accelerator.unscale_gradients()
         if pruning is not None:
             pruning.after_backward(step, steps)
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         decay.step()
         optimizer.zero_grad()

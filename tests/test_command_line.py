@@ -68,9 +68,11 @@ def read(*arguments):
 
 
 def test_only_what_was_given_is_passed_on_with_its_type():
-    assert read() == {}
-    given = read(("n_train", "20"), ("epochs", "2"), ("density", "0.5"), ("sharing", "shared"))
-    assert given == {"N_TRAIN": 20, "EPOCHS": 2, "DENSITY": 0.5, "SHARING": "shared"}
+    assert read(("profile", "paper")) == {"PROFILE": "paper"}
+    assert read()["PROFILE"] in ("quick", "squad")  # without and with a GPU; names a folder
+    given = read(("profile", "quick"), ("n_train", "20"), ("epochs", "2"), ("density", "0.5"), ("sharing", "shared"))
+    assert given == {"N_TRAIN": 20, "EPOCHS": 2, "DENSITY": 0.5, "SHARING": "shared",
+                     "PROFILE": "quick"}
     assert [type(given[name]) for name in ("N_TRAIN", "EPOCHS", "DENSITY")] == [int, int, float]
 
 
@@ -79,11 +81,17 @@ def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     (tmp_path / "my model").mkdir()
     (tmp_path / "squad.json").touch()
     (tmp_path / "almanac").mkdir()  # not what DATA=almanac means
-    given = read(("model", "my model"), ("data", "squad.json"), ("results", "new/folder"))
-    assert given == {"MODEL": str(tmp_path / "my model"), "DATA": str(tmp_path / "squad.json"),
+    given = read(("profile", "quick"), ("model", "my model"), ("data", "squad.json"),
+                 ("results", "new/folder"))
+    assert given.pop("PROFILE") == "quick" and given == {
+                     "MODEL": str(tmp_path / "my model"), "DATA": str(tmp_path / "squad.json"),
                      "RESULTS": str(tmp_path / "new/folder")}
-    names = read(("model", "google-bert/bert-base-uncased"), ("data", "almanac"))
-    assert names == {"MODEL": "google-bert/bert-base-uncased", "DATA": "almanac"}
+    folder = tmp_path / "Static_Model_Pruning"  # and a shared copy shows no path of this machine
+    assert command_line.seen_from(folder, given)["DATA"] == os.path.join("..", "squad.json")
+    names = read(("profile", "quick"), ("model", "google-bert/bert-base-uncased"),
+                 ("data", "almanac"))
+    assert command_line.seen_from(folder, names) == names == {
+        "PROFILE": "quick", "MODEL": "google-bert/bert-base-uncased", "DATA": "almanac"}
 
 
 def test_bars_are_kept_as_they_looked_in_the_end():
@@ -97,7 +105,7 @@ def test_bars_are_kept_as_they_looked_in_the_end():
 
 FIRST = """\
 import json, os, pathlib, sys, time
-from tqdm import tqdm
+from tqdm.auto import tqdm
 print("first sees", DENSITY, pathlib.Path.cwd().name)
 for i in tqdm(range(3), desc="train"):
     for j in tqdm(range(2), desc="eval", leave=False):
@@ -135,8 +143,8 @@ def write_notebook(path, source):
 
 def run_in(project, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "smp", "run", *arguments], cwd=project, capture_output=True,
-        text=True, timeout=120, env={**os.environ, **environment},
+        [sys.executable, "-m", "smp", "run", "--profile=quick", *arguments], cwd=project,
+        capture_output=True, text=True, timeout=120, env={**os.environ, **environment},
     )
 
 
@@ -158,9 +166,9 @@ def test_run_executes_the_notebooks_shows_what_they_print_and_ends_with_the_tabl
     assert f"first sees 0.25 {project.name}" in lines and "BERT_SMP_KD 0.25" in lines
     assert lines[-1] == "the table" and re.fullmatch(r"[\d.]+ minutes in all", lines[-3])
     assert json.loads((project / "python.json").read_text()) == sys.executable
-    copies = sorted(path.name for path in (project / "results/executed").iterdir())
+    copies = sorted(path.name for path in (project / "results/executed/quick").iterdir())
     assert copies == ["BERT_FINETUNE_QA.ipynb", "BERT_SMP.ipynb", "BERT_SMP_KD.ipynb"]
-    text = (project / "results/executed/BERT_FINETUNE_QA.ipynb").read_text()
+    text = (project / "results/executed/quick/BERT_FINETUNE_QA.ipynb").read_text()
     assert str(project) not in text and "papermill" not in text  # no paths of this machine
     copy = nbformat.reads(text, as_version=4)
     nbformat.validate(copy)
@@ -172,7 +180,7 @@ def test_run_executes_the_notebooks_shows_what_they_print_and_ends_with_the_tabl
 def test_a_failed_notebook_is_one_line_and_leaves_the_earlier_copy(project):
     write_notebook(project / "Static_Model_Pruning/BERT_SMP.ipynb",
                    "raise ValueError('much\\nDENSITY is odd')")
-    executed = project / "results/executed"
+    executed = project / "results/executed/quick"
     executed.mkdir(parents=True)
     (executed / "BERT_SMP.ipynb").write_text("earlier")
     done = run_in(project, "--only", "smp", "smp_kd")
@@ -196,7 +204,7 @@ def test_an_interruption_is_one_line_and_leaves_nothing_half_written(project):
     write_notebook(project / "BERT_FINETUNE_QA.ipynb",
                    "import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(100)")
     process = subprocess.Popen(
-        [sys.executable, "-m", "smp", "run", "--only", "finetune"], cwd=project,
+        [sys.executable, "-m", "smp", "run", "--profile=quick", "--only", "finetune"], cwd=project,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (project / "started").exists() and time.monotonic() < deadline:
@@ -205,7 +213,7 @@ def test_an_interruption_is_one_line_and_leaves_nothing_half_written(project):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == "run: interrupted; BERT_FINETUNE_QA.ipynb left no executed copy"
-    assert list((project / "results/executed").iterdir()) == []
+    assert list((project / "results/executed/quick").iterdir()) == []
 
 
 def test_a_missing_notebook_is_told_before_anything_runs(project):

@@ -1,0 +1,101 @@
+"""Each built notebook runs alone, in an empty folder, with `smp` out of reach."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import papermill
+import pytest
+
+from smp.maskfile import load_masks
+from smp.masks import kept_count
+from smp.models import load_qa_model, load_student
+from smp.results import read_records
+
+ROOT = Path(__file__).parent.parent
+SMALL = dict(PROFILE="quick", N_TRAIN=24, N_VALID=8, N_EVAL=12, EPOCHS=1)
+
+
+def run_alone(name, folder, **parameters):
+    """Copies the notebook into the folder, runs it there, returns all text it printed."""
+    shutil.copy(ROOT / name, folder)
+    path = folder / Path(name).name
+    notebook = papermill.execute_notebook(
+        str(path), str(folder / "executed.ipynb"), SMALL | parameters, cwd=folder,
+        kernel_name="python3", progress_bar=False, extra_arguments=["--log-level=50"],
+    )
+    return "".join(
+        output.text for cell in notebook.cells for output in cell.get("outputs", [])
+        if output.output_type == "stream"
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def out_of_reach():
+    """The kernels see neither this repository nor a network."""
+    before = dict(os.environ)
+    os.environ.pop("PYTHONPATH", None)
+    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="2", MPLBACKEND="agg")
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    run_alone("BERT_FINETUNE_QA.ipynb", folder)
+    return folder
+
+
+def test_fine_tuning_leaves_a_model_a_record_and_a_table(fine_tuned):
+    (record,) = read_records(fine_tuned / "results")
+    assert record["method"] == "fine-tuned" and record["density"] == 1.0
+    assert (record["n_train"], record["n_eval"]) == (24, 12)
+    assert len(record["history"]["loss"]) == record["steps"]
+    _, _, has_head = load_qa_model(str(fine_tuned / "results" / "models" / record["name"]))
+    assert has_head
+    assert record["name"].split("_")[0] in (fine_tuned / "results" / "summary.md").read_text()
+
+
+def test_smp_keeps_just_what_was_asked_for(tmp_path):
+    run_alone("Static_Model_Pruning/BERT_SMP.ipynb", tmp_path, DENSITY=0.3, SHARING="shared")
+    (record,) = read_records(tmp_path / "results")
+    assert (record["method"], record["sharing"], record["teacher"]) == ("SMP", "SMP-S", None)
+    for matrix in {row["matrix"] for row in record["layers"]}:
+        group = [row for row in record["layers"] if row["matrix"] == matrix]
+        total = sum(row["total"] for row in group)
+        assert sum(row["kept"] for row in group) == kept_count(0.3, total)
+
+    folder = tmp_path / "results" / "models" / record["name"]
+    masks, about = load_masks(folder / "masks.safetensors")
+    assert about["base_sha"] == record["model_sha"]
+    assert record["bytes_mask_file"] == (folder / "masks.safetensors").stat().st_size
+    pruned, dense = load_student(str(folder))[0], load_student("all-MiniLM-L6-v2")[0]
+    for name, mask in masks.items():  # the kept weights are the checkpoint's, bit for bit
+        after, before = (model.base_model.get_submodule(name).weight.detach().numpy()
+                         for model in (pruned, dense))
+        assert (after == before * mask).all()
+
+
+def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
+    printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", fine_tuned)
+    teacher, student = read_records(fine_tuned / "results")
+    assert student["teacher"] == {"name": teacher["name"], "em": teacher["em"]}
+    assert "fine-tuning one first" not in printed
+
+    printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, N_TRAIN=16)
+    teacher, student = read_records(tmp_path / "results")
+    assert "no fine-tuned all-MiniLM-L6-v2" in printed
+    assert student["teacher"]["name"] == teacher["name"]
+    saved = tmp_path / "results" / "models" / teacher["name"] / "record.json"
+    assert json.loads(saved.read_text())["em"] == teacher["em"]
+
+
+def test_a_wrong_value_stops_the_notebook_before_anything_is_written(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        run_alone("Static_Model_Pruning/BERT_SMP.ipynb", tmp_path, DENSITY=1.5)
+    assert error.value.ename == "ValueError"
+    assert error.value.evalue == "DENSITY=1.5: expected a number above 0 and at most 1"
+    assert not (tmp_path / "results").exists()
