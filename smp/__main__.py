@@ -7,7 +7,9 @@ import re
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {
@@ -132,20 +134,27 @@ class Screen:
 
     def __init__(self, total):
         self.live, self.total, self.heading = sys.stdout.isatty(), total, ""
-        self.status = self.open = False  # a status line is shown; a line of output is unfinished
+        self.status = False  # the line that says where the notebook is stands there
+        self.open = ""  # an unfinished line of output, and the stream it belongs to
+        self.stream = self.owes = None
         self.told = time.monotonic()
 
-    def write(self, text):
+    def stream_named(self, name):
+        return SimpleNamespace(write=partial(self.show, stream=name), flush=sys.stdout.flush)
+
+    def show(self, text, stream):
         if self.live:
             self.clear()
+            if self.open and stream != self.stream:  # print() beside a bar: the kernel sends them
+                sys.stdout.write("\n" if self.open.strip() else "\r")  # one after the other
+                self.owes = self.stream
+            elif stream == self.owes:
+                text, self.owes = text.removeprefix("\n"), None
             sys.stdout.write(text)
-            self.open = not text.endswith(("\n", "\r"))
+            self.open, self.stream = re.split(r"[\r\n]", text)[-1], stream
         elif time.monotonic() - self.told > 20 and (line := terminal_text(text).strip()):
             print(line.split("\n")[-1], flush=True)
             self.told = time.monotonic()
-
-    def flush(self):
-        sys.stdout.flush()
 
     def clear(self):
         if self.status:
@@ -159,9 +168,9 @@ class Screen:
             self.clear()
             line = f"      cell {cell_index + 1} of {self.total}  {self.heading}"
             line = line[: shutil.get_terminal_size().columns - 1]
-            sys.stdout.write("\n" * self.open + line)
-            self.status, self.open = True, False
-            self.flush()
+            sys.stdout.write("\n" * bool(self.open) + line)
+            sys.stdout.flush()
+            self.status, self.open, self.owes = True, "", None
 
     def cell_executed(self, cell, **_):
         if not self.live:
@@ -186,8 +195,8 @@ def run_notebook(path, folder, parameters):
         notebook = papermill.execute_notebook(
             str(path).translate(braces), str(unfinished).translate(braces), parameters,
             cwd=path.parent, kernel_name="python3", progress_bar=False, start_timeout=300,
-            stdout_file=screen, stderr_file=screen, on_cell_start=screen.cell_started,
-            on_cell_executed=screen.cell_executed,
+            stdout_file=screen.stream_named("stdout"), stderr_file=screen.stream_named("stderr"),
+            on_cell_start=screen.cell_started, on_cell_executed=screen.cell_executed,
             extra_arguments=["--log-level=50"],  # else the kernel talks about its own transport
         )
     except KeyboardInterrupt:

@@ -70,7 +70,8 @@ def read(*arguments):
 def test_only_what_was_given_is_passed_on_with_its_type():
     assert read(("profile", "paper")) == {"PROFILE": "paper"}
     assert read()["PROFILE"] in ("quick", "squad")  # without and with a GPU; names a folder
-    given = read(("profile", "quick"), ("n_train", "20"), ("epochs", "2"), ("density", "0.5"), ("sharing", "shared"))
+    given = read(("profile", "quick"), ("n_train", "20"), ("epochs", "2"), ("density", "0.5"),
+                 ("sharing", "shared"))
     assert given == {"N_TRAIN": 20, "EPOCHS": 2, "DENSITY": 0.5, "SHARING": "shared",
                      "PROFILE": "quick"}
     assert [type(given[name]) for name in ("N_TRAIN", "EPOCHS", "DENSITY")] == [int, int, float]
@@ -99,6 +100,27 @@ def test_bars_are_kept_as_they_looked_in_the_end():
     text = f"\rtrain:  5%\n\reval: 10%{up}\n\reval: 99%{up}\n\r         {up}\rtrain: 100%\ndone\n"
     assert command_line.terminal_text(text) == "train: 100%\ndone\n"
     assert command_line.terminal_text("plain\n  text\n") == "plain\n  text\n"
+
+
+def test_a_terminal_shows_bars_in_place_and_where_the_notebook_is(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    screen = command_line.Screen(total=3)
+    printed, bars = (screen.stream_named(name).write for name in ("stdout", "stderr"))
+    screen.cell_started(nbformat.v4.new_markdown_cell("## Training\n\nLong."), 0)
+    screen.cell_started(nbformat.v4.new_code_cell("fit()"), 1)
+    bars("\rtrain:  50%")
+    bars("\rtrain: 100%")
+    printed("8 steps\n")  # before the bar's own line end has come
+    bars("\n")
+    screen.cell_started(nbformat.v4.new_code_cell("evaluate()"), 2)
+    bars("\revaluating")
+    bars("\r          ")
+    printed("EM 0.5\n")
+    bars("\r")
+    shown = capsys.readouterr().out
+    assert "cell 2 of 3  Training" in shown and shown.index("cell 2") < shown.index("50%")
+    screen_now = command_line.terminal_text(shown.replace("\x1b[K", " " * 79 + "\r"))
+    assert screen_now.split("\n") == ["train: 100%", "8 steps", "EM 0.5", ""]
 
 
 # Three notebooks of a few lines, run for real
