@@ -54,6 +54,10 @@ BERT_ON_SQUAD = dict(
 )
 FINE_TUNE_BERT = dict(epochs=2, learning_rate=3e-5, warmup=0.1)
 
+# A few hundred steps are too few to put millions of scores in order from nothing: short runs
+# start from the weights' magnitudes, and let the new head learn faster.
+BRISK = dict(score_start=1.0, head_learning_rate=3e-3)
+
 PROFILES = {
     "quick": {
         "common": dict(
@@ -61,8 +65,8 @@ PROFILES = {
             max_length=160, batch_size=8, dropout=0.0,
         ),
         "fine-tune": dict(epochs=1, learning_rate=3e-4, warmup=0.1),
-        "smp": dict(epochs=1, density=0.1),
-        "smp-kd": dict(epochs=1, density=0.5),
+        "smp": dict(epochs=1, **BRISK, density=0.1),
+        "smp-kd": dict(epochs=1, **BRISK, density=0.5),
     },
     "laptop": {
         "common": dict(
@@ -70,8 +74,8 @@ PROFILES = {
             n_eval=None, max_length=256, batch_size=8, dropout=0.0,
         ),
         "fine-tune": dict(epochs=1.5, learning_rate=2e-4, warmup=0.1),
-        "smp": dict(epochs=1.5, density=0.1),
-        "smp-kd": dict(epochs=1.5, density=0.5),
+        "smp": dict(epochs=1.5, **BRISK, density=0.1),
+        "smp-kd": dict(epochs=1.5, **BRISK, density=0.5),
     },
     "squad": {
         "common": BERT_ON_SQUAD,
