@@ -97,7 +97,9 @@ from smp.models import count_parameters, load_qa_model, model_fingerprint, save_
 from transformers import set_seed
 
 set_seed(settings.seed)  # before the new head is drawn
-model, tokenizer, has_head = load_qa_model(settings.model, settings.dropout)
+model, tokenizer, has_head = load_qa_model(
+    settings.model, settings.dropout, settings.max_length
+)
 model_sha = model_fingerprint(model)
 
 # %% [markdown]

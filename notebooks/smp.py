@@ -93,7 +93,7 @@ from smp.models import count_parameters, load_student, model_fingerprint, save_m
 from transformers import set_seed
 
 set_seed(settings.seed)  # before a new head is drawn
-model, tokenizer, head = load_student(settings.model, settings.dropout)
+model, tokenizer, head = load_student(settings.model, settings.dropout, settings.max_length)
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
 print(f"{settings.model}: {params_total:,} parameters, head: {head}")
 

@@ -239,14 +239,31 @@ def minutes_since(start):
 # The verbs
 
 
+def draw_records(results):
+    """results/summary.png: EM over remaining weights, of the group with most questions."""
+    from smp.look import plot_records
+    from smp.results import PUBLISHED, read_records, record_group
+
+    groups = {}
+    for record in read_records(results):
+        groups.setdefault(record_group(record), []).append(record)
+    if groups:
+        largest = max(groups.values(), key=lambda records: records[0]["n_eval"])
+        draft = Path(results) / "summary.part.png"
+        plot_records(largest, published=PUBLISHED["rows"]).savefig(draft, dpi=150)
+        os.replace(draft, Path(results) / "summary.png")
+
+
 def table(results=ROOT / "results"):
-    """Prints the summary, and writes it into results/summary.md and the README. -> exit code"""
+    """Prints the summary; writes it into results/summary.md and the README, and the picture.
+    -> exit code"""
     from smp.results import write_summary
 
     readme = ROOT / "README.md"
     ours = Path(results).resolve() == ROOT / "results" and readme.is_file()
     try:
         print(write_summary(results, readme if ours else None))
+        draw_records(results)
     except (OSError, ValueError) as error:
         print(f"table: {error}", file=sys.stderr)
         return 1

@@ -38,7 +38,7 @@ def load_teacher(name, tokenizer, max_length):
     Raises ValueError with one line where its head is not trained, its vocabulary is another, or
     it cannot read max_length tokens.
     """
-    teacher, its_tokenizer, has_head = load_qa_model(name)
+    teacher, its_tokenizer, has_head = load_qa_model(name, max_length=max_length)
     if not has_head or teacher.config.num_labels != 2:
         raise ValueError(
             f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
@@ -48,11 +48,6 @@ def load_teacher(name, tokenizer, max_length):
         raise ValueError(
             f"TEACHER={name!r} has another vocabulary ({len(its_tokenizer):,} tokens) than the "
             f"student ({len(tokenizer):,}): token by token they cannot be compared"
-        )
-    if max_length > teacher.config.max_position_embeddings:
-        raise ValueError(
-            f"TEACHER={name!r} reads {teacher.config.max_position_embeddings} tokens, fewer than "
-            f"MAX_LENGTH={max_length}: lower MAX_LENGTH"
         )
     return teacher.eval()
 

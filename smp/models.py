@@ -63,10 +63,12 @@ def load_pretrained(auto_class, name, **options):
         ) from None
 
 # %%
-def load_qa_model(name, dropout=None):
+def load_qa_model(name, dropout=None, max_length=None):
     """(stock question-answering model in fp32, tokenizer, whether its head was in the checkpoint).
 
-    dropout: probability in every dropout layer; None leaves the checkpoint's.
+    dropout: probability in every dropout layer; None leaves the checkpoint's. Raises ValueError
+    with one line where the checkpoint is not whole, its tokenizer belongs to another model, or it
+    cannot read max_length tokens; FileNotFoundError where there is none.
     """
     model, info = load_pretrained(
         AutoModelForQuestionAnswering, name, dtype=torch.float32, output_loading_info=True
@@ -83,19 +85,25 @@ def load_qa_model(name, dropout=None):
             f"MODEL={name!r}: the tokenizer has {len(tokenizer):,} tokens, the model "
             f"{model.config.vocab_size:,}; they do not belong together"
         )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if max_length and positions and max_length > positions:
+        raise ValueError(
+            f"{name!r} reads {positions} tokens, fewer than MAX_LENGTH={max_length}: lower "
+            "MAX_LENGTH, or name another model"
+        )
     for module in model.modules() if dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = dropout
     return model, tokenizer, not info["missing_keys"]
 
 
-def load_student(name, dropout=None):
+def load_student(name, dropout=None, max_length=None):
     """(model, tokenizer, "label words" or "trained"): what SMP masks.
 
     With a masked-LM head in the checkpoint the model gets the frozen label-word head; without
     one, a new linear head that is trained beside the scores.
     """
-    model, tokenizer, _ = load_qa_model(name, dropout)
+    model, tokenizer, _ = load_qa_model(name, dropout, max_length)
     if model.config.model_type != "bert":
         return model, tokenizer, "trained"
     masked_lm, info = load_pretrained(

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import papermill
 import pytest
+import torch
+from transformers import BertForMaskedLM
 
+from conftest import tiny_config
+from smp.almanac import make_almanac
 from smp.maskfile import load_masks
 from smp.masks import kept_count
 from smp.models import load_qa_model, load_student
@@ -91,6 +95,36 @@ def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
     assert student["teacher"]["name"] == teacher["name"]
     saved = tmp_path / "results" / "models" / teacher["name"] / "record.json"
     assert json.loads(saved.read_text())["em"] == teacher["em"]
+
+
+@pytest.fixture(scope="module")
+def like_bert_base(tmp_path_factory, tokenizer):
+    """A folder with the files and the form of bert-base-uncased, only smaller; and a data file."""
+    folder = tmp_path_factory.mktemp("local")
+    torch.manual_seed(0)
+    BertForMaskedLM(tiny_config(max_position_embeddings=512)).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    (folder / "mine.json").write_text(json.dumps(make_almanac("train", 150)))
+    return dict(PROFILE="paper", MODEL=str(folder / "bert"), DATA=str(folder / "mine.json"),
+                N_TRAIN=40, N_VALID=0, N_EVAL=8)
+
+
+@pytest.mark.parametrize("name, method", [
+    ("BERT_FINETUNE_QA.ipynb", "fine-tuned"),
+    ("Static_Model_Pruning/BERT_SMP_KD.ipynb", "SMP + KD"),
+])
+def test_the_papers_profile_runs_on_a_local_checkpoint_and_file(
+    tmp_path, like_bert_base, name, method
+):
+    run_alone(name, tmp_path, **like_bert_base)
+    records = {record["method"]: record for record in read_records(tmp_path / "results")}
+    record = records[method]
+    assert (record["model"], record["data"], record["profile"]) == ("bert", "mine", "paper")
+    assert str(tmp_path) not in json.dumps(record)  # paths of this machine stay here
+    if method != "fine-tuned":
+        assert record["head"] == "label words"
+        folder = tmp_path / "results" / "models" / record["name"]
+        assert load_student(str(folder))[2] == "label words"
 
 
 def test_a_wrong_value_stops_the_notebook_before_anything_is_written(tmp_path):

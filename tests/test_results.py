@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from smp.results import (
     PUBLISHED,
     RECORD_FIELDS,
     as_percent,
+    ask_git,
+    between_markers,
     provenance,
     read_records,
     results_folder,
@@ -399,3 +402,28 @@ def test_a_foreign_repository_no_repository_and_no_git_say_nothing(clone, tmp_pa
         FileNotFoundError("git")))
     here = provenance(clone)
     assert {key: here[key] for key in nothing} == nothing
+
+
+# The committed results
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_committed_tables_are_those_of_the_committed_records():
+    text = summary_markdown(read_records(ROOT / "results"))
+    assert (ROOT / "results" / "summary.md").read_text("utf-8") == text
+    page = (ROOT / "README.md").read_text("utf-8")
+    assert between_markers(page, text) == page, "run `make table`"
+
+
+def test_committed_records_come_from_whole_runs_of_committed_code():
+    tracked = ask_git(ROOT, "ls-files", "--", "results/*.json")
+    if tracked is None:
+        pytest.skip("not a git checkout: nobody knows what is committed")
+    changed = ask_git(ROOT, "diff", "--name-only", "HEAD", "--", "results").split()
+    for record in read_records(ROOT / "results"):
+        name = f"results/{record['name']}.json"
+        if name in tracked.split() and name not in changed:
+            assert not record["interrupted"] and record["dirty"] is False and record["commit"], name
+            assert record["name"] == run_name(record)
