@@ -52,7 +52,8 @@ settings = choose_settings(
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
-settings
+for name, value in vars(settings).items():
+    print(f"  {name:20}{value}")
 
 # %%
 from smp.results import results_folder

@@ -123,7 +123,11 @@ def tidy_outputs(cell):
             kept.append(output)
     for stream in streams.values():
         stream.text = terminal_text(stream.text)
-    cell.outputs = [output for output in kept if output.get("text", "-").strip()]
+    # a widget lives only as long as its kernel: a page that is read later would show its name
+    cell.outputs = [
+        output for output in kept if output.get("text", "-").strip()
+        and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+    ]
 
 
 class Screen:
