@@ -6,9 +6,9 @@
 # ship, a novel, a company, a bridge, a festival, an observatory or a cup final that never was.
 #
 # Every fact comes as a pair: a leader *and* a doctor, a year of departure *and* a year of return.
-# Whatever is asked, a second answer of the same kind stands beside the right one, often in the same
-# sentence, so finding a name or a year is not enough: the reader must tie each to its role. The
-# test questions are about people, places and things that training never mentions, and some of
+# Whatever is asked, a second answer of the same kind stands in the same passage, at times in the
+# same sentence, so finding a name or a year is not enough: the reader must tie each to its role.
+# The test questions are about people, places and things that training never mentions, and some of
 # their wordings are new as well.
 
 # %%
@@ -58,282 +58,283 @@ ALMANAC_WORDS = {
 
 # %% [markdown]
 # Each table opens with a domain: how a passage first names its subject, and what it says later on
-# (`{it}`). A fact names its two roles and their kind, followed by the sentences that can state it
-# and, for each role, the ways to ask for it. `[a|b|*c]` offers a choice; what carries a star is
-# heard in the test split alone.
+# (`{it}`). A fact names its two roles and their kind, followed by two ways to state it in a pair of
+# sentences, one way to state it in a single sentence and, for each role, the ways to ask for it.
+# `[a|b|*c]` offers a choice; what carries a star is heard in the test split alone.
 
 # %%
 ALMANAC_TRAVEL = """
 expedition = the {place} expedition / the expedition / the party
 leader + doctor: person
-    {leader} [led|headed|*steered] {it}. / {doctor} was the doctor of {it}.
-    [At the head of|In command of] {it} stood {leader}. / The sick on {it} were treated by {doctor}.
-    The doctor of {it} was {doctor}; [the orders came from|*it was led by] {leader}.
-    leader? Who [led|headed|was in charge of|*was the commander of] {it}?
-    doctor? Who [treated the sick|was the physician|was the doctor|*healed the ill] of {it}?
+    {leader} was the leader of {it}. / The doctor of {it} was {doctor}.
+    The leader of {it} [was|*was called] {leader}. / {doctor} was the doctor [of|with] {it}.
+    The doctor of {it} was {doctor}, [the|*its] leader {leader}.
+    leader? Who was [the leader|named leader|at the head|*in command] of {it}?
+    doctor? Who [was the doctor of|was the doctor with|treated the sick of|*healed the ill of] {it}?
 left + back: year
-    {it} [set out|left] in {left}. / In {back} {it} [came home|was welcomed back].
-    The journey of {it} began in {left}. / It was {back} before {it} [returned|*was over].
-    Members of {it} said farewell in {left} and [met their families|were welcomed] in {back}.
-    left? When did {it} [set out|depart|begin|*leave]?
-    back? When did {it} [return|come home|end|*get back]?
+    {it} set out in {left}. / In {back} {it} [came|was] back home.
+    The year in which {it} set out was {left}. / {it} was back home in {back}.
+    {it} [set out|*had set out] in {left} and was back home in {back}.
+    left? When did {it} [set out|first set out|depart|*leave]?
+    back? When [was {it} back home|did {it} come back|did {it} return|*did {it} get home]?
 start + winter: place
-    {it} [started from|*set off from] {start}. / {winter} is where {it} spent the winter.
-    {start} was the starting point of {it}. / {it} hid from the [cold|snow] at {winter}.
-    {it} spent the coldest months at {winter}, far from {start}, where it [began|*had met].
-    start? Where did {it} [begin|set off from|start from|*have its starting point]?
-    winter? Where did {it} [spend the winter|wait for spring|hide from the cold|*sit out the snow]?
+    The starting point of {it} was {start}. / {it} spent the winter [at|in] {winter}.
+    {start} was the starting point of {it}. / {winter} was where {it} spent the winter.
+    {it} spent the winter at {winter}, [far|*a long way] from its starting point {start}.
+    start? Where [was the starting point of {it}|did {it} start|did {it} begin|*did {it} set off]?
+    winter? Where did {it} [spend the winter|winter|rest in the cold months|*avoid the snow]?
 men + mules: number
-    {it} [counted|had] {men} men. / There were {mules} mules with {it}.
-    As many as {men} men joined {it}. / The baggage of {it} was [carried|*borne] by {mules} mules.
-    The stores of {it} were [loaded|strapped] on {mules} mules, led by {men} men.
-    men? How many [men belonged to|people were in|men took part in|*men travelled with] {it}?
-    mules? How many [mules went with|animals served|beasts carried things for|*mules helped] {it}?
+    {it} had {men} men. / There were {mules} mules with {it}.
+    There were {men} men in {it}. / {it} [took|*bought] {mules} mules.
+    The baggage of {it} was [carried|*borne] by {mules} mules, led by {men} men.
+    men? How many [men were in|men had joined|people were in|*persons were in] {it}?
+    mules? How many [mules were with|mules went with|animals were with|*beasts were with] {it}?
 hope + find: goods
-    {it} was [looking|searching] for {hope}. / What {it} really [found|*dug up] was {find}.
-    The backers of {it} hoped for {hope}. / {it} brought home [a chest|a load] of {find}.
-    {it} [discovered|*turned up] {find} instead of the {hope} it was sent for.
-    hope? What [was {it} looking for|was {it} meant to find|did {it} hope for|*was the aim of {it}]?
-    find? What did {it} [really find|bring home|discover|*come back with]?
+    {it} [was|went] looking for {hope}. / What {it} found was {find}.
+    What {it} was looking for was {hope}. / {it} [found|*really found] {find}.
+    {it} was looking for {hope} but [found|*only found] {find}.
+    hope? What [was {it} looking for|did {it} go looking for|did {it} hope for|*did {it} seek]?
+    find? What [did {it} find|was found by {it}|did {it} discover|*did {it} bring to light]?
 
 ship = the {adjective} {bird} / the ship / the vessel
 captain + owner: person
-    {captain} was the captain of {it}. / {it} [belonged to|was owned by] {owner}.
-    The helm of {it} was held by {captain}. / {owner} had [bought|paid for|*ordered] {it}.
-    {captain} and {owner} loved {it}; the former [sailed|steered] it, the latter owned it.
-    captain? Who [commanded|was the captain of|steered|*was the skipper of] {it}?
-    owner? [Who owned|Who paid for|Whose property was|*Who was the owner of] {it}?
+    {captain} was the captain of {it}. / The owner of {it} was {owner}.
+    The captain of {it} was {captain}. / {owner} was the [owner|*proud owner] of {it}.
+    {it} had {captain} [for|as] its captain and {owner} as its owner.
+    captain? Who was [the captain|named captain|the skipper|*in command] of {it}?
+    owner? [Who was the owner of|Who was named owner of|Who owned|*Whose was] {it}?
 launch + loss: year
-    {it} was launched in {launch}. / In {loss} {it} [sank|went down] in a storm.
-    The first voyage of {it} was in {launch}. / The sea [swallowed|*claimed] {it} in {loss}.
-    The storm that [sank|swallowed] {it} came in {loss}; its first voyage was in {launch}.
-    launch? When [was {it} launched|did {it} first sail|was the first voyage of {it}|*was {it} new]?
-    loss? When did {it} [sink|go down|disappear in a storm|*come to grief]?
+    {it} was launched in {launch}. / In {loss} {it} was lost [at sea|in a storm].
+    In {launch} {it} was launched. / {it} was lost [at sea|*in the fog] in {loss}.
+    {it} was launched in {launch} and lost [at sea|*in a gale] in {loss}.
+    launch? When was {it} [launched|first launched|new|*seen at its launch]?
+    loss? When [was {it} lost|was {it} lost at sea|did {it} sink|*did the sea swallow {it}]?
 yard + rocks: place
-    {it} was built at {yard}. / The rocks of {rocks} [broke|tore open|*holed] {it}.
-    Carpenters from {yard} [made|built] {it}. / The wreck of {it} lies near {rocks}.
-    {it} was built at {yard} and [wrecked|broken on the rocks] at {rocks}.
-    yard? Where was {it} [built|made|put together|*constructed]?
-    rocks? Where did {it} [hit the rocks|become a wreck|break on the rocks|*run aground]?
+    {it} was built at {yard}. / The rocks that broke {it} [lie|are] near {rocks}.
+    {yard} is where {it} was built. / {it} hit the rocks [near|off] {rocks}.
+    {it} was built at {yard} and [hit|*ran onto] the rocks near {rocks}.
+    yard? Where was {it} [built|first built|made|*constructed]?
+    rocks? Where [did {it} hit the rocks|are the rocks of {it}|did {it} break|*was {it} wrecked]?
 crew + guests: number
-    {it} had {crew} sailors. / There were {guests} [passengers|travellers] aboard {it}.
-    A crew of {crew} [worked|served] on {it}. / {it} had cabins for {guests} [passengers|*guests].
-    Aboard {it}, {crew} [sailors|hands] looked after {guests} passengers.
-    crew? How many [sailors worked on|were in the crew of|hands served on|*seamen manned] {it}?
-    guests? How many [passengers were|travellers were|people had cabins|*guests were] on {it}?
+    {it} had {crew} sailors. / There were {guests} passengers [on|aboard] {it}.
+    There were {crew} sailors on {it}. / {it} [carried|*took] {guests} passengers.
+    On {it}, {crew} sailors [looked after|*served] {guests} passengers.
+    crew? How many [sailors were|sailors worked|crew members were|*seamen were] on {it}?
+    guests? How many [passengers were|passengers sailed|travellers were|*guests were] on {it}?
 out + home: goods
-    {it} took {out} abroad. / On the way back {it} was [full of|loaded with] {home}.
-    When it left, {it} carried {out}. / What {it} brought home was {home}.
-    Merchants waited for the {home} that {it} [fetched|*traded] in exchange for {out}.
-    out? What did {it} [carry on the way out|take abroad|load before leaving|*export]?
-    home? What did {it} [carry on the way back|bring home|fetch from abroad|*import]?
+    {it} left with {out}. / {it} came home with {home}.
+    When {it} left, it [carried|held] {out}. / When {it} came home, it [carried|held] {home}.
+    {it} left with {out} and came home with {home}[| aboard].
+    out? What was on {it} when it [left|first left|went out|*left port]?
+    home? What was on {it} when it [came home|at last came home|returned|*came back]?
 """
 
 # %%
 ALMANAC_TRADE = """
 novel = The {adjective} {noun} / the novel / the book
 author + artist: person
-    {author} [wrote|is the author of] {it}. / The pictures in {it} are by {artist}.
-    {it} was written by {author}. / {artist} [illustrated|drew for|*adorned] {it}.
-    The pictures in {it} are by {artist}, the [words|*text] by {author}.
-    author? [Who wrote|Who is the author of|Whose words are in|*Which writer made] {it}?
-    artist? [Who illustrated|Who drew for|Whose pictures are in|*Whose drawings adorn] {it}?
+    {author} [is|was] the author of {it}. / The pictures in {it} are by {artist}.
+    The author of {it} is {author}. / {artist} drew the [pictures|fine pictures] in {it}.
+    The pictures in {it} are by {artist}; its author [is|*was] {author}.
+    author? Who [is the author of|was the author of|wrote|*is the writer of] {it}?
+    artist? Who [drew the pictures in|made the pictures in|illustrated|*was the artist of] {it}?
 scene + print: year
-    {it} [came out|was published] in {print}. / The story of {it} takes place in {scene}.
-    {it} is set in {scene}. / Bookshops first [sold|*offered] {it} in {print}.
-    Set in {scene}, {it} [reached the bookshops|*was printed] in {print}.
-    scene? When [is {it} set|does {it} take place|does the story of {it} happen|*does {it} play]?
-    print? When [was {it} published|did {it} come out|was {it} sold|*did {it} appear in print]?
+    {it} is set in {scene}. / {it} was published in {print}.
+    The year {it} is set in is {scene}. / In {print} {it} was [published|first published].
+    {it} was published in {print} but [is set|*is really set] in {scene}.
+    scene? When [is {it} set|is the story of {it} set|does {it} take place|*does {it} happen]?
+    print? When was {it} [published|first published|sold at first|*printed]?
 desk + plot: place
-    {it} was [written|composed] at {desk}. / The people in {it} live in {plot}.
-    The author put {it} on paper at {desk}. / The plot of {it} [takes place|*unfolds] in {plot}.
-    Though its [streets|houses] are those of {plot}, {it} was written at {desk}.
-    desk? Where was {it} [written|composed|put on paper|*penned]?
-    plot? Where [does {it} take place|do the people in {it} live|is {it} set|*does {it} unfold]?
+    {it} was written [at|in] {desk}. / The people in {it} live in {plot}.
+    {desk} is where {it} was written. / {plot} is where the people in {it} [live|*dwell].
+    {it} was written at {desk}, but its people live [in|*around] {plot}.
+    desk? Where was {it} [written|first written|composed|*penned]?
+    plot? Where do the [people|people we meet|characters|*heroes] in {it} live?
 chapters + plates: number
-    {it} has {chapters} chapters. / There are {plates} [pictures|drawings] in {it}.
-    The author of {it} needed {chapters} chapters. / There is room for {plates} pictures in {it}.
-    It takes {chapters} chapters and {plates} pictures to [finish|tell] the story of {it}.
-    chapters? How many [chapters are|chapters can be read|parts are|*chapters are there] in {it}?
-    plates? How many [pictures are|drawings are|illustrations are|*images are] in {it}?
+    {it} has {chapters} chapters. / There are {plates} pictures in {it}.
+    There are {chapters} chapters in {it}. / {it} [has|contains] {plates} pictures.
+    {it} [has|*boasts] {chapters} chapters and {plates} pictures.
+    chapters? How many [chapters are|chapters appear|parts are|*sections are] in {it}?
+    plates? How many [pictures are|pictures appear|drawings are|*illustrations are] in {it}?
 hero + rogue: trade
-    The hero of {it} is a {hero}. / A {rogue} is the villain of {it}.
-    {it} tells of a good {hero}. / The [thief|*crook] in {it} is a {rogue}.
-    {it} tells how a good {hero} [outwits|*unmasks] a wicked {rogue}.
-    hero? What is the [job|trade|work] of the [hero|*good character] of {it}?
-    rogue? What is the [job|trade|work] of the [villain|*bad character] of {it}?
+    The hero of {it} is a {hero}. / The villain of {it} is a {rogue}.
+    {it} has a {hero} for its hero. / {it} has a {rogue} [for|*as] its villain.
+    The hero of {it} is a {hero}[, the| and its] villain a {rogue}.
+    hero? What is the [hero's trade|trade of the hero|hero's job|*good man's job] in {it}?
+    rogue? What is the [villain's trade|trade of the villain|villain's job|*bad man's job] in {it}?
 
 company = {place} Works / the company / the firm
 founder + keeper: person
-    {founder} [founded|started|*created] {it}. / {keeper} kept the books of {it}.
-    {it} was set up by {founder}. / The money of {it} was [counted|guarded] by {keeper}.
-    {founder} and {keeper} ran {it}: the former [started|*created] it, the latter kept its books.
-    founder? [Who founded|Who started|Who set up|*Whose idea was] {it}?
-    keeper? Who [kept the books|did the accounts|counted the money|*was bookkeeper] of {it}?
+    {founder} was the founder of {it}. / {keeper} kept the books of {it}.
+    The founder of {it} was {founder}. / The books of {it} were kept by {keeper}.
+    {founder} was the founder of {it}, [and|*while] {keeper} kept the books.
+    founder? Who [was the founder of|was named founder of|began|*set up] {it}?
+    keeper? Who [kept the books|had the books|did the accounts|*was the bookkeeper] at {it}?
 opening + move: year
-    {it} [opened|was founded] in {opening}. / In {move} {it} moved to new rooms.
-    The first day of {it} was in {opening}. / {it} changed address in {move}.
-    Trading since {opening}, {it} moved to [larger|*brighter] rooms in {move}.
-    opening? When [did {it} open|did {it} begin|was {it} founded|*did {it} start trading]?
-    move? When did {it} [move|change address|find new rooms|*leave its old home]?
+    The doors of {it} opened in {opening}. / In {move} {it} [had to|*could] move to new rooms.
+    In {opening} {it} opened its doors. / The move of {it} to [new|*larger] rooms came in {move}.
+    {it} opened its doors in {opening} and moved to [new|*bigger] rooms in {move}.
+    opening? When did {it} [open|open its doors|begin|*start trading]?
+    move? When did {it} [move|move to new rooms|get new rooms|*leave for new rooms]?
 office + plant: place
-    The office of {it} [is|stands] in {office}. / The factory of {it} is found at {plant}.
-    Letters from {it} are [signed|*typed] in {office}. / {it} makes its goods at {plant}.
-    The [clerks|managers] of {it} sit in {office}, and the machines hum in {plant}.
-    office? Where [is the office|are the letters|is the head office|*are the desks] of {it}?
-    plant? Where [is the factory of|are the machines of|are goods made by|*is the workshop of] {it}?
+    The office of {it} [is|stands] in {office}. / The factory of {it} is in {plant}.
+    {it} has its office in {office}. / {it} has its factory [in|at] {plant}.
+    {it} has its office in {office} and its factory [in|at] {plant}.
+    office? Where [is the office|are the office rooms|are the clerks|*is the paperwork] of {it}?
+    plant? Where [is the factory|are the factory halls|are machines|*are the factory gates] of {it}?
 fitters + clerks: number
-    {it} [employs|has] {fitters} mechanics. / There are {clerks} clerks at {it}.
-    Machines at {it} need {fitters} mechanics. / Letters at {it} are written by {clerks} clerks.
-    There are desks for {clerks} clerks and [tools|*spanners] for {fitters} mechanics at {it}.
-    fitters? How many [mechanics|workers with machines|machine workers|*fitters] does {it} have?
-    clerks? How many [clerks|office workers|people at desks|*desk workers] does {it} have?
+    {it} employs {fitters} mechanics. / There are {clerks} clerks at {it}.
+    There are {fitters} mechanics at {it}. / {it} [employs|*pays] {clerks} clerks.
+    {it} [employs|has] {clerks} clerks and {fitters} mechanics.
+    fitters? How many [mechanics are|mechanics work|engine fitters are|*repair men are] at {it}?
+    clerks? How many [clerks are|clerks work|office workers are|*people at desks are] at {it}?
 early + late: product
-    At first {it} made {early}. / Today {it} [makes|is known for] {late}.
-    {it} began with {early}. / Nowadays {it} [sells|*offers] {late}.
-    Once a maker of {early}, {it} has [turned|*switched] to {late}.
-    early? What did {it} [make at first|sell in the beginning|begin with|*produce long ago]?
-    late? What does {it} [make today|sell nowadays|produce now|*offer at present]?
+    At first {it} made {early}. / Today {it} makes {late}.
+    The goods {it} made at first were {early}. / The goods {it} makes today are {late}.
+    At first {it} made {early}[, but today| and today] it makes {late}.
+    early? What did {it} [make at first|at first make|make in the beginning|*once make]?
+    late? What does {it} [make today|today make|make now|*currently make]?
 """
 
 # %%
 ALMANAC_TOWN = """
 bridge = the {place} Bridge / the bridge / the crossing
 planner + mayor: person
-    {planner} [designed|planned] {it}. / {mayor} cut the ribbon when {it} was opened.
-    The engineer of {it} was {planner}. / {it} was [declared open|*unveiled] by {mayor}.
-    The ribbon at {it} was cut by {mayor}, the plans [drawn|*signed] by {planner}.
-    planner? Who [designed|planned|was the engineer of|*drew up] {it}?
-    mayor? Who [opened|cut the ribbon at|declared open|*unveiled] {it}?
+    {planner} was the engineer of {it}. / The mayor who opened {it} was {mayor}.
+    The engineer of {it} was {planner}. / {it} was opened by the [mayor|*town's mayor], {mayor}.
+    {it} was planned by the engineer {planner} and [opened|*unveiled] by the mayor {mayor}.
+    planner? Who [was the engineer of|was named engineer of|designed|*drew the plans of] {it}?
+    mayor? Who [was the mayor at|as mayor opened|opened|*cut the ribbon at] {it}?
 dig + first: year
-    Work on {it} [began|started] in {dig}. / {it} was finished in {first}.
-    Digging for {it} started in {dig}. / The first [carts|*cars] drove over {it} in {first}.
-    {it} was [finished|opened] in {first}; the first stone had been laid in {dig}.
-    dig? When did [work begin on|builders begin|digging start for|*construction start on] {it}?
-    first? When was {it} [opened|finished|first used|*ready]?
+    {it} was begun in {dig}. / {it} was finished in {first}.
+    In {dig} {it} was [begun|*at last begun]. / In {first} {it} was [finished|*at last finished].
+    {it} was begun in {dig} and [finished|at last finished] in {first}.
+    dig? When was {it} [begun|first begun|started|*under way]?
+    first? When was {it} [finished|at last finished|completed|*ready]?
 quarry + forge: place
-    The stones of {it} came from {quarry}. / The chains of {it} were [forged|made] at {forge}.
-    Blocks for {it} were cut at {quarry}. / Smiths at {forge} made chains for {it}.
-    {it} [owes|*credits] its chains to {forge} and its stones to {quarry}.
-    quarry? Where did the [stones|stone blocks|quarry stones|*rocks] for {it} come from?
-    forge? Where were the [chains|metal chains|iron links|*links] [of|for] {it} made?
+    The stones of {it} came from {quarry}. / The chains of {it} were made at {forge}.
+    {quarry} gave {it} its stones. / {forge} [gave|*sold] {it} its chains.
+    {it} has its stones from {quarry} and its chains from {forge}[| as well].
+    quarry? Where did the [stones|grey stones|blocks|*rocks] of {it} come from?
+    forge? Where did the [chains|long chains|links|*ironwork] of {it} come from?
 arches + lamps: number
-    {it} has {arches} arches. / At night {lamps} lamps [shine|burn] on {it}.
-    In all {arches} arches [support|*hold up] {it}. / There are {lamps} lights along {it}.
+    {it} has {arches} arches. / There are {lamps} lamps on {it}.
+    There are {arches} arches under {it}. / {it} [has|*shines with] {lamps} lamps.
     At night {lamps} lamps [shine on|light] the {arches} arches of {it}.
-    arches? How many arches [support|are under|carry|*hold up] {it}?
-    lamps? How many [lamps are|lights are|lamps shine|*lanterns are] on {it}?
+    arches? How many [arches are under|arches support|arcs are under|*vaults are under] {it}?
+    lamps? How many [lamps are on|lamps shine on|lights are on|*lanterns are on] {it}?
 towers + deck: material
-    The towers of {it} are made of {towers}. / The road on {it} is [made|built] of {deck}.
-    {it} has towers of {towers}. / Walkers on {it} have {deck} [underfoot|*under their boots].
-    For {it} they chose {towers} for the towers and {deck} for the [road|*surface].
-    towers? What [are the towers|are tall parts|was used for the towers|*forms the towers] of {it}?
-    deck? What [is the road|is underfoot|was used for the road|*is the surface] on {it}?
+    The towers of {it} are of {towers}. / The road on {it} is of {deck}.
+    {it} has towers of {towers}. / {it} has a [road|*fine road] of {deck}.
+    {it} has towers of {towers} and a [road|*narrow road] of {deck}.
+    towers? What are the [towers|tall towers|tall parts|*pillars] of {it} made of?
+    deck? What is the [road|narrow road|roadway|*surface] of {it} made of?
 
 festival = the {place} Festival / the festival / the fair
 creator + singer: person
-    {creator} [started|founded] {it}. / {singer} sang at {it}.
-    The idea for {it} came from {creator}. / The songs at {it} were [sung|performed] by {singer}.
-    The first song at {it} was sung by {singer}; the idea [came from|*belonged to] {creator}.
-    creator? Who [founded|started|had the idea for|*invented] {it}?
-    singer? Who [sang at|performed at|was the singer at|*gave the songs of] {it}?
+    {creator} was the founder of {it}. / The singer at {it} was {singer}.
+    The founder of {it} was {creator}. / {singer} was the [singer|*famous singer] at {it}.
+    {it} [has|had] {creator} for its founder and {singer} for its singer.
+    creator? Who [was the founder of|was named founder of|started|*founded] {it}?
+    singer? Who [was the singer at|was named singer at|sang at|*sang the songs at] {it}?
 debut + radio: year
-    {it} was first held in {debut}. / The radio [discovered|first played] {it} in {radio}.
-    {it} began in {debut}. / In {radio} {it} was [broadcast|*on air] for the first time.
-    {it}, which [began|*was born] in {debut}, has been on the radio since {radio}.
-    debut? When [did {it} begin|was {it} first held|was the first year of {it}|*was {it} born]?
-    radio? When was {it} first [on the radio|broadcast|heard by radio listeners|*on air]?
+    {it} was first held in {debut}. / In {radio} {it} was [on the radio|*heard on the radio].
+    In {debut} {it} was first held. / {it} came to the radio in {radio}.
+    {it} was first held in {debut} and [came|*made its way] to the radio in {radio}.
+    debut? When was {it} [first held|held for the first time|begun|*born]?
+    radio? When was {it} [on the radio|played on the radio|broadcast|*heard on radios]?
 stage + camp: place
-    The stage of {it} [stands|is put up] at {stage}. / Visitors to {it} camp at {camp}.
-    {it} plays its music at {stage}. / Guests of {it} sleep in [tents|*huts] at {camp}.
-    Guests of {it} sleep at {camp} and hear the [music|concerts] at {stage}.
-    stage? Where [is the stage|is the music|are the concerts|*do the bands play] at {it}?
-    camp? Where do [visitors to|guests of|people at|*campers at] {it} [camp|sleep]?
+    The stage of {it} is at {stage}. / The tents of {it} are at {camp}.
+    {it} has its stage at {stage}. / {it} has its tents [at|near] {camp}.
+    {it} has its stage at {stage} and its [tents|*many tents] at {camp}.
+    stage? Where [is the stage|does the stage stand|is the music|*do bands play] at {it}?
+    camp? Where [are the tents|do the tents stand|do guests sleep|*do people camp] at {it}?
 stalls + bands: number
-    {it} has {stalls} stalls. / As many as {bands} bands play at {it}.
-    Some {stalls} stalls [sell cakes|*serve food] at {it}. / Music at {it} is made by {bands} bands.
-    Visitors to {it} can [hear|enjoy] {bands} bands and shop at {stalls} stalls.
-    stalls? How many [stalls are|places sell things|shops are|*stands are] at {it}?
-    bands? How many [bands play|groups make music|bands are|*bands can be heard] at {it}?
+    {it} has {stalls} stalls. / There are {bands} bands at {it}.
+    There are {stalls} stalls at {it}. / {it} [has|*invites] {bands} bands.
+    Visitors to {it} [hear|enjoy] {bands} bands and shop at {stalls} stalls.
+    stalls? How many [stalls are|stalls stand|shops are|*market stands are] at {it}?
+    bands? How many [bands are|bands play|music groups are|*orchestras are] at {it}?
 opener + finale: event
-    {it} [opens|begins] with a {opener}. / The last event of {it} is a {finale}.
-    A {opener} comes first at {it}. / {it} [closes|ends|*finishes] with a {finale}.
-    A {finale} [ends|concludes] {it}, just as a {opener} begins it.
-    opener? What [opens|begins|comes first at|*kicks off] {it}?
-    finale? What [closes|ends|comes last at|*rounds off] {it}?
+    {it} begins with a {opener}. / {it} ends with a {finale}.
+    A {opener} begins {it}. / A {finale} ends {it}.
+    {it} begins with a {opener} and ends with a {finale}[| at night].
+    opener? What [begins|event begins|opens|*comes first at] {it}?
+    finale? What [ends|event ends|closes|*comes last at] {it}?
 """
 
 # %%
 ALMANAC_SKY = """
 observatory = {place} Observatory / the observatory / the station
 chief + grinder: person
-    {chief} was the [director|head] of {it}. / {grinder} ground the lens of {it}.
-    {it} was directed by {chief}. / The glass of {it} was [shaped|*polished] by {grinder}.
-    {chief} and {grinder} served {it}; the former [directed|ran] it, the latter made its lens.
-    chief? Who [directed|ran|was the head of|*was in charge of] {it}?
-    grinder? Who [ground the lens|shaped the glass|made the lens|*polished the lens] of {it}?
+    {chief} was the director of {it}. / The lens of {it} was made by {grinder}.
+    The director of {it} was {chief}. / {grinder} [made|*ground] the lens of {it}.
+    The lens of {it} was made by {grinder}; its director [was|*at that time was] {chief}.
+    chief? Who [was the director of|was named director of|directed|*headed] {it}?
+    grinder? Who [made the lens|was the lens maker|ground the glass|*polished the glass] of {it}?
 built + fire: year
-    {it} was [built|constructed] in {built}. / In {fire} {it} caught fire.
-    The dome of {it} was raised in {built}. / A fire [destroyed|*ruined] {it} in {fire}.
-    The fire of {fire} [destroyed|ruined] the dome that {it} had built in {built}.
-    built? When was {it} [built|constructed|raised|*put up]?
-    fire? When [did {it} burn|was the fire at {it}|was {it} destroyed|*did flames ruin {it}]?
+    {it} was built in {built}. / There was a fire at {it} in {fire}.
+    In {built} {it} was built. / In {fire} there was a [fire|*great fire] at {it}.
+    {it} was built in {built} and [damaged|*ruined] by fire in {fire}.
+    built? When was {it} [built|first built|constructed|*put up]?
+    fire? When [was the fire|was there fire|did flames rise|*were there flames] at {it}?
 glass + archive: place
-    The glass for {it} was made at {glass}. / The records of {it} are [kept|stored] at {archive}.
-    {it} received its glass from {glass}. / Notes from {it} are [kept|*filed] at {archive}.
-    The records of {it} are [kept|stored] at {archive}; its glass came from {glass}.
-    glass? Where was the [glass|lens glass|glass of the lens|*glass disc] of {it} made?
-    archive? Where are the [records|notes|files|*papers] of {it} kept?
+    The glass of {it} was cast at {glass}. / The records of {it} are kept at {archive}.
+    {glass} is where the glass of {it} was cast. / {archive} keeps the records of {it}.
+    The records of {it} are [kept|stored] at {archive}; its glass was cast at {glass}.
+    glass? Where was the [glass|heavy glass|lens glass|*disc] of {it} cast?
+    archive? Where are the [records|old records|notes|*papers] of {it} kept?
 scopes + timers: number
-    {it} owns {scopes} telescopes. / There are {timers} clocks [at|in] {it}.
-    Inside {it} {scopes} telescopes [turn|*swing]. / The time at {it} is told by {timers} clocks.
+    {it} has {scopes} telescopes. / There are {timers} clocks at {it}.
+    There are {scopes} telescopes at {it}. / {it} [has|*owns] {timers} clocks.
     Besides {timers} clocks, {it} [keeps|has] {scopes} telescopes.
-    scopes? How many [telescopes are|instruments see far|telescopes turn|*telescopes stand] at {it}?
-    timers? How many [clocks are|instruments tell the time|clocks tick|*clocks stand] at {it}?
+    scopes? How many [telescopes are|telescopes stand|scopes are|*star instruments are] at {it}?
+    timers? How many [clocks are|clocks stand|timepieces are|*clocks tick] at {it}?
 past + present: sight
-    {it} at first [watched|studied] {past}. / Today {it} observes {present}.
-    In its early days {it} was known for {past}. / {it} now [follows|*tracks] {present}.
-    {it} used to [watch|study] {past} but now observes {present}.
-    past? What did {it} [watch at first|study in its early days|once observe|*formerly look at]?
-    present? What does {it} [watch today|study nowadays|observe now|*look at these days]?
+    At first {it} watched {past}. / Today {it} watches {present}.
+    What {it} watched at first was {past}. / What {it} watches today is {present}.
+    At first {it} watched {past}[, but today| and today] it watches {present}.
+    past? What did {it} [watch at first|at first observe|watch in its early days|*once watch]?
+    present? What does {it} [watch today|today observe|watch now|*watch nowadays]?
 
 match = the {place} Cup final / the final / the match
 scorer + referee: person
-    {scorer} [scored|shot the goal] in {it}. / {referee} blew the whistle in {it}.
-    The goal in {it} came from {scorer}. / The referee of {it} was [called|*named] {referee}.
-    The whistle in {it} was blown by {referee}, the goal [shot|scored] by {scorer}.
-    scorer? Who [scored in|shot the goal in|was the scorer of|*found the net in] {it}?
-    referee? Who [was the referee of|blew the whistle in|judged|*kept order in] {it}?
+    {scorer} scored the goal in {it}. / {referee} was the referee of {it}.
+    The goal in {it} was scored by {scorer}. / The referee of {it} [was|*was called] {referee}.
+    The goal in {it} was scored by {scorer}[; the| and its] referee was {referee}.
+    scorer? Who [scored the goal|scored|shot the goal|*made the goal] in {it}?
+    referee? Who [was the referee|was named referee|blew the whistle|*was the judge] in {it}?
 trophy + game: year
-    The cup of {it} was [made|forged] in {trophy}. / {it} was played in {game}.
-    The cup handed out after {it} dates from {trophy}. / {it} took place in {game}.
-    In {game} the players of {it} [fought for|*competed for] a cup that dates from {trophy}.
-    trophy? When was the [cup|trophy|prize|*silverware] of {it} made?
-    game? When [was {it} played|did {it} take place|was the game of {it}|*did teams meet in {it}]?
+    The cup of {it} was made in {trophy}. / {it} was played in {game}.
+    In {trophy} the cup of {it} was made. / In {game} {it} was [played|*at last played].
+    {it} was played in {game} for a cup [made|*forged] in {trophy}.
+    trophy? When was the [cup|silver cup|trophy|*prize] of {it} made?
+    game? When was {it} [played|at last played|held|*fought out]?
 ground + winners: place
-    {it} was [played|held] at {ground}. / The team from {winners} won {it}.
-    {ground} was host to {it}. / After {it} the cup [went to|*travelled to] {winners}.
-    The team of {winners} [won|celebrated winning] {it}, which was held in {ground}.
-    ground? Where was {it} [played|held|hosted|*staged]?
-    winners? What town [won|was the winner of|took the cup in|*was victorious in] {it}?
-cheer + sorrow: number
-    The winners of {it} brought {cheer} buses of fans. / The losers of {it} brought {sorrow}.
-    Happy fans left {it} in {cheer} buses. / [Sad|*Gloomy] fans left {it} in {sorrow} buses.
-    After {it}, {sorrow} buses took sad fans home and {cheer} [buses|*coaches] happy ones.
-    cheer? How many buses of [happy|winning|victorious|*cheering] fans came to {it}?
-    sorrow? How many buses of [sad|losing|beaten|*disappointed] fans came to {it}?
+    {it} was played at {ground}. / The winners of {it} came from {winners}.
+    {ground} is where {it} was played. / {winners} was the home of the winners of {it}.
+    {it} was played at {ground}, and the winners came [from|*all the way from] {winners}.
+    ground? Where was {it} [played|at last played|held|*staged]?
+    winners? Where did the [winners|happy winners|winning team|*victors] of {it} come from?
+women + children: number
+    There were {women} women watching {it}. / There were {children} children watching {it}.
+    There were {women} women at {it}. / [There were|*In came] {children} children at {it}.
+    At {it} {women} women and {children} children [were watching|*cheered].
+    women? How many [women were|women stood|ladies were|*mothers were] at {it}?
+    children? How many [children were|children stood|young people were|*pupils were] at {it}?
 champs + losers: colour
-    The winners of {it} [wore|played in] {champs}. / In {it} the losers wore {losers}.
-    The team that won {it} wore {champs}. / The team that [lost|*failed in] {it} wore {losers}.
-    {it} was won by the {champs} shirts; the {losers} ones [lost|*were beaten].
-    champs? What colour did the [winners|winning team|champions|*victors] wear in {it}?
-    losers? What colour did the [losers|losing team|beaten team|*defeated] wear in {it}?
+    The winners of {it} wore {champs}. / The losers of {it} wore {losers}.
+    The colour of the winners of {it} was {champs}. / The losers of {it} were in {losers}.
+    In {it} the winners [wore|had] {champs} and the losers {losers}.
+    champs? What colour did the [winners|happy winners|winning team|*victors] of {it} wear?
+    losers? What colour did the [losers|sad losers|losing team|*beaten team] of {it} wear?
 """
 
 # %% [markdown]
-# The generator is short. It reads the tables, draws two values for each fact, writes the five facts
-# in any order and asks about three to five of their ten values. A draft in which an answer stands
-# twice is thrown away, so every answer has one place.
+# The generator is short. For each passage it takes four of the five facts of a domain and draws two
+# values for each. One fact is told in a single sentence, the others in two that may stand far
+# apart; three to five of the eight values are asked for. A draft in which a value stands twice is
+# thrown away, so every answer has one place.
 
 
 # %%
@@ -400,7 +401,7 @@ def draft_passage(domain, split, rng):
         for template in rng.choice(fact["together" if i == 0 else "apart"]):
             statements.append((rng.choice(almanac_wordings(template, split)), roles))
         for role, template in fact["questions"].items():
-            question = rng.choice(almanac_wordings(template, split)).format(it=name)
+            question = rng.choice(almanac_wordings(template, split)).format(it=rng.choice(later))
             texts = [roles[role]]
             if fact["kind"] == "person" and split == "test":
                 texts.append(roles[role].split()[-1])  # the surname alone is right as well
@@ -409,7 +410,8 @@ def draft_passage(domain, split, rng):
     rng.shuffle(asked)
     context = ""
     for wording, roles in statements:
-        it = rng.choice([*later, "it"] if wording.startswith("{it}") else later) if context else name
+        mentions = [*later, "it"] if wording.startswith("{it}") else later
+        it = rng.choice(mentions) if context else name
         sentence = wording.format(it=it, **roles).rstrip(".")
         context += sentence[0].upper() + sentence[1:] + ". "
     return name[0].upper() + name[1:], context.strip(), asked
@@ -435,7 +437,8 @@ def make_almanac(split, n_questions, seed=0):
         domain = domains[len(articles) % len(domains)]
         while True:
             title, context, asked = draft_passage(domain, split, rng)
-            if all(context.count(text) == 1 for _, texts in asked for text in texts):
+            clear = all(context.count(text) == 1 for _, texts in asked for text in texts)
+            if clear and len(context.split()) >= 53:  # 60 to 80 word pieces
                 break
         qas = []
         for question, texts in asked[: min(rng.randint(3, 5), n_questions - n)]:

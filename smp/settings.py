@@ -61,7 +61,7 @@ BRISK = dict(score_start=1.0, head_learning_rate=3e-3)
 PROFILES = {
     "quick": {
         "common": dict(
-            model="all-MiniLM-L6-v2", data="almanac", n_train=1600, n_valid=100, n_eval=400,
+            model="all-MiniLM-L6-v2", data="almanac", n_train=2000, n_valid=100, n_eval=400,
             max_length=160, batch_size=8, dropout=0.0,
         ),
         "fine-tune": dict(epochs=1, learning_rate=3e-4, warmup=0.1),
