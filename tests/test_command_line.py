@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,11 +144,7 @@ def project(tmp_path, monkeypatch):
     write_notebook(root / "BERT_FINETUNE_QA.ipynb", FIRST)
     for name in ("BERT_SMP", "BERT_SMP_KD"):
         write_notebook(root / f"Static_Model_Pruning/{name}.ipynb", f'print("{name}", DENSITY)')
-    (root / "smp").mkdir()
-    for name in ("__init__", "__main__", "settings"):
-        (root / f"smp/{name}.py").write_bytes((ROOT / f"smp/{name}.py").read_bytes())
-    (root / "smp/results.py").write_text(
-        "def write_summary(folder, readme=None):\n    return 'the table'\n")
+    shutil.copytree(ROOT / "smp", root / "smp", ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
 
@@ -180,13 +177,16 @@ def test_run_executes_the_notebooks_shows_what_they_print_and_ends_with_the_tabl
             {"argv": ["false"], "display_name": "another", "language": "python"}))
     done = run_in(project, "--density=0.25", JUPYTER_DATA_DIR=str(user / "data"),
                   JUPYTER_PATH=str(user / "path"), JUPYTER_PREFER_ENV_PATH="0")
-    assert done.returncode == 0 and done.stderr == ""
+    # libzmq may complain about its own shutdown on a busy machine; the project says nothing
+    said = [line for line in done.stderr.splitlines() if "src/signaler.cpp" not in line]
+    assert done.returncode == 0 and said == []
     lines = done.stdout.splitlines()
     heads = [line for line in lines if line.startswith("[")]
     assert heads == ["[1/3] BERT_FINETUNE_QA.ipynb", "[2/3] BERT_SMP.ipynb",
                      "[3/3] BERT_SMP_KD.ipynb"]
     assert f"first sees 0.25 {project.name}" in lines and "BERT_SMP_KD 0.25" in lines
-    assert lines[-1] == "the table" and re.fullmatch(r"[\d.]+ minutes in all", lines[-3])
+    end = next(i for i, line in enumerate(lines) if re.fullmatch(r"[\d.]+ minutes in all", line))
+    assert lines[end + 2].startswith("Nothing was measured yet")  # then the table of all records
     assert json.loads((project / "python.json").read_text()) == sys.executable
     copies = sorted(path.name for path in (project / "results/executed/quick").iterdir())
     assert copies == ["BERT_FINETUNE_QA.ipynb", "BERT_SMP.ipynb", "BERT_SMP_KD.ipynb"]

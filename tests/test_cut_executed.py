@@ -1,0 +1,36 @@
+"""What is left of an executed notebook before it is committed."""
+
+import nbformat
+from cut_executed import LEFT_OUT, cut
+
+new = nbformat.v4
+
+
+def ran(source, *texts):
+    outputs = [new.new_output("stream", name="stdout", text=text) for text in texts]
+    return new.new_code_cell(source, outputs=outputs)
+
+
+def story():
+    return new.new_notebook(cells=[
+        new.new_markdown_cell("# 1. The data"),
+        new.new_markdown_cell("## A module's prose"),
+        ran("def show_example(example):\n    return example"),
+        new.new_markdown_cell("One example."),
+        ran("show_example(example)", "a passage of the data set"),
+        new.new_markdown_cell("The score."),
+        ran("print(scores)", "EM 0.5"),
+    ])
+
+
+def test_only_what_shows_something_stays_and_no_text_of_the_data():
+    cells = cut(story()).cells
+    assert [cell.source for cell in cells] == [
+        "# 1. The data", "One example.", "show_example(example)", "The score.", "print(scores)"]
+    assert cells[2].outputs[0].text == LEFT_OUT
+    assert cells[4].outputs[0].text == "EM 0.5"
+
+
+def test_the_projects_own_data_may_be_shown():
+    cells = cut(story(), keep_data=True).cells
+    assert cells[2].outputs[0].text == "a passage of the data set"
