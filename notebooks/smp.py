@@ -215,8 +215,8 @@ plot_masks(run["snapshots"], last_query)
 # %%
 plot_churn(run["snapshots"])
 
-# %%
-browse_masks(run["snapshots"])
+# %% tags=["skip-execution"]
+browse_masks(run["snapshots"])  # for someone at the screen: runs without one pass it over
 
 # %% [markdown]
 # # 5. Baked: a plain model again
