@@ -254,7 +254,8 @@ def draw_records(results):
     if groups:
         largest = max(groups.values(), key=lambda records: records[0]["n_eval"])
         draft = Path(results) / "summary.part.png"
-        plot_records(largest, published=PUBLISHED["rows"]).savefig(draft, dpi=150)
+        published = PUBLISHED["rows"] if "squad" in largest[0]["data"] else None
+        plot_records(largest, published=published).savefig(draft, dpi=150)
         os.replace(draft, Path(results) / "summary.png")
 
 

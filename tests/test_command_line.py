@@ -227,7 +227,9 @@ def test_an_interruption_is_one_line_and_leaves_nothing_half_written(project):
                    "import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(100)")
     process = subprocess.Popen(
         [sys.executable, "-m", "smp", "run", "--profile=quick", "--only", "finetune"], cwd=project,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a shell that starts the tests in the background has them ignore Ctrl-C: a user's does not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while not (project / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
