@@ -40,7 +40,8 @@ def out_of_reach():
     """The kernels see neither this repository nor a network."""
     before = dict(os.environ)
     os.environ.pop("PYTHONPATH", None)
-    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="2", MPLBACKEND="agg")
+    # the last one: progress as text, as in `python -m smp run`
+    os.environ.update(HF_HUB_OFFLINE="1", MPLBACKEND="agg", SPYDER_TEXT_BARS="1")
     yield
     os.environ.clear()
     os.environ.update(before)
