@@ -21,16 +21,16 @@ def is_call(cell, names):
 
 def cut(notebook, keep_data=False):
     """The notebook in place, without cells that show nothing and prose that leads to none."""
-    kept = []
+    kept, leads_on = [], False  # whether the cell after this one stays
     for cell in reversed(notebook.cells):
-        if cell.cell_type == "code" and not cell.outputs:
-            continue
-        leads_on = kept and kept[-1].cell_type == "code"
-        if cell.cell_type == "markdown" and not cell.source.startswith("# ") and not leads_on:
-            continue
-        if cell.cell_type == "code" and not keep_data and is_call(cell, SHOWS_DATA):
-            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=LEFT_OUT)]
-        kept.append(cell)
+        if cell.cell_type == "code":
+            leads_on = bool(cell.outputs)
+            if leads_on and not keep_data and is_call(cell, SHOWS_DATA):
+                cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=LEFT_OUT)]
+        else:
+            leads_on = leads_on or cell.source.startswith("# ")
+        if leads_on:
+            kept.append(cell)
     notebook.cells = kept[::-1]
     return notebook
 
