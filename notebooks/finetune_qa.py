@@ -11,7 +11,7 @@
 # | profile | model | data | time |
 # |---|---|---|---|
 # | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
-# | `laptop` | the same | 8,000 questions of SQuAD | about an hour on two cores |
+# | `laptop` | the same | 8,000 questions of SQuAD | an hour or two on two cores |
 # | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; see the README for what has been measured |
 #
 # Run the cells from top to bottom. Nothing else is needed: all the code is in this file.

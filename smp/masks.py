@@ -36,8 +36,8 @@ class StraightThrough(torch.autograd.Function):
 class StaticMask(nn.Module):
     """What is attached to a weight (out, in): its scores, and its mask, all kept at first.
 
-    The scores start at `start` * |W| / mean |W|: at 0, as in SMP, unless a short run, which has no
-    time to learn an order among millions, is given the magnitudes to begin with.
+    The scores start at `start` * |W| / mean |W|: at 0, as in SMP, unless a short run is given the
+    magnitudes to begin with.
 
     Attached through `torch.nn.utils.parametrize`, so the host stays the stock Hugging Face
     model; at density 1 its logits are the same to the last bit.
