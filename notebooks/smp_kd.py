@@ -83,7 +83,8 @@ from smp.squad import data_fingerprint, featurise, load_squad
 
 # %%
 data = load_squad(
-    settings.data, settings.n_train, settings.n_valid, settings.n_eval, seed=settings.seed
+    settings.data, settings.n_train, settings.n_valid, settings.n_eval, settings.data_seed,
+    settings.longest_passage,
 )
 show_example(data["train"][0])
 

@@ -1,4 +1,5 @@
-"""`python -m smp run` runs the three notebooks, `python -m smp table` prints their results."""
+"""`python -m smp run` runs the three notebooks, `python -m smp table` prints their results,
+`python -m smp sweep` runs a grid of methods, densities and seeds."""
 
 import argparse
 import logging
@@ -31,6 +32,12 @@ OPTIONS = {
     "sharing": "local (SMP-L) or shared (SMP-S)",
     "results": "folder for records, models and executed notebooks (default: results)",
 }
+GRID = (
+    ("methods", "smp-l smp-s magnitude movement soft-movement",
+     "of smp-l, smp-s, magnitude, movement, soft-movement, each also with +kd"),
+    ("densities", "0.5 0.3 0.1 0.03", "shares of the encoder's weights that stay"),
+    ("seeds", "0", "of everything drawn at random"),
+)
 NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
            "seed": int}
 PATHS = ("model", "data", "teacher", "results")
@@ -70,7 +77,8 @@ def read_parameters(options):
     """{PARAMETER: value} of the options given. Raises ValueError, one line naming the parameter."""
     from smp.settings import choose_settings, default_profile
 
-    given = {name: text for name in OPTIONS if (text := getattr(options, name)) is not None}
+    given = {name: getattr(options, name, None) for name in OPTIONS}
+    given = {name: text for name, text in given.items() if text is not None}
     for name in given:
         if name in NUMBERS:
             given[name] = read_number(name, given[name])
@@ -245,7 +253,7 @@ def minutes_since(start):
 
 def draw_records(results):
     """results/summary.png: EM over remaining weights, of the group with most questions."""
-    from smp.look import plot_records
+    from smp.curves import plot_records
     from smp.results import PUBLISHED, read_records, record_group
 
     groups = {}
@@ -310,6 +318,84 @@ def run(options):
     return table(results)
 
 
+def read_changes(words):
+    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: any of the settings, for a sweep."""
+    changes = {}
+    for word in words or ():
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
+        for kind in (int, float, str):
+            try:
+                changes[name] = kind(text)
+                break
+            except ValueError:
+                pass
+    return changes
+
+
+def sweep(options):
+    """Runs the cells of the grid that have no record yet, then draws them all. -> exit code"""
+    from smp.results import read_records
+    from smp.sweep import Sweep, plan_sweep
+
+    try:
+        parameters = {name.lower(): value for name, value in read_parameters(options).items()}
+        results = Path(parameters.pop("results", ROOT / "results"))
+        teacher, profile = parameters.pop("teacher", None), parameters.pop("profile")
+        numbers = {"densities": [read_number("density", text) for text in options.densities],
+                   "seeds": [read_number("seed", text) for text in options.seeds]}
+        cells = plan_sweep(
+            profile, options.methods, **numbers, **parameters | read_changes(options.set)
+        )
+        done = {record["name"] for record in read_records(results / "sweep")}
+        grid = Sweep(cells, results, teacher)
+    except (OSError, ValueError) as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 2
+    left = [cell for cell in cells if grid.begin(cell)["name"] not in done]
+    print(f"{len(cells)} cells, {len(cells) - len(left)} of them done before", flush=True)
+    begin = time.monotonic()
+    for number, cell in enumerate(left, 1):
+        name = grid.begin(cell)["name"]
+        print(f"[{number}/{len(left)}] {name}", flush=True)
+        try:
+            record = grid.run(cell)
+        except KeyboardInterrupt:
+            print(f"\nsweep: interrupted in {name}; the same command goes on with it",
+                  file=sys.stderr)
+            return 130
+        except (OSError, ValueError, FloatingPointError) as error:
+            print(f"sweep: {name} stopped: {error}", file=sys.stderr)
+            return 1
+        print(f"      EM {record['em']:.3f}  F1 {record['f1']:.3f}  density "
+              f"{record['density']:.1%}, {minutes_since(begin)} so far", flush=True)
+    return sweep_table(results)
+
+
+def sweep_table(results):
+    """Prints the sweep's table; writes it and the picture into results/sweep/. -> exit code"""
+    from smp.curves import plot_sweep, sweep_markdown
+    from smp.results import PUBLISHED, read_records, replace_text_file
+
+    folder = Path(results) / "sweep"
+    try:
+        records = read_records(folder)
+        if not records:
+            return 0
+        text = sweep_markdown(records)
+        replace_text_file(folder / "summary.md", text)
+        print(text)
+        draft = folder / "summary.part.png"
+        published = PUBLISHED["rows"] if "squad" in records[0]["data"] else None
+        plot_sweep(records, published).savefig(draft, dpi=130)
+        os.replace(draft, folder / "summary.png")
+    except (OSError, ValueError) as error:
+        print(f"table: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog.split()[-1]}: {message}\n")
@@ -319,12 +405,20 @@ def main(arguments=None):
     parser = OneLineParser(prog="python -m smp", description=__doc__, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=OneLineParser)
     runner = verbs.add_parser("run", help="run the three notebooks", allow_abbrev=False)
-    for name, text in OPTIONS.items():
-        runner.add_argument("--" + name.replace("_", "-"), metavar=name[0].upper(), help=text)
     runner.add_argument("--only", nargs="+", choices=NOTEBOOKS, help="default: all three")
+    sweeper = verbs.add_parser("sweep", help="run a grid", allow_abbrev=False)
+    for name, default, text in GRID:
+        sweeper.add_argument("--" + name, nargs="+", default=default.split(), metavar="X",
+                             help=f"{text} (default: {default})")
+    sweeper.add_argument("--set", nargs="+", metavar="NAME=VALUE", help="any other setting")
+    for parser_of_verb in (runner, sweeper):
+        for name, text in OPTIONS.items():
+            if parser_of_verb is runner or name not in ("density", "seed", "sharing"):
+                option = "--" + name.replace("_", "-")
+                parser_of_verb.add_argument(option, metavar=name[0].upper(), help=text)
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
-    return run(options) if options.verb == "run" else table()
+    return {"run": run, "sweep": sweep, "table": lambda _: table()}[options.verb](options)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from matplotlib.colors import PowerNorm
 from smp.answers import normalize_answer
 
 # %%
-from smp.results import as_percent, method_label, record_group, short_name
+from smp.results import as_percent
 
 # %%
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # Okabe and Ito
@@ -397,69 +397,3 @@ def show_answers(examples, predictions, references=None, n_right=3, n_wrong=5) -
     line = f"<p>{len(right):,} of {total:,} right, EM {len(right) / max(1, total):.3f}.</p>"
     return html_box(f"{line}<table><thead><tr>{head}</tr></thead>"
                     f"<tbody>{''.join(rows)}</tbody></table>")
-
-
-# %% [markdown]
-# ### All runs in one picture
-#
-# EM over the remaining weights, on a logarithmic axis, with the fine-tuned model as a line.
-
-
-# %%
-def plot_records(records: list[dict], published: list[dict] | None = None):
-    """EM over remaining weights of the records of one group; interrupted runs stay out. -> Figure
-
-    published: rows such as PUBLISHED["rows"], drawn as hollow markers. Raises ValueError when
-    the records are of different models or data, or when there is none.
-    """
-    records = [record for record in records if not record["interrupted"]]
-    if len({record_group(record) for record in records}) != 1:
-        raise ValueError("expected records of one model, data and number of evaluation questions; "
-                         "pick one group (record_group) and draw it alone")
-    fig, axes = new_figure(1, 1, 6.4, 3.8)
-    ax = axes[0, 0]
-    dense = [record["em"] for record in records if record["method"] == "fine-tuned"]
-    if dense:
-        ax.axhline(np.mean(dense), color=INK, linewidth=1.2, linestyle="--",
-                   label=f"fine-tuned, {np.mean(dense):.3f}")
-    colours = {"SMP": ORANGE, "SMP + KD": BLUE}
-    markers = {"SMP-L": "o", "SMP-S": "s"}
-    series = {}
-    for record in records:
-        if record["method"] in colours:
-            key = (record["method"], record["sharing"], record["n_train"], record["steps"])
-            density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
-            series.setdefault(key, {}).setdefault(density, []).append(record["em"])
-    names = [key[:2] for key in series]
-    for (method, sharing, n_train, steps), points in sorted(
-        series.items(), key=lambda item: (len(item[0][0]), str(item[0]))
-    ):
-        label = method_label(method, sharing)
-        if names.count((method, sharing)) > 1:
-            label += f", {steps:,} steps on {n_train:,} questions"
-        style = {"color": colours[method], "marker": markers.get(sharing, "D"), "markersize": 6}
-        densities = sorted(points)
-        ax.plot(densities, [np.mean(points[d]) for d in densities], linewidth=1.4, label=label,
-                **style)
-        pairs = [(d, em) for d in densities for em in points[d] if len(points[d]) > 1]
-        ax.plot(*zip(*pairs, strict=True) if pairs else ([], []), linestyle="", alpha=0.35,
-                **style | {"markersize": 4})
-    for row in published or []:
-        ax.plot(row["density"], row["em"], markerfacecolor="none", linestyle="", markersize=6,
-                marker=markers.get(row["sharing"], "D"), color=colours.get(row["method"], INK))
-    if published:
-        ax.plot([], [], linestyle="", marker="o", markerfacecolor="none", color=INK,
-                label="published, BERT-base")
-    ax.set_xscale("log")
-    ticks = sorted({d for key in series for d in series[key]} |
-                   {row["density"] for row in published or []} | {1.0})
-    ax.set_xticks(ticks, [as_percent(tick) for tick in ticks])
-    ax.set_xticks([], minor=True)
-    ax.set_xlim(min(ticks) / 1.25, 1.25)
-    ax.set_ylim(0, min(1.0, 1.25 * max([0.1, *ax.dataLim.intervaly])))
-    ax.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="lower right")
-    first = records[0]
-    title = (f"{short_name(first['model'])} on {short_name(first['data'])}, "
-             f"{first['n_eval']:,} questions")
-    tidy_axes(ax, title, "remaining weights of the masked matrices", "exact match (EM), fraction")
-    return fig

@@ -20,24 +20,26 @@ from torch.nn.utils import parametrize
 
 # %%
 class StraightThrough(torch.autograd.Function):
-    """W' = W * M forward; dL/dS = dL/dW' * W backward, and nothing for W (SMP, Eq. 3)."""
+    """W' = W * M forward. Backward dL/dS = dL/dW' * W (SMP, Eq. 3) and, for methods that train the
+    weights too, dL/dW = dL/dW' * M; nothing for what is frozen."""
 
     @staticmethod
     def forward(ctx, weight, scores, mask):
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight, mask)
         return weight * mask
 
     @staticmethod
     def backward(ctx, grad):
-        (weight,) = ctx.saved_tensors
-        return None, grad * weight, None
+        weight, mask = ctx.saved_tensors
+        of_weight, of_scores, _ = ctx.needs_input_grad
+        return grad * mask if of_weight else None, grad * weight if of_scores else None, None
 
 
 class StaticMask(nn.Module):
     """What is attached to a weight (out, in): its scores, and its mask, all kept at first.
 
     The scores start at `start` * |W| / mean |W|: at 0, as in SMP, unless a short run is given the
-    magnitudes to begin with.
+    magnitudes to begin with. `start` None: there are no scores to learn.
 
     Attached through `torch.nn.utils.parametrize`, so the host stays the stock Hugging Face
     model; at density 1 its logits are the same to the last bit.
@@ -45,8 +47,10 @@ class StaticMask(nn.Module):
 
     def __init__(self, weight, start=0.0):
         super().__init__()
-        size = weight.detach().abs()
-        self.scores = nn.Parameter(start * size / size.mean().clamp_min(1e-12))
+        self.scores = None
+        if start is not None:
+            size = weight.detach().abs()
+            self.scores = nn.Parameter(start * size / size.mean().clamp_min(1e-12))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
 
     def forward(self, weight):
@@ -167,35 +171,43 @@ class Masks:
     where the model has no encoder to mask.
     """
 
+    trains_weights, learns_scores = False, True  # other methods differ (smp/baselines.py)
+
     def __init__(self, model, sharing="local", temperature=1.0, start=0.0):
         self.sharing, self.temperature = sharing, temperature
         self.places = encoder_linears(model)
         for parameter in model.base_model.parameters():
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(self.trains_weights)
         self.masks = {}
         for name, _, _, linear in self.places:
-            self.masks[name] = StaticMask(linear.weight, start)
+            self.masks[name] = StaticMask(linear.weight, start if self.learns_scores else None)
             parametrize.register_parametrization(linear, "weight", self.masks[name])
-        self.types = {}  # path in the layer -> the StaticMask of each layer
+        self.linears = {name: linear for name, _, _, linear in self.places}
+        self.types = {}  # path in the layer -> names of that matrix in each layer
         for name, _, path, _ in self.places:
-            self.types.setdefault(path, []).append(self.masks[name])
+            self.types.setdefault(path, []).append(name)
 
     @property
     def scores(self):
-        return [mask.scores for mask in self.masks.values()]
+        return [mask.scores for mask in self.masks.values() if mask.scores is not None]
+
+    def ranking(self, name):
+        """The tensor (out, in) whose highest entries stay: in SMP, the scores."""
+        return self.masks[name].scores
 
     @torch.no_grad()
     def refresh(self, density):
         """New masks from the scores, at exactly this density; once per optimiser step."""
-        for group in self.types.values():
-            sizes = [mask.scores.numel() for mask in group]
+        for names in self.types.values():
+            ranks = [self.ranking(name) for name in names]
+            sizes = [rank.numel() for rank in ranks]
             if self.sharing == "local":
                 kept = [kept_count(density, size) for size in sizes]
             else:
-                rates = torch.stack([(m.scores / self.temperature).sigmoid().mean() for m in group])
+                rates = torch.stack([(r / self.temperature).sigmoid().mean() for r in ranks])
                 kept = share_out(kept_count(density, sum(sizes)), sizes, rates.tolist())
-            for mask, k in zip(group, kept, strict=True):
-                mask.mask.copy_(keep_top(mask.scores, k))
+            for name, rank, k in zip(names, ranks, kept, strict=True):
+                self.masks[name].mask.copy_(keep_top(rank, k))
 
     @torch.no_grad()
     def add_regulariser_gradient(self, weight):

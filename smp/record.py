@@ -24,13 +24,15 @@ from smp.results import (
 
 # %%
 def begin_record(method, settings, model_sha, data_sha, teacher=None):
-    """What is known before training. method: "fine-tuned", "SMP" or "SMP + KD"; teacher: None or
-    {"name", "em"}. Everything that decides the run's name is here, the name included."""
+    """What is known before training, all that decides the run's name, and the name.
+
+    method: one of RECORD_METHODS; teacher: None or {"name", "em"}.
+    """
     model, data = file_part(settings.model), file_part(settings.data)
-    pruned = method != "fine-tuned"
+    is_smp = method.startswith("SMP")
     begun = {
         "method": method,
-        "sharing": {"local": "SMP-L", "shared": "SMP-S"}[settings.sharing] if pruned else None,
+        "sharing": {"local": "SMP-L", "shared": "SMP-S"}[settings.sharing] if is_smp else None,
         "model": model, "model_sha": model_sha, "data": data, "data_sha": data_sha,
         "profile": settings.profile, "seed": settings.seed, "epochs": settings.epochs,
         "density_target": settings.density, "teacher": teacher, "interrupted": False,

@@ -7,7 +7,8 @@
 # the run it came from.
 #
 # A run's name ends in six digits of a hash of its settings, its model and its data. The same
-# settings therefore give the same name, and a rerun replaces its own record and no other.
+# settings therefore give the same name, and a rerun replaces its own record and no other. Settings
+# at their defaults do not count, so that a new one leaves the old names as they are.
 
 # %%
 import hashlib
@@ -21,6 +22,9 @@ import statistics
 import subprocess
 from pathlib import Path
 
+# %%
+from smp.settings import SETTING_DEFAULTS
+
 # %% [markdown]
 # `PUBLISHED` holds what the paper reports and `GIVEN_TABLE` the table this project started from.
 # Neither was measured here, and the summary says so. "Remaining weights" counts the masked
@@ -30,7 +34,7 @@ from pathlib import Path
 # %%
 PUBLISHED = {
     "source": "Jiang et al., Pruning Pre-trained Language Models Without Fine-Tuning, ACL 2023, "
-    "arXiv 2210.06210; SMP is the mean of 5 seeds",
+    "arXiv 2210.06210 (SMP: mean of 5 seeds; the other methods as it quotes them)",
     "model": "BERT-base",
     "data": "SQuAD v1.1 dev",
     "params_total": 109_482_240,
@@ -47,6 +51,16 @@ PUBLISHED = {
         {"method": "SMP + KD", "sharing": "SMP-S", "density": 0.10, "em": 0.793, "f1": 0.872},
         {"method": "SMP + KD", "sharing": "SMP-L", "density": 0.03, "em": 0.740, "f1": 0.834},
         {"method": "SMP + KD", "sharing": "SMP-S", "density": 0.03, "em": 0.750, "f1": 0.841},
+    ] + [
+        {"method": method, "sharing": None, "density": density, "em": em, "f1": f1}
+        for method, density, em, f1 in (
+            ("movement", 0.10, 0.719, 0.817), ("movement", 0.03, 0.652, 0.763),
+            ("soft movement", 0.10, 0.713, 0.815), ("soft movement", 0.03, 0.695, 0.799),
+            ("magnitude + KD", 0.10, 0.702, 0.801), ("magnitude + KD", 0.03, 0.455, 0.596),
+            ("movement + KD", 0.50, 0.798, 0.876), ("movement + KD", 0.10, 0.756, 0.843),
+            ("movement + KD", 0.03, 0.675, 0.780), ("soft movement + KD", 0.10, 0.766, 0.849),
+            ("soft movement + KD", 0.03, 0.727, 0.823),
+        )
     ],
 }
 
@@ -149,7 +163,10 @@ RECORD_FIELDS = (
 RECORD_TEXTS = "name method model data profile device precision".split()
 RECORD_SHARES = "density remaining_of_model em f1".split()
 RECORD_COUNTS = "seed params_total params_masked params_kept n_train n_eval epochs steps seconds"
-RECORD_METHODS = ("fine-tuned", "SMP", "SMP + KD")
+RECORD_METHODS = (
+    "fine-tuned", "SMP", "SMP + KD", "magnitude", "magnitude + KD", "movement", "movement + KD",
+    "soft movement", "soft movement + KD",
+)
 NOT_RECORDS = ("bench.json",)
 
 
@@ -230,6 +247,12 @@ def file_part(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", last).strip("-.")[:60] or "unnamed"
 
 
+def changed_from_defaults(settings: dict) -> dict:
+    """The settings that are not at the default, whichever there were when the run was made."""
+    return {name: value for name, value in settings.items()
+            if name not in SETTING_DEFAULTS or value != SETTING_DEFAULTS[name]}
+
+
 def run_name(record: dict) -> str:
     """Name of a run, e.g. all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_1a2b3c.
 
@@ -237,8 +260,9 @@ def run_name(record: dict) -> str:
     and the teacher's name. An interrupted run has a name of its own, so that it never replaces
     a finished one.
     """
-    keys = ("settings", "profile", "model_sha", "data_sha", "method")
+    keys = ("profile", "model_sha", "data_sha", "method")
     identity = {key: record[key] for key in keys}
+    identity["settings"] = changed_from_defaults(record["settings"])
     if record.get("teacher"):
         identity["teacher"] = record["teacher"]["name"]
     text = json.dumps(plain_value(identity, "record"), sort_keys=True, separators=(",", ":"))
@@ -248,7 +272,8 @@ def run_name(record: dict) -> str:
     else:
         kd = "-kd" if "KD" in record["method"] else ""
         target = record["density_target"]
-        parts.append((record["sharing"] or "smp").lower() + kd)
+        method = record["method"].removesuffix(" + KD").replace(" ", "-")
+        parts.append((record["sharing"] or method).lower() + kd)
         parts.append(f"{target:.2f}" if round(target, 2) == target else f"{target:g}")
     parts += [f"seed{record['seed']}", hashlib.sha256(text.encode()).hexdigest()[:6]]
     return "_".join(parts + ["interrupted"] * bool(record.get("interrupted")))
@@ -380,6 +405,12 @@ def short_name(name: str) -> str:
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_path else name
 
 
+def data_label(record: dict) -> str:
+    """The data a run read, and what of it, where long passages were left out."""
+    most = record["settings"].get("longest_passage")
+    return short_name(record["data"]) + (f" (passages of at most {most} words)" if most else "")
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, padded so that it reads well in a terminal too."""
     rows = [[str(c).replace("|", "\\|").replace("\n", " ") for c in row] for row in [header, *rows]]
@@ -426,7 +457,7 @@ def seedless(record: dict) -> str:
     """What makes two records the same experiment, whatever their seeds."""
     keys = ("method sharing density_target profile params_total n_train epochs steps "
             "interrupted").split()
-    settings = {key: value for key, value in record["settings"].items() if key != "seed"}
+    settings = changed_from_defaults(record["settings"] | {"seed": 0})
     return json.dumps([[record[key] for key in keys], bool(record["dirty"]), settings],
                       sort_keys=True)
 
@@ -439,7 +470,7 @@ def group_markdown(records: list[dict]) -> str:
         rows.setdefault(seedless(record), []).append(record)
     header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "Trained on"]
     return "\n\n".join([
-        f"### {short_name(first['model'])} on {short_name(first['data'])}, "
+        f"### {short_name(first['model'])} on {data_label(first)}, "
         f"{first['n_eval']:,} evaluation questions",
         f"Model `{first['model_sha'] or 'unknown'}`, data `{first['data_sha'] or 'unknown'}`.",
         markdown_table(header, [result_row(runs) for runs in rows.values()]),

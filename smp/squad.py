@@ -254,7 +254,17 @@ def split_off_validation(rows, n_train, n_valid, seed):
     return (apart + shared)[:n_train], valid
 
 
-def load_squad(data, n_train=None, n_valid=0, n_eval=None, seed=0):
+def leave_out_longer(rows, longest_passage):
+    """The rows whose passage has at most so many words; ValueError where none has."""
+    short = [row for row in rows if len(row["context"].split()) <= longest_passage]
+    if not short:
+        raise ValueError(
+            f"LONGEST_PASSAGE={longest_passage}: all {len(rows):,} questions are on longer passages"
+        )
+    return short
+
+
+def load_squad(data, n_train=None, n_valid=0, n_eval=None, seed=0, longest_passage=None):
     """DatasetDict with "train", "valid" (taken out of train) and "eval".
 
     Rows: id, title, context, question, answers = {"text": [..], "answer_start": [..]}.
@@ -262,7 +272,8 @@ def load_squad(data, n_train=None, n_valid=0, n_eval=None, seed=0):
     *train* and one *dev*, *valid* or *test* file of that kind | a dataset name on the Hub, with
     splits train and validation. Of a single file, the last tenth of the articles is "eval".
     n_train, n_valid, n_eval: questions, sampled with `seed`; None means all ("eval" then keeps
-    the file's order), for the almanac 1,600 and 400.
+    the file's order), for the almanac 1,600 and 400. longest_passage: in words, of train and eval;
+    the almanac's are all short and stay.
     Raises FileNotFoundError where there is no such data, ValueError where it is not SQuAD v1.1
     or has fewer questions than asked for; each in one line.
     """
@@ -285,6 +296,8 @@ def load_squad(data, n_train=None, n_valid=0, n_eval=None, seed=0):
             raise FileNotFoundError(f"{data}: no such file or folder; check the path")
         else:
             rows, held_out = squad_rows_of_hub(data)
+        if longest_passage is not None:
+            rows, held_out = (leave_out_longer(part, longest_passage) for part in (rows, held_out))
         train, valid = split_off_validation(rows, n_train, n_valid, seed)
         if n_eval is not None:
             check_squad_count("n_eval", n_eval, len(held_out))

@@ -89,13 +89,22 @@ def validator(examples, features, tokenizer, precision="auto"):
 
 # %%
 def parameter_groups(model, settings):
-    """What is trained, with its learning rate: the scores, or all weights; and a trained head."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    masked = any(name.endswith(".scores") for name, _ in trained)
-    main = [p for n, p in trained if not masked or n.endswith(".scores")]
-    rest = [p for n, p in trained if masked and not n.endswith(".scores")]
-    groups = [{"params": main, "lr": settings.learning_rate}]
-    return groups + ([{"params": rest, "lr": settings.head_learning_rate}] if rest else [])
+    """What is trained, with its learning rate: scores; weights; a new head on frozen weights."""
+    groups = {"scores": [], "weights": [], "head": []}
+    encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = ("scores" if name.endswith(".scores")
+                    else "weights" if id(parameter) in encoder else "head")
+            groups[part].append(parameter)
+    if groups["weights"]:  # then the head is trained as they are
+        groups["weights"] += groups.pop("head")
+    fine_tuning = settings.task == "fine-tune"
+    rates = {
+        "scores": settings.learning_rate, "head": settings.head_learning_rate,
+        "weights": settings.learning_rate if fine_tuning else settings.weight_learning_rate,
+    }
+    return [{"params": members, "lr": rates[part]} for part, members in groups.items() if members]
 
 
 def span_loss(start_logits, end_logits, batch):

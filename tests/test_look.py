@@ -15,7 +15,6 @@ from smp.look import (
     plot_layers,
     plot_lengths,
     plot_masks,
-    plot_records,
     plot_training,
     pool_mask,
     running_mean,
@@ -232,33 +231,3 @@ def test_answers_are_compared_as_em_does_and_escaped():
 def test_examples_are_taken_evenly():
     assert spread_out(list(range(10)), 2) == [2, 7]
     assert spread_out([1, 2], 5) == [1, 2] and spread_out([], 3) == [] == spread_out([1], 0)
-
-
-# Records
-
-
-def run(method, density, em, sharing="SMP-L", **more):
-    return {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
-            "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
-            "steps": 5, "interrupted": False} | more
-
-
-def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
-    records = [run("fine-tuned", 1.0, 0.6, None), run("SMP", 0.1, 0.2), run("SMP", 0.0999998, 0.3),
-               run("SMP", 0.5, 0.5), run("SMP", 0.03, 0.0, interrupted=True)]
-    figure = draw(plot_records(records, [{"method": "SMP", "sharing": "SMP-S", "density": 0.03,
-                                          "em": 0.7}]))
-    dense, means, seeds, published = figure.axes[0].lines[:4]
-    assert set(dense.get_ydata()) == {0.6}
-    np.testing.assert_allclose(means.get_xydata(), [[0.1, 0.25], [0.5, 0.5]])
-    np.testing.assert_allclose(sorted(seeds.get_ydata()), [0.2, 0.3])
-    np.testing.assert_allclose(published.get_xydata(), [[0.03, 0.7]])
-    assert published.get_markerfacecolor() == "none"
-
-
-@pytest.mark.parametrize("records", [
-    [], [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, data_sha="other")],
-])
-def test_runs_of_several_groups_are_not_drawn_together(records):
-    with pytest.raises(ValueError, match="pick one group"):
-        plot_records(records)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smp.settings import PROFILES, changed_settings, choose_settings
+from smp.settings import METHODS, PROFILES, changed_settings, choose_settings
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
@@ -44,6 +44,12 @@ def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
     ({"precision": "int8"}, "PRECISION='int8'"),
     ({"model": " "}, "MODEL=' '"),
     ({"kd_weight": 2}, "KD_WEIGHT=2"),
+    ({"method": "lottery"}, "METHOD='lottery': expected one of smp, magnitude"),
+    ({"regulariser_rule": "linear"}, "REGULARISER_RULE='linear'"),
+    ({"density_hold": 0.9}, "DENSITY_HOLD=0.9: expected less than DENSITY_RAMP=0.8"),
+    ({"threshold": 1.0}, "THRESHOLD=1.0"),
+    ({"weight_learning_rate": -1}, "WEIGHT_LEARNING_RATE=-1"),
+    ({"data_seed": -1}, "DATA_SEED=-1"),
     ({"colour": "blue"}, "unknown setting 'colour'"),
 ])
 def test_a_wrong_value_gets_one_line(changes, message):
@@ -57,3 +63,42 @@ def test_unknown_profiles_and_tasks():
         choose_settings("fast")
     with pytest.raises(ValueError, match="TASK='prune'"):
         choose_settings("quick", "prune")
+
+
+USUAL, SOON, SLOW = (22_670 / 27_670, 1, 10), (5_000 / 27_670, 1, 10), (
+    22_650 / 55_340, 27_660 / 55_340, 20)
+AUTHORS = {  # density: (N, T as shares, epochs) and p; without and with a teacher
+    0.80: (SOON, 4), 0.70: (SOON, 4), 0.50: (USUAL, 1), 0.30: (USUAL, 1), 0.10: (USUAL, 1),
+    0.03: (SLOW, 1),
+}
+
+
+@pytest.mark.parametrize("density", AUTHORS)
+@pytest.mark.parametrize("task", ["smp", "smp-kd"])
+@pytest.mark.parametrize("sharing", ["local", "shared"])
+def test_the_papers_presets(density, task, sharing):
+    settings = choose_settings("paper", task, density=density, sharing=sharing)
+    times, temperature = AUTHORS[density]
+    if (density, task, sharing) == (0.5, "smp", "shared"):  # SMP-S 50% without a teacher
+        times, temperature = SOON, 4
+    got = settings.density_ramp, settings.regulariser_ramp, settings.epochs
+    assert got == times and settings.temperature == temperature
+    assert (settings.learning_rate, settings.regulariser, settings.batch_size) == (2e-2, 400, 32)
+    assert (settings.max_length, settings.stride, settings.score_start) == (384, 128, 0)
+
+
+def test_a_profile_keeps_its_length_and_a_change_beats_the_preset():
+    short = choose_settings("laptop", "smp", density=0.03)
+    assert short.epochs == PROFILES["laptop"]["smp"]["epochs"] and short.regulariser_ramp < 1
+    assert choose_settings("laptop", "smp", density=0.03, regulariser_ramp=1.0
+                           ).regulariser_ramp == 1
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "smp"])
+def test_other_methods_train_the_weights_as_fine_tuning_does(method):
+    for profile in ("paper", "laptop"):
+        settings = choose_settings(profile, "smp", method=method, density=0.1)
+        rate = PROFILES[profile]["fine-tune"]["learning_rate"]
+        assert settings.weight_learning_rate == rate and settings.sharing == "local"
+        assert 0 < settings.density_hold < settings.density_ramp < 1
+    assert choose_settings("paper", "smp", method="movement").weight_learning_rate == 3e-5

@@ -421,6 +421,23 @@ def test_valid_is_taken_out_of_train(pages, n_valid):
     )
 
 
+def test_long_passages_can_be_left_out(pages):
+    def words(data, part):
+        return [len(context.split()) for context in data[part]["context"]]
+
+    whole = load_squad(pages)
+    lengths = sorted(set(words(whole, "train") + words(whole, "eval")))
+    assert len(lengths) > 1
+    for most in (lengths[0], lengths[-2], lengths[-1]):
+        short = load_squad(pages, longest_passage=most)
+        for part in ("train", "eval"):
+            assert short[part]["id"][:] and len(short[part]) == sum(
+                n <= most for n in words(whole, part))
+            assert max(words(short, part)) <= most
+    with pytest.raises(ValueError, match="LONGEST_PASSAGE=1: all 120 questions are on longer"):
+        load_squad(pages, longest_passage=1)
+
+
 def test_samples_are_fixed_by_the_seed(pages):
     def ids(name, **counts):
         return load_squad(pages, **counts)[name]["id"][:]

@@ -1,0 +1,190 @@
+# %% [markdown]
+# ## Many records at once
+#
+# EM and F1 over the remaining weights, as pictures and as a table; `python -m smp table` and
+# `python -m smp sweep` make them.
+
+# %%
+import statistics
+
+import numpy as np
+
+# %%
+from smp.look import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
+
+# %%
+from smp.results import (
+    as_percent,
+    data_label,
+    markdown_table,
+    mean_and_spread,
+    method_label,
+    record_group,
+    record_order,
+    short_name,
+)
+
+# %%
+def plot_records(records: list[dict], published: list[dict] | None = None):
+    """EM over remaining weights of the records of one group; interrupted runs stay out. -> Figure
+
+    published: rows such as PUBLISHED["rows"], drawn as hollow markers. Raises ValueError when
+    the records are of different models or data, or when there is none.
+    """
+    records = [record for record in records if not record["interrupted"]]
+    if len({record_group(record) for record in records}) != 1:
+        raise ValueError("expected records of one model, data and number of evaluation questions; "
+                         "pick one group (record_group) and draw it alone")
+    fig, axes = new_figure(1, 1, 6.4, 3.8)
+    ax = axes[0, 0]
+    dense = [record["em"] for record in records if record["method"] == "fine-tuned"]
+    if dense:
+        ax.axhline(np.mean(dense), color=INK, linewidth=1.2, linestyle="--",
+                   label=f"fine-tuned, {np.mean(dense):.3f}")
+    colours = {"SMP": ORANGE, "SMP + KD": BLUE}
+    markers = {"SMP-L": "o", "SMP-S": "s"}
+    series = {}
+    for record in records:
+        if record["method"] in colours:
+            key = (record["method"], record["sharing"], record["n_train"], record["steps"])
+            density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
+            series.setdefault(key, {}).setdefault(density, []).append(record["em"])
+    names = [key[:2] for key in series]
+    for (method, sharing, n_train, steps), points in sorted(
+        series.items(), key=lambda item: (len(item[0][0]), str(item[0]))
+    ):
+        label = method_label(method, sharing)
+        if names.count((method, sharing)) > 1:
+            label += f", {steps:,} steps on {n_train:,} questions"
+        style = {"color": colours[method], "marker": markers.get(sharing, "D"), "markersize": 6}
+        densities = sorted(points)
+        ax.plot(densities, [np.mean(points[d]) for d in densities], linewidth=1.4, label=label,
+                **style)
+        pairs = [(d, em) for d in densities for em in points[d] if len(points[d]) > 1]
+        ax.plot(*zip(*pairs, strict=True) if pairs else ([], []), linestyle="", alpha=0.35,
+                **style | {"markersize": 4})
+    published = [row for row in published or [] if row["method"] in (*colours, "fine-tuned")]
+    for row in published:
+        ax.plot(row["density"], row["em"], markerfacecolor="none", linestyle="", markersize=6,
+                marker=markers.get(row["sharing"], "D"), color=colours.get(row["method"], INK))
+    if published:
+        ax.plot([], [], linestyle="", marker="o", markerfacecolor="none", color=INK,
+                label="published, BERT-base")
+    ax.set_xscale("log")
+    ticks = sorted({d for key in series for d in series[key]} |
+                   {row["density"] for row in published} | {1.0})
+    ax.set_xticks(ticks, [as_percent(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(min(ticks) / 1.25, 1.25)
+    ax.set_ylim(0, min(1.0, 1.25 * max([0.1, *ax.dataLim.intervaly])))
+    ax.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="lower right")
+    first = records[0]
+    title = (f"{short_name(first['model'])} on {short_name(first['data'])}, "
+             f"{first['n_eval']:,} questions")
+    tidy_axes(ax, title, "remaining weights of the masked matrices", "exact match (EM), fraction")
+    return fig
+
+# %% [markdown]
+# A sweep: the shape of the paper's Fig. 1, and the same as a table.
+
+# %%
+METHOD_STYLES = {  # what stands for a method in the sweep's picture
+    "SMP-L": dict(color=ORANGE, marker="o"),
+    "SMP-S": dict(color=BLUE, marker="s"),
+    "movement": dict(color=GREEN, marker="^"),
+    "soft movement": dict(color=RED, marker="v"),
+    "magnitude": dict(color=INK, marker="D"),
+}
+
+
+def mean_and_ends(points):
+    """{target: [(density, value)]} -> arrays x, mean, lowest, highest; one entry a target."""
+    rows = []
+    for runs in points.values():
+        values = [value for _, value in runs]
+        rows.append((np.mean([x for x, _ in runs]), np.mean(values), min(values), max(values)))
+    return np.array(sorted(rows)).T
+
+
+def plot_sweep(records: list[dict], published: list[dict] | None = None):
+    """EM and F1 over density, without and with a teacher: the shape of SMP's Fig. 1. -> Figure
+
+    records: of one model and one set of data; each method is a line through the means over seeds,
+    the bars reach from the lowest to the highest seed. published: rows such as PUBLISHED["rows"],
+    drawn hollow and dotted. Raises ValueError for records that do not compare.
+    """
+    if len({record_group(record) for record in records}) != 1:
+        raise ValueError("expected records of one model, data and number of evaluation questions")
+    fig, axes = new_figure(2, 2, 9.6, 7.2)
+    for column, suffix in enumerate(("", " + KD")):
+        for row, (score, label) in enumerate((("em", "Exact Match"), ("f1", "F1"))):
+            ax, ticks = axes[row, column], {1.0}
+            for name, style in METHOD_STYLES.items():
+                ours, theirs = {}, []
+                for record in records:
+                    if method_label(record["method"], record["sharing"]) == name + suffix:
+                        runs = ours.setdefault(record["density_target"], [])
+                        runs.append((record["density"], record[score]))
+                for one in published or []:
+                    if method_label(one["method"], one["sharing"]) == name + suffix:
+                        theirs.append((one["density"], one[score]))
+                ticks |= set(ours) | {x for x, _ in theirs}
+                if ours:
+                    x, mean, low, high = mean_and_ends(ours)
+                    ax.errorbar(x, mean, (mean - low, high - mean), label=name + suffix,
+                                linewidth=1.4, markersize=5.5, capsize=3, **style)
+                if theirs:
+                    ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",
+                            markersize=5, markerfacecolor="none", **style)
+            for dense in {r[score] for r in published or [] if r["method"] == "fine-tuned"}:
+                ax.axhline(dense, color=INK, linewidth=0.8, linestyle=":")
+            ax.set_xscale("log")
+            ax.set_xticks(sorted(ticks), [as_percent(tick) for tick in sorted(ticks)])
+            ax.set_xticks([], minor=True)
+            ax.set_xlim(min(ticks) / 1.25, 1.25)
+            ax.set_ylim(0, 1)
+            if published:
+                ax.plot([], [], linestyle=":", marker="o", markerfacecolor="none", color=INK,
+                        label="published: BERT-base,\nall of SQuAD, ten epochs")
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", ncols=2)
+            title = f"{label}, {'with' if suffix else 'without'} a teacher"
+            tidy_axes(ax, title, "remaining weights of the masked matrices" if row else "")
+    return fig
+
+# %%
+def sweep_markdown(records: list[dict]) -> str:
+    """A grid for each group of comparable records: a row a method, a column a density, EM / F1."""
+    groups = {}
+    for record in sorted(records, key=record_order):
+        key = (*record_group(record), record["n_train"], record["steps"], record["profile"])
+        groups.setdefault(key, []).append(record)
+    parts = []
+    for group in groups.values():
+        first, cells = group[0], {}
+        for record in group:
+            label = method_label(record["method"], record["sharing"])
+            cells.setdefault(label, {}).setdefault(record["density_target"], []).append(record)
+        densities = sorted({target for row in cells.values() for target in row}, reverse=True)
+        rows = [[label, *(sweep_cell(row.get(density, [])) for density in densities)]
+                for label, row in cells.items()]
+        parts += [
+            f"### {short_name(first['model'])} on {data_label(first)}: "
+            f"{first['n_train']:,} training questions, {first['steps']:,} steps of "
+            f"{first['settings']['batch_size']}, {first['n_eval']:,} evaluation questions",
+            "EM / F1; ± is the sample standard deviation over the runs of a cell, — has not been "
+            "run; where the density reached is not the one asked for, it is told.",
+            markdown_table(["Model", *map(as_percent, densities)], rows),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def sweep_cell(runs: list[dict]) -> str:
+    """EM / F1 of the runs of one method at one density."""
+    if not runs:
+        return "—"
+    text = " / ".join(mean_and_spread([run[score] for run in runs]) for score in ("em", "f1"))
+    reached = statistics.fmean(run["density"] for run in runs)
+    target = runs[0]["density_target"]
+    text += f" at {as_percent(reached)}" if abs(reached - target) > 0.01 * target else ""
+    return text + (f" ({len(runs)} runs)" if len(runs) > 1 else "")

@@ -1,0 +1,167 @@
+# %% [markdown]
+# ## A grid of runs
+#
+# Methods × densities × seeds, all through the loop of the notebooks. Each finished cell leaves its
+# record in results/sweep/; a cell whose record is there is not run again, so a sweep that was
+# stopped goes on with the same command.
+
+# %%
+from pathlib import Path
+
+from transformers import set_seed
+
+# %%
+from smp.baselines import attach_pruning
+
+# %%
+from smp.distill import ask_teacher, distilled_loss, load_teacher
+
+# %%
+from smp.maskfile import save_masks
+
+# %%
+from smp.models import count_parameters, load_student, model_fingerprint
+
+# %%
+from smp.record import begin_record, find_teacher, finish_record
+
+# %%
+from smp.results import write_record
+
+# %%
+from smp.settings import METHODS, choose_settings
+
+# %%
+from smp.squad import data_fingerprint, featurise, load_squad
+
+# %%
+from smp.train import evaluate_answers, fit
+
+# %%
+# What the command line calls a method, and the settings it stands for.
+SWEEP_METHODS = {
+    "smp-l": dict(method="smp", sharing="local"),
+    "smp-s": dict(method="smp", sharing="shared"),
+} | {name.replace(" ", "-"): dict(method=name) for name in METHODS if name != "smp"}
+
+
+def read_method(text):
+    """"smp-s+kd" -> ("smp-kd", {"method": "smp", "sharing": "shared"}): task and settings.
+
+    Raises ValueError with one line for any other word.
+    """
+    name, _, teacher = text.lower().partition("+")
+    if name not in SWEEP_METHODS or teacher not in ("", "kd") or text.endswith("+"):
+        known = ", ".join(SWEEP_METHODS)
+        raise ValueError(f"METHODS={text!r}: expected some of {known}, each also with +kd")
+    return ("smp-kd" if teacher else "smp"), SWEEP_METHODS[name]
+
+# %%
+def plan_sweep(profile, methods, densities, seeds, **changes):
+    """[Settings], one a cell: seed by seed, then by density, so that a row to compare is early.
+
+    changes: as `choose_settings` takes them, the same for every cell. Raises ValueError, before
+    anything is run, for a value that cannot work.
+    """
+    cells = []
+    for seed in seeds:
+        for density in densities:
+            for method in methods:
+                task, chosen = read_method(method)
+                cells.append(choose_settings(
+                    profile, task, **changes | chosen | {"density": density, "seed": seed}
+                ))
+    return list(dict.fromkeys(cells))
+
+
+def record_method(settings):
+    """"SMP", "movement + KD", ...: what a record calls it."""
+    name = "SMP" if settings.method == "smp" else settings.method
+    return name + " + KD" * (settings.task == "smp-kd")
+
+# %%
+class Sweep:
+    """What the cells of a sweep share: the questions, their windows, the teacher's logits.
+
+    cells: of one model and one set of data, as `plan_sweep` makes them; results: the folder that
+    holds models/, where a teacher is looked for if none is named. Raises FileNotFoundError where
+    a cell needs a teacher and there is none.
+    """
+
+    def __init__(self, cells, results, teacher=None):
+        self.results, first = Path(results), cells[0]
+        self.folder = self.results / "sweep"
+        model, self.tokenizer, _ = load_student(first.model, max_length=first.max_length)
+        self.model_sha = model_fingerprint(model)
+        self.teacher = self.teacher_logits = None
+        if any(cell.task == "smp-kd" for cell in cells):
+            self.name_teacher(teacher, first)
+        self.data = load_squad(
+            first.data, first.n_train, first.n_valid, first.n_eval, first.data_seed,
+            first.longest_passage,
+        )
+        self.data_sha = data_fingerprint(self.data["eval"])
+        self.windows = {
+            part: featurise(self.data[part], self.tokenizer, first.max_length, first.stride)
+            for part in ("train", "eval")
+        }
+
+    def name_teacher(self, teacher, settings):
+        if teacher is not None:
+            folder, em = teacher, None
+        elif found := find_teacher(self.results, self.model_sha, settings.data):
+            folder, em = found[0], found[1]["em"]
+        else:
+            raise FileNotFoundError(
+                f"no fine-tuned {settings.model} for this data in {self.results / 'models'}: run "
+                "the first notebook with the same model and data, or name a TEACHER"
+            )
+        self.teacher_folder = str(folder)
+        self.teacher = {"name": Path(folder).name, "em": em}
+
+    def begin(self, settings):
+        """The cell's record before it is run; its name says whether it has been run."""
+        teacher = self.teacher if settings.task == "smp-kd" else None
+        return begin_record(record_method(settings), settings, self.model_sha, self.data_sha,
+                            teacher)
+
+    def loss(self, settings):
+        """What `fit` minimises; the teacher is asked once, for all cells that listen to it."""
+        if settings.task != "smp-kd":
+            return {}
+        if self.teacher_logits is None:
+            teacher = load_teacher(self.teacher_folder, self.tokenizer, settings.max_length)
+            self.teacher_logits = ask_teacher(
+                teacher, self.windows["train"], self.tokenizer, settings.precision
+            )
+        return {"loss_function": distilled_loss(self.teacher_logits, settings)}
+
+    def run(self, settings):
+        """Trains and evaluates one cell, writes its record and returns it."""
+        begun = self.begin(settings)
+        loss = self.loss(settings)
+        set_seed(settings.seed)  # before a new head is drawn
+        model, tokenizer, head = load_student(
+            settings.model, settings.dropout, settings.max_length
+        )
+        params_total = count_parameters(model)
+        pruning = attach_pruning(model, settings)
+        run = fit(model, self.windows["train"], tokenizer, settings, pruning, **loss)
+        masks, layers = pruning.masks.numpy(), pruning.masks.layers()
+        mask_bytes = None  # of a method that trains the weights, the mask is not the model
+        if settings.method == "smp":
+            mask_bytes = save_masks(
+                masks, self.results / "models" / begun["name"] / "masks.safetensors",
+                base=begun["model"], base_sha=self.model_sha, density=settings.density,
+            )
+        pruning.masks.bake()
+        scores, _ = evaluate_answers(
+            model, self.data["eval"], self.windows["eval"], tokenizer, settings.precision
+        )
+        record = finish_record(
+            begun, run, scores, head=head, params_total=params_total, layers=layers,
+            bytes_mask_file=mask_bytes, n_train=len(self.data["train"]),
+            n_eval=len(self.data["eval"]),
+        )
+        write_record(record, self.folder)
+        return record

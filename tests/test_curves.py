@@ -1,0 +1,94 @@
+"""Pictures and the table of many records: what is drawn is what the records say."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+
+from smp.curves import plot_records, plot_sweep, sweep_markdown
+
+
+def draw(figure):
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    return figure
+
+
+
+def run(method, density, em, sharing="SMP-L", **more):
+    return {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
+            "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
+            "steps": 5, "interrupted": False} | more
+
+
+def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
+    records = [run("fine-tuned", 1.0, 0.6, None), run("SMP", 0.1, 0.2), run("SMP", 0.0999998, 0.3),
+               run("SMP", 0.5, 0.5), run("SMP", 0.03, 0.0, interrupted=True)]
+    figure = draw(plot_records(records, [{"method": "SMP", "sharing": "SMP-S", "density": 0.03,
+                                          "em": 0.7}]))
+    dense, means, seeds, published = figure.axes[0].lines[:4]
+    assert set(dense.get_ydata()) == {0.6}
+    np.testing.assert_allclose(means.get_xydata(), [[0.1, 0.25], [0.5, 0.5]])
+    np.testing.assert_allclose(sorted(seeds.get_ydata()), [0.2, 0.3])
+    np.testing.assert_allclose(published.get_xydata(), [[0.03, 0.7]])
+    assert published.get_markerfacecolor() == "none"
+
+
+@pytest.mark.parametrize("records", [
+    [], [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, data_sha="other")],
+])
+def test_runs_of_several_groups_are_not_drawn_together(records):
+    with pytest.raises(ValueError, match="pick one group"):
+        plot_records(records)
+
+
+# A sweep
+
+
+def cell(method, target, em, seed=0, sharing=None, **more):
+    return run(method, target, em, sharing, density_target=target, f1=em + 0.1, seed=seed,
+               profile="laptop", name=f"{method}{target}{seed}", settings={"batch_size": 8}) | more
+
+
+CELLS = [
+    cell("SMP", 0.1, 0.2, sharing="SMP-L"), cell("SMP", 0.1, 0.4, seed=1, sharing="SMP-L"),
+    cell("SMP", 0.5, 0.5, sharing="SMP-L"), cell("SMP + KD", 0.5, 0.6, sharing="SMP-S"),
+    cell("soft movement", 0.1, 0.25, density=0.14), cell("magnitude", 0.03, 0.05),
+]
+
+
+def test_a_sweeps_line_is_the_mean_and_its_bars_reach_the_seeds():
+    published = [{"method": "SMP", "sharing": "SMP-L", "density": 0.03, "em": 0.7, "f1": 0.81},
+                 {"method": "fine-tuned", "sharing": None, "density": 1.0, "em": 0.8, "f1": 0.88}]
+    figure = draw(plot_sweep(CELLS, published))
+    em, em_kd, f1, _ = figure.axes
+    line, _, (bars,) = em.containers[0]
+    np.testing.assert_allclose(line.get_xydata(), [[0.1, 0.3], [0.5, 0.5]])
+    np.testing.assert_allclose(bars.get_segments()[0], [[0.1, 0.2], [0.1, 0.4]])
+    np.testing.assert_allclose(f1.containers[0][0].get_ydata(), [0.4, 0.6])
+    soft = next(c for c in em.containers if c.get_label() == "soft movement")
+    np.testing.assert_allclose(soft[0].get_xydata(), [[0.14, 0.25]])  # the density reached
+    assert [c.get_label() for c in em_kd.containers] == ["SMP-S + KD"]
+    hollow = [one for one in em.lines if one.get_markerfacecolor() == "none"]
+    np.testing.assert_allclose(hollow[0].get_xydata(), [[0.03, 0.7]])
+    assert any(set(one.get_ydata()) == {0.8} for one in em.lines)
+
+
+def test_a_sweep_of_two_data_sets_is_not_drawn_together():
+    with pytest.raises(ValueError, match="of one model"):
+        plot_sweep([*CELLS, cell("SMP", 0.1, 0.2, data_sha="other")])
+
+
+def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
+    text = sweep_markdown(CELLS)
+    rows = {line.split("|")[1].strip(): [part.strip() for part in line.split("|")[2:-1]]
+            for line in text.splitlines() if line.startswith("|")}
+    assert rows["Model"] == ["50%", "10%", "3%"]
+    assert rows["SMP-L"] == ["0.500 / 0.600", "0.300 ± 0.141 / 0.400 ± 0.141 (2 runs)", "—"]
+    assert rows["SMP-S + KD"] == ["0.600 / 0.700", "—", "—"]
+    assert rows["soft movement"] == ["—", "0.250 / 0.350 at 14%", "—"]
+    assert list(rows)[-1] == "soft movement"
+    assert sweep_markdown(CELLS + [cell("SMP", 0.1, 0.1, sharing="SMP-L", steps=9)]).count(
+        "###") == 2  # longer runs stand apart
