@@ -29,7 +29,7 @@ from smp.record import begin_record, find_teacher, finish_record
 from smp.results import write_record
 
 # %%
-from smp.settings import METHODS, choose_settings
+from smp.settings import choose_settings
 
 # %%
 from smp.squad import data_fingerprint, featurise, load_squad
@@ -42,7 +42,10 @@ from smp.train import evaluate_answers, fit
 SWEEP_METHODS = {
     "smp-l": dict(method="smp", sharing="local"),
     "smp-s": dict(method="smp", sharing="shared"),
-} | {name.replace(" ", "-"): dict(method=name) for name in METHODS if name != "smp"}
+    "magnitude": dict(method="magnitude"),
+    "movement": dict(method="movement"),
+    "soft-movement": dict(method="soft movement"),
+}
 
 
 def read_method(text):
