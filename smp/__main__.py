@@ -414,7 +414,9 @@ def main(arguments=None):
                 parser_of_verb.add_argument(option, metavar=name[0].upper(), help=text)
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
-    return {"run": run, "sweep": sweep, "table": lambda _: table() or sweep_table(ROOT / "results")}[options.verb](options)
+    if options.verb == "table":
+        return table() or sweep_table(ROOT / "results")
+    return {"run": run, "sweep": sweep}[options.verb](options)
 
 
 if __name__ == "__main__":
