@@ -10,7 +10,7 @@ from smp.masks import Masks, kept_count
 from smp.models import load_qa_model, save_model
 from smp.schedule import Pruning
 from smp.settings import choose_settings
-from smp.squad import featurise, make_loader
+from smp.squad import featurise
 from smp.train import evaluate_answers, fit, predict_logits
 
 
@@ -78,55 +78,6 @@ def test_same_seed_same_masks_another_seed_others(tiny_qa, windows, tokenizer):
     assert runs[0][0]["history"]["loss"] == runs[1][0]["history"]["loss"]
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert any(not np.array_equal(first[name], other[name]) for name in first)
-
-
-def test_a_loop_written_out_by_hand_gives_the_same_scores(tiny_qa, windows, tokenizer):
-    """Two epochs of SMP-L, transcribed from the paper without this project's masks or loop."""
-    twin = copy.deepcopy(tiny_qa).train()
-    run, masks = prune(tiny_qa, windows, tokenizer, density=0.2, epochs=2, head_learning_rate=0.0)
-    steps = run["steps"]
-    assert steps >= 12
-
-    weights = {name: p.detach().clone() for name, p in twin.bert.named_parameters()
-               if "encoder.layer" in name and name.endswith("weight") and p.dim() == 2}
-    scores = {name: torch.zeros_like(w) for name, w in weights.items()}
-    first, second = ({name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(2))
-    settings = short(density=0.2)
-    loader = make_loader(windows, tokenizer, 8, shuffle=True, seed=0)
-    batches = [batch for _ in range(2) for batch in loader]
-    for t, batch in enumerate(batches):
-        share = 0.2 + 0.8 * max(0.0, 1 - t / (steps * settings.density_ramp)) ** 3
-        effective = {}
-        for name, weight in weights.items():
-            order = np.argsort(-scores[name].flatten().numpy(), kind="stable")
-            mask = np.zeros(weight.numel(), dtype=np.float32)
-            mask[order[: int(share * weight.numel())]] = 1
-            masked = weight * torch.from_numpy(mask).view_as(weight)
-            effective["bert." + name] = masked.requires_grad_()
-        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
-        out = torch.func.functional_call(twin, effective, kwargs=inputs)
-        loss = (torch.nn.functional.cross_entropy(out.start_logits, batch["start_positions"])
-                + torch.nn.functional.cross_entropy(out.end_logits, batch["end_positions"])) / 2
-        twin.zero_grad()
-        loss.backward()
-        weight_of_r = 400 * (1 - (1 - t / steps) ** 3)
-        grads = {}
-        for name, weight in weights.items():
-            sigma = torch.sigmoid(scores[name])
-            penalty = weight_of_r * sigma * (1 - sigma) / (len(weights) * weight.numel())
-            grads[name] = effective["bert." + name].grad * weight + penalty
-        head = [p.grad for p in twin.qa_outputs.parameters()]
-        norm = torch.stack([g.square().sum() for g in [*grads.values(), *head]]).sum().sqrt()
-        for name, grad in grads.items():
-            grad = grad * min(1.0, 1.0 / (float(norm) + 1e-6))
-            first[name] = 0.9 * first[name] + 0.1 * grad
-            second[name] = 0.999 * second[name] + 0.001 * grad**2
-            mean = first[name] / (1 - 0.9 ** (t + 1))
-            spread = (second[name] / (1 - 0.999 ** (t + 1))).sqrt()
-            scores[name] = scores[name] - 0.02 * (1 - t / steps) * mean / (spread + 1e-8)
-
-    for name, mask in masks.masks.items():
-        assert torch.allclose(mask.scores, scores[name + ".weight"], atol=1e-5), name
 
 
 def test_evaluation_changes_no_mask_and_no_mode(tiny_qa, almanac, windows, tokenizer):
