@@ -26,6 +26,7 @@ class Settings:
     epochs: float = 10
     learning_rate: float = 2e-2  # of the scores; of all weights when fine-tuning
     head_learning_rate: float = 1e-3  # of a trained head beside frozen weights
+    head: str = "auto"  # "label words", "embedding rows", "trained"; "auto": the first, or the last
     warmup: float = 0.0  # share of the run in which the learning rate rises
     dropout: float = 0.1
     precision: str = "auto"  # "fp32", "bf16", "fp16"; "auto": what the device is fast at
@@ -141,6 +142,8 @@ def check_settings(settings):
     for name in ("dropout", "warmup"):
         need(name, lambda v: is_number(v) and 0 <= v < 1, "a number from 0 and below 1")
     need("kd_weight", lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+    need("head", lambda v: v in ("auto", "label words", "embedding rows", "trained"),
+         '"auto", "label words", "embedding rows" or "trained"')
     need("sharing", lambda v: v in ("local", "shared"), '"local" (SMP-L) or "shared" (SMP-S)')
     need("precision", lambda v: v in ("auto", "fp32", "bf16", "fp16"),
          '"auto", "fp32", "bf16" or "fp16"')
