@@ -95,7 +95,9 @@ from smp.models import count_parameters, load_student, model_fingerprint, save_m
 from transformers import set_seed
 
 set_seed(settings.seed)  # before a new head is drawn
-model, tokenizer, head = load_student(settings.model, settings.dropout, settings.max_length)
+model, tokenizer, head = load_student(
+    settings.model, settings.dropout, settings.max_length, settings.head
+)
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
 print(f"{settings.model}: {params_total:,} parameters, head: {head}")
 
@@ -210,7 +212,7 @@ plot_layers(layers)
 # exchanged between two of them. Late in the run the density stands still, and the mask still moves.
 
 # %%
-last_query = next(name for name in reversed(run["snapshots"][run["steps"]]) if "query" in name)
+last_query = next(name for name, layer, *_ in masks.places if layer == layers[-1]["layer"])
 plot_masks(run["snapshots"], last_query)
 
 # %%

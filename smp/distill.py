@@ -35,8 +35,8 @@ def distillation_loss(student, teacher, attention_mask, temperature):
 def load_teacher(name, tokenizer, max_length):
     """A fine-tuned question-answering model, checked against the student's tokenizer.
 
-    Raises ValueError with one line where its head is not trained, its vocabulary is another, or
-    it cannot read max_length tokens.
+    Raises ValueError with one line where its head is not trained, its vocabulary is another, it
+    needs token types that the student's windows lack, or it cannot read max_length tokens.
     """
     teacher, its_tokenizer, has_head = load_qa_model(name, max_length=max_length)
     if not has_head or teacher.config.num_labels != 2:
@@ -48,6 +48,13 @@ def load_teacher(name, tokenizer, max_length):
         raise ValueError(
             f"TEACHER={name!r} has another vocabulary ({len(its_tokenizer):,} tokens) than the "
             f"student ({len(tokenizer):,}): token by token they cannot be compared"
+        )
+    if getattr(teacher.config, "type_vocab_size", 0) > 1 and (
+        "token_type_ids" in set(its_tokenizer.model_input_names) - {*tokenizer.model_input_names}
+    ):
+        raise ValueError(
+            f"TEACHER={name!r} reads token_type_ids, which the student's tokenizer does not make: "
+            f"save a {type(its_tokenizer).__name__} with the student's model"
         )
     return teacher.eval()
 

@@ -10,7 +10,9 @@
 # comes back.
 
 # %%
+import inspect
 import math
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -125,32 +127,92 @@ def share_out(total_kept, sizes, importance):
 # %% [markdown]
 # Which weights are masked? Every linear layer inside the encoder's stack of equal blocks: in BERT
 # the query, key, value and output of the attention and both halves of the feed-forward network.
-# Embeddings, LayerNorms, biases and the head are not. They are found by structure, not by name.
+# Embeddings, LayerNorms, biases and the head are not. They are found by structure, not by name, so
+# RoBERTa, DistilBERT, ELECTRA or MPNet will do as well. ALBERT runs one block many times: its one
+# set of masks serves every pass. A model whose weights are elsewhere is refused, not half masked.
 
 # %%
-def encoder_linears(model):
-    """[(name in the base model, layer, path in the layer, nn.Linear)] of the encoder's stack.
-
-    The stack is the ModuleList that holds the most weights in nn.Linear modules. Raises
-    ValueError where there is none, or where its blocks are not alike.
-    """
-    stacks = []
-    for name, module in model.base_model.named_modules():
-        if isinstance(module, nn.ModuleList):
-            found = [
-                (f"{name}.{layer}.{path}", layer, path, linear)
-                for layer, block in enumerate(module)
-                for path, linear in block.named_modules()
-                if isinstance(linear, nn.Linear)
-            ]
-            stacks.append((sum(linear.weight.numel() for *_, linear in found), found))
-    found = max(stacks, key=lambda stack: stack[0], default=(0, []))[1]
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no stack of encoder layers made of nn.Linear: "
-            "masks need one, as BERT, RoBERTa, DistilBERT or ELECTRA have"
+def matrix_modules(block):
+    """[(path, module)] of the modules in a block that hold a matrix; tables (nn.Embedding) do not
+    count. A weight that is a method is that of torch's quantised layers."""
+    return [
+        (path, module) for path, module in block.named_modules()
+        if not isinstance(module, nn.Embedding) and (
+            inspect.ismethod(getattr(module, "weight", None))
+            or any(own.dim() > 1 for own in module.parameters(recurse=False))
         )
-    return found
+    ]
+
+
+def encoder_stacks(model):
+    """{name: nn.ModuleList} of the base model's lists of layers that hold matrices, outermost."""
+    stacks = {}
+    for name, module in model.base_model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(module, nn.ModuleList) and not inside and matrix_modules(module):
+            stacks[name] = module
+    return stacks
+
+
+def why_unmaskable(model, stacks):
+    """What keeps a model with these stacks of layers from being masked; "" where nothing does."""
+    if len(stacks) != 1:
+        some = f"{len(stacks)} stacks of layers, not one ({', '.join(stacks)})"
+        return f"has {some if stacks else 'no stack of encoder layers'}"
+    (stack,) = stacks.values()
+    uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    shapes = [[] for _ in stack]
+    for layer, block in enumerate(stack):
+        for path, module in matrix_modules(block):
+            weight = getattr(module, "weight", None)
+            if isinstance(module, parametrize.ParametrizationList):
+                return "has masks already (load it anew for others)"
+            if not isinstance(module, nn.Linear) and not inspect.ismethod(weight):
+                return f"keeps weights of its layers in {type(module).__name__} ({layer}.{path})"
+            if type(weight) is not nn.Parameter or not weight.is_floating_point():
+                return f"has quantised layers ({layer}.{path})"
+            if uses[id(weight)] > 1:
+                return f"uses one matrix in several places ({layer}.{path})"
+            shapes[layer].append((path, weight.shape))
+        if shapes[layer] != shapes[0]:
+            return f"has layers that are not alike (0 and {layer})"
+    return ""
+
+
+def encoder_linears(model):
+    """[(name in the base model, layer, reader's name of the matrix, nn.Linear)] of the encoder.
+
+    Raises ValueError with the reason where the model has not exactly one stack of layers, or where
+    these are not alike, not made of plain nn.Linear, or share weights.
+    """
+    stacks = encoder_stacks(model)
+    reason = why_unmaskable(model, stacks)
+    if reason:
+        raise ValueError(
+            f"{type(model).__name__} {reason}: masks need one stack of equal layers made of "
+            "nn.Linear; name an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA or MPNet"
+        )
+    return [
+        (f"{stack}.{layer}.{path}", layer, matrix, linear)
+        for stack, blocks in stacks.items()
+        for layer, block in enumerate(blocks)
+        for matrix, (path, linear) in zip(matrix_names(block), matrix_modules(block), strict=True)
+    ]
+
+
+def matrix_names(block):
+    """Readers' names of a block's matrices, in its order.
+
+    Six that start with q, k and v and have the shapes of attention and feed-forward are called as
+    in BERT, whatever the family calls them; others by their paths.
+    """
+    paths, linears = zip(*matrix_modules(block), strict=True)
+    shapes = [tuple(linear.weight.shape) for linear in linears]
+    hidden, inner = shapes[0][0], shapes[-1][1]
+    usual = [(hidden, hidden)] * 4 + [(inner, hidden), (hidden, inner)]
+    if shapes == usual and [path.split(".")[-1][:1] for path in paths[:3]] == ["q", "k", "v"]:
+        return ["query", "key", "value", "attention output", "intermediate", "output"]
+    return [matrix_name(path) for path in paths]
 
 
 def matrix_name(path):
@@ -183,9 +245,9 @@ class Masks:
             self.masks[name] = StaticMask(linear.weight, start if self.learns_scores else None)
             parametrize.register_parametrization(linear, "weight", self.masks[name])
         self.linears = {name: linear for name, _, _, linear in self.places}
-        self.types = {}  # path in the layer -> names of that matrix in each layer
-        for name, _, path, _ in self.places:
-            self.types.setdefault(path, []).append(name)
+        self.types = {}  # type of matrix -> names of those in each layer
+        for name, _, matrix, _ in self.places:
+            self.types.setdefault(matrix, []).append(name)
 
     @property
     def scores(self):
@@ -225,9 +287,9 @@ class Masks:
     def layers(self):
         """Kept and total weights of each matrix: [{"layer", "matrix", "kept", "total"}]."""
         return [
-            {"layer": layer, "matrix": matrix_name(path),
+            {"layer": layer, "matrix": matrix,
              "kept": int(self.masks[name].mask.sum()), "total": self.masks[name].mask.numel()}
-            for name, layer, path, _ in self.places
+            for name, layer, matrix, _ in self.places
         ]
 
     def numpy(self):

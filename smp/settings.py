@@ -28,6 +28,7 @@ class Settings:
     learning_rate: float = 2e-2  # of the scores; of all weights when fine-tuning
     weight_learning_rate: float = 3e-5  # of the weights, where a method trains them too
     head_learning_rate: float = 1e-3  # of a trained head beside frozen weights
+    head: str = "auto"  # "label words", "embedding rows", "trained"; "auto": the first, or the last
     warmup: float = 0.0  # share of the run in which the learning rate rises
     dropout: float = 0.1
     precision: str = "auto"  # "fp32", "bf16", "fp16"; "auto": what the device is fast at
@@ -199,6 +200,8 @@ def check_settings(settings):
     need("regulariser_rule", lambda v: v in ("cubic", "density"), '"cubic" or "density"')
     need("density_hold", lambda v: v < settings.density_ramp,
          f"less than DENSITY_RAMP={settings.density_ramp:g}")
+    need("head", lambda v: v in ("auto", "label words", "embedding rows", "trained"),
+         '"auto", "label words", "embedding rows" or "trained"')
     need("sharing", lambda v: v in ("local", "shared"), '"local" (SMP-L) or "shared" (SMP-S)')
     need("precision", lambda v: v in ("auto", "fp32", "bf16", "fp16"),
          '"auto", "fp32", "bf16" or "fp16"')

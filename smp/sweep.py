@@ -94,7 +94,9 @@ class Sweep:
     def __init__(self, cells, results, teacher=None):
         self.results, first = Path(results), cells[0]
         self.folder = self.results / "sweep"
-        model, self.tokenizer, _ = load_student(first.model, max_length=first.max_length)
+        model, self.tokenizer, _ = load_student(
+            first.model, max_length=first.max_length, head=first.head
+        )
         self.model_sha = model_fingerprint(model)
         self.teacher = self.teacher_logits = None
         if any(cell.task == "smp-kd" for cell in cells):
@@ -145,7 +147,7 @@ class Sweep:
         loss = self.loss(settings)
         set_seed(settings.seed)  # before a new head is drawn
         model, tokenizer, head = load_student(
-            settings.model, settings.dropout, settings.max_length
+            settings.model, settings.dropout, settings.max_length, settings.head
         )
         params_total = count_parameters(model)
         pruning = attach_pruning(model, settings)

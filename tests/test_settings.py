@@ -41,6 +41,7 @@ def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
     ({"batch_size": 0}, "BATCH_SIZE=0"),
     ({"stride": 160}, "STRIDE=160: expected less than MAX_LENGTH=160"),
     ({"sharing": "global"}, "SHARING='global'"),
+    ({"head": "new"}, "HEAD='new': expected \"auto\", \"label words\""),
     ({"precision": "int8"}, "PRECISION='int8'"),
     ({"model": " "}, "MODEL=' '"),
     ({"kd_weight": 2}, "KD_WEIGHT=2"),
