@@ -33,7 +33,7 @@ N_EVAL = None  # questions to evaluate on
 EPOCHS = None
 DENSITY = None  # share of the encoder's weights that stay, above 0 and at most 1
 SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
-TEACHER = None  # a folder or Hub name; None: what the first notebook saved, else fine-tuned here
+TEACHER = None  # a folder, .zip or Hub name; None: what the first notebook saved, else made here
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
 
@@ -129,7 +129,8 @@ plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_
 # # 2. The teacher
 #
 # In this order: the parameter TEACHER; the model that the first notebook saved for the same encoder
-# and data; a fine-tune of its own, here and now, with the first notebook's settings.
+# and data; a fine-tune of its own, here and now, with the first notebook's settings. TEACHER may be
+# the authors' archive, as it was downloaded.
 
 # %%
 from smp.distill import ask_teacher, distilled_loss, load_teacher
@@ -167,7 +168,7 @@ else:
     keep_record(teacher_record, results, teacher_name)
 
 # %%
-teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length)
+teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length, model.config)
 if teacher_record and teacher_record["data_sha"] == data_sha:
     teacher_em = teacher_record["em"]  # measured on these very questions
 else:

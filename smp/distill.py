@@ -9,11 +9,16 @@
 # once, before training, and its logits are kept.
 
 # %%
+from pathlib import Path
+
 import numpy as np
 import torch
 
 # %%
-from smp.models import load_qa_model
+from smp.archive import is_archive, load_archive
+
+# %%
+from smp.models import check_max_length, load_qa_model
 
 # %%
 from smp.train import predict_logits, span_loss
@@ -32,21 +37,38 @@ def distillation_loss(student, teacher, attention_mask, temperature):
     return temperature**2 * (teacher.exp() * gap).sum(dim=1).mean()
 
 # %%
-def load_teacher(name, tokenizer, max_length):
+def load_teacher(name, tokenizer, max_length, student_config):
     """A fine-tuned question-answering model, checked against the student's tokenizer.
 
+    name: a Hub name, a folder that transformers saved, or an archive as the authors' (see
+    `load_archive`), which is a BERT of student_config where it has no config.json. An archive
+    without a vocabulary is taken to have the student's, and a printed line says so.
     Raises ValueError with one line where its head is not trained, its vocabulary is another, or
     it cannot read max_length tokens.
     """
-    teacher, its_tokenizer, has_head = load_qa_model(name, max_length=max_length)
-    if not has_head or teacher.config.num_labels != 2:
+    if is_archive(name):
+        teacher, vocabulary = load_archive(name, student_config)
+        check_max_length(name, teacher.config, max_length)
+        if vocabulary is None:
+            if teacher.config.vocab_size != student_config.vocab_size:
+                raise ValueError(
+                    f"TEACHER={name!r} has no vocab.txt, and knows {teacher.config.vocab_size:,} "
+                    f"tokens where the student knows {student_config.vocab_size:,}: add the "
+                    "vocab.txt it was trained with"
+                )
+            print(f"{Path(name).name} has no vocab.txt: its tokens are taken to be the student's")
+            return teacher
+    else:
+        teacher, its_tokenizer, has_head = load_qa_model(name, max_length=max_length)
+        vocabulary = its_tokenizer.get_vocab()
+        if not has_head or teacher.config.num_labels != 2:
+            raise ValueError(
+                f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
+                "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
+            )
+    if vocabulary != tokenizer.get_vocab():
         raise ValueError(
-            f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
-            "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
-        )
-    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise ValueError(
-            f"TEACHER={name!r} has another vocabulary ({len(its_tokenizer):,} tokens) than the "
+            f"TEACHER={name!r} has another vocabulary ({len(vocabulary):,} tokens) than the "
             f"student ({len(tokenizer):,}): token by token they cannot be compared"
         )
     return teacher.eval()

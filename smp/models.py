@@ -63,6 +63,16 @@ def load_pretrained(auto_class, name, **options):
         ) from None
 
 # %%
+def check_max_length(name, config, max_length):
+    """ValueError where a model of this config cannot read max_length tokens; None asks nothing."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if max_length and positions and max_length > positions:
+        raise ValueError(
+            f"{name!r} reads {positions} tokens, fewer than MAX_LENGTH={max_length}: lower "
+            "MAX_LENGTH, or name another model"
+        )
+
+
 def load_qa_model(name, dropout=None, max_length=None):
     """(stock question-answering model in fp32, tokenizer, whether its head was in the checkpoint).
 
@@ -85,12 +95,7 @@ def load_qa_model(name, dropout=None, max_length=None):
             f"MODEL={name!r}: the tokenizer has {len(tokenizer):,} tokens, the model "
             f"{model.config.vocab_size:,}; they do not belong together"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if max_length and positions and max_length > positions:
-        raise ValueError(
-            f"{name!r} reads {positions} tokens, fewer than MAX_LENGTH={max_length}: lower "
-            "MAX_LENGTH, or name another model"
-        )
+    check_max_length(name, model.config, max_length)
     for module in model.modules() if dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = dropout
