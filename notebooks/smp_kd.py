@@ -348,3 +348,42 @@ keep_record(record, results, saved)
 
 # %%
 show_summary(results)
+
+# %% [markdown]
+# # 8. The authors' masks
+#
+# The authors' own masks are on their
+# [release page](https://github.com/kongds/SMP/releases/tag/SMP-S): SMP-S with a teacher, at 50%, 10%
+# and 3%, each a zip with one bit for each weight of BERT-base's encoder. They need neither the
+# training nor the teacher above, only bert-base-uncased and its frozen label-word head. After a run
+# in whatever profile, download one, name it here and run this cell again. MODEL, DATA and N_EVAL
+# count; what they leave open is as the authors had it: bert-base-uncased, all of SQuAD's dev set,
+# windows of 384 tokens that share 128.
+
+# %%
+from smp.authors import load_authors_student
+
+# %%
+from smp.results import PUBLISHED, as_percent
+
+# %%
+authors_mask = None  # e.g. "squad_0.10_kd_mag.npy.zip"
+if authors_mask is None:
+    print("to evaluate masks of the authors, name their file in authors_mask")
+else:
+    theirs = choose_settings("paper", "smp-kd", model=MODEL, data=DATA, n_train=1, n_eval=N_EVAL)
+    their_model, their_tokenizer, their_density = load_authors_student(
+        theirs.model, authors_mask, theirs.max_length
+    )
+    asked = load_squad(theirs.data, theirs.n_train, n_eval=theirs.n_eval, seed=theirs.seed)["eval"]
+    their_windows = featurise(asked, their_tokenizer, theirs.max_length, theirs.stride)
+    their_scores, _ = evaluate_answers(
+        their_model, asked, their_windows, their_tokenizer, theirs.precision
+    )
+    rows = [r for r in PUBLISHED["rows"] if (r["method"], r["sharing"]) == ("SMP + KD", "SMP-S")]
+    nearest = min(rows, key=lambda row: abs(row["density"] - their_density))
+    print(f"{Path(authors_mask).name}: {as_percent(their_density)} of the encoder's weights")
+    print(f"here       EM {their_scores['em']:.3f}   F1 {their_scores['f1']:.3f}   "
+          f"{len(asked):,} questions of {Path(theirs.data).name}")
+    print(f"published  EM {nearest['em']:.3f}   F1 {nearest['f1']:.3f}   "
+          f"{PUBLISHED['model']} at {as_percent(nearest['density'])}, {PUBLISHED['data']}")
