@@ -1,11 +1,12 @@
 # %% [markdown]
 # ## A teacher from an archive
 #
-# The authors published their [teacher](https://drive.google.com/file/d/15zLGpdTrBlChjc_lYBJu3tln-YS1dzTW/view):
-# a state dict `pytorch_model.bin`, in a folder or a zip. A config.json beside it may name a class
-# of their own, and beside the weights there may be scores. A stock model is built from what the
-# config says of a plain BERT, or from the student's where there is none; it takes every weight it
-# has a place for, and nothing may be missing or left over but scores, positions and the pooler.
+# The authors published their [teacher](https://drive.google.com/file/d/15zLGpdTrBlChjc_lYBJu3tln-YS1dzTW/view)
+# as an archive. What their code reads is a state dict `pytorch_model.bin`; a config.json beside it
+# may name a class of their own, and beside the weights there may be scores. A stock model is built
+# from what the config says of a plain BERT, or from the student's where there is none; it takes
+# every weight it has a place for: nothing may be missing, or left over but scores, positions and
+# the pooler.
 
 # %%
 import io
@@ -48,12 +49,13 @@ def is_archive(name):
     if not path.is_dir():
         return path.suffix.lower() == ".zip"
     try:
-        known = json.loads((path / "config.json").read_bytes())["model_type"] in CONFIG_MAPPING
+        kind = json.loads((path / "config.json").read_bytes())["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    tokenizer = any((path / file).is_file() for file in
-                    ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
-    return not (known and tokenizer) and any(n.endswith(STATE_DICT) for n in file_names(path))
+        kind = None
+    words = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+    wordless = kind == "bert" and not any((path / file).is_file() for file in words)
+    foreign = not isinstance(kind, str) or kind not in CONFIG_MAPPING
+    return (foreign or wordless) and any(n.endswith(STATE_DICT) for n in file_names(path))
 
 
 def read_archive(path):
@@ -155,9 +157,9 @@ def load_archive(name, student_config):
     try:
         files = read_archive(Path(name).expanduser())
         tensors = read_tensors(files[STATE_DICT])
-        source = "its config.json" if "config.json" in files else "the student's config"
+        has_config, has_words = "config.json" in files, "vocab.txt" in files
+        source = "its config.json" if has_config else "the student's config"
         try:
-            has_config = "config.json" in files
             fields = json.loads(files["config.json"]) if has_config else student_config.to_dict()
             config = plain_config(fields, len(tensors))
             with torch.device("meta"):  # shapes without memory
@@ -166,7 +168,6 @@ def load_archive(name, student_config):
             reason = " ".join(str(error).split())
             raise ValueError(f"{source} describes no stock BERT ({reason})") from None
         check_tensors(tensors, expected, source)
-        has_words = "vocab.txt" in files
         vocabulary = read_vocabulary(files["vocab.txt"], config) if has_words else None
     except FileNotFoundError:
         raise FileNotFoundError(f"TEACHER={name!r}: there is no such file or folder") from None

@@ -210,6 +210,10 @@ def test_what_transformers_saved_is_loaded_as_ever(tmp_path, tiny_qa, tokenizer,
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).unlink()  # this is what transformers would not load
     assert is_archive(str(tmp_path))
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"bert"', '"roberta"'))
+    assert not is_archive(str(tmp_path))
+    (tmp_path / "config.json").write_text(config)
     loaded = load_teacher(str(tmp_path), tokenizer, 128, DistilBertConfig())
     assert torch.equal(loaded(**batch).start_logits, tiny_qa(**batch).start_logits)
 
