@@ -33,7 +33,7 @@ N_EVAL = None  # questions to evaluate on
 EPOCHS = None
 DENSITY = None  # share of the encoder's weights that stay, above 0 and at most 1
 SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
-TEACHER = None  # a folder or Hub name; None: what the first notebook saved, else fine-tuned here
+TEACHER = None  # a folder, .zip or Hub name; None: what the first notebook saved, else made here
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
 
@@ -132,7 +132,8 @@ plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_
 # # 2. The teacher
 #
 # In this order: the parameter TEACHER; the model that the first notebook saved for the same encoder
-# and data; a fine-tune of its own, here and now, with the first notebook's settings.
+# and data; a fine-tune of its own, here and now, with the first notebook's settings. TEACHER may be
+# the authors' archive, as it was downloaded.
 
 # %%
 from smp.distill import ask_teacher, distilled_loss, load_teacher
@@ -170,7 +171,7 @@ else:
     keep_record(teacher_record, results, teacher_name)
 
 # %%
-teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length)
+teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length, model.config)
 if teacher_record and teacher_record["data_sha"] == data_sha:
     teacher_em = teacher_record["em"]  # measured on these very questions
 else:
@@ -350,3 +351,42 @@ keep_record(record, results, saved)
 
 # %%
 show_summary(results)
+
+# %% [markdown]
+# # 8. The authors' masks
+#
+# The authors' own masks are on their
+# [release page](https://github.com/kongds/SMP/releases/tag/SMP-S): SMP-S with a teacher, at 50%, 10%
+# and 3%, each a zip with one bit for each weight of BERT-base's encoder. They need neither the
+# training nor the teacher above, only bert-base-uncased and its frozen label-word head. After a run
+# in whatever profile, download one, name it here and run this cell again. MODEL, DATA and N_EVAL
+# count; what they leave open is as the authors had it: bert-base-uncased, all of SQuAD's dev set,
+# windows of 384 tokens that share 128.
+
+# %%
+from smp.authors import load_authors_student
+
+# %%
+from smp.results import PUBLISHED, as_percent
+
+# %%
+authors_mask = None  # e.g. "squad_0.10_kd_mag.npy.zip"
+if authors_mask is None:
+    print("to evaluate masks of the authors, name their file in authors_mask")
+else:
+    theirs = choose_settings("paper", "smp-kd", model=MODEL, data=DATA, n_train=1, n_eval=N_EVAL)
+    their_model, their_tokenizer, their_density = load_authors_student(
+        theirs.model, authors_mask, theirs.max_length
+    )
+    asked = load_squad(theirs.data, theirs.n_train, n_eval=theirs.n_eval, seed=theirs.seed)["eval"]
+    their_windows = featurise(asked, their_tokenizer, theirs.max_length, theirs.stride)
+    their_scores, _ = evaluate_answers(
+        their_model, asked, their_windows, their_tokenizer, theirs.precision
+    )
+    rows = [r for r in PUBLISHED["rows"] if (r["method"], r["sharing"]) == ("SMP + KD", "SMP-S")]
+    nearest = min(rows, key=lambda row: abs(row["density"] - their_density))
+    print(f"{Path(authors_mask).name}: {as_percent(their_density)} of the encoder's weights")
+    print(f"here       EM {their_scores['em']:.3f}   F1 {their_scores['f1']:.3f}   "
+          f"{len(asked):,} questions of {Path(theirs.data).name}")
+    print(f"published  EM {nearest['em']:.3f}   F1 {nearest['f1']:.3f}   "
+          f"{PUBLISHED['model']} at {as_percent(nearest['density'])}, {PUBLISHED['data']}")

@@ -27,7 +27,8 @@ OPTIONS = {
     "n_eval": "questions to evaluate on",
     "epochs": "passes over the training questions",
     "density": "share of the encoder's weights that stays, above 0 and at most 1",
-    "teacher": "a fine-tuned model for distillation (default: the one the first notebook saved)",
+    "teacher": "a fine-tuned model for distillation, also as an archive: folder, .zip or Hub name "
+    "(default: the one the first notebook saved)",
     "seed": "of everything drawn at random",
     "sharing": "local (SMP-L) or shared (SMP-S)",
     "results": "folder for records, models and executed notebooks (default: results)",
@@ -68,7 +69,7 @@ def read_path(name, text):
     if text not in EMBEDDED and os.path.exists(path):
         return path
     # A Hub name is "name" or "owner/name"; anything else was meant as a path.
-    if re.match(r"[./~]", text) or text.count("/") > 1 or re.search(r"\.(json|gz|xz)$", text):
+    if re.match(r"[./~]", text) or text.count("/") > 1 or re.search(r"\.(json|gz|xz|zip)$", text):
         raise ValueError(f"{name.upper()}={text!r}: there is no such file or folder")
     return text
 

@@ -9,14 +9,19 @@
 # once, before training, and its logits are kept.
 
 # %%
+from pathlib import Path
+
 import numpy as np
 import torch
 
 # %%
-from smp.models import load_qa_model
+from smp.archive import is_archive, load_archive
 
 # %%
-from smp.train import predict_logits, span_loss
+from smp.models import check_max_length, load_qa_model
+
+# %%
+from smp.train import MODEL_INPUTS, predict_logits, span_loss
 
 # %%
 def distillation_loss(student, teacher, attention_mask, temperature):
@@ -32,31 +37,53 @@ def distillation_loss(student, teacher, attention_mask, temperature):
     return temperature**2 * (teacher.exp() * gap).sum(dim=1).mean()
 
 # %%
-def load_teacher(name, tokenizer, max_length):
+def load_teacher(name, tokenizer, max_length, student_config):
     """A fine-tuned question-answering model, checked against the student's tokenizer.
 
+    name: a Hub name, a folder that transformers saved, or an archive as the authors' (see
+    `load_archive`), which is a BERT of student_config where it has no config.json. An archive
+    without a vocabulary is taken to have the student's, and a printed line says so.
     Raises ValueError with one line where its head is not trained, its vocabulary is another, it
     needs token types that the student's windows lack, or it cannot read max_length tokens.
     """
-    teacher, its_tokenizer, has_head = load_qa_model(name, max_length=max_length)
-    if not has_head or teacher.config.num_labels != 2:
-        raise ValueError(
-            f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
-            "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
-        )
-    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise ValueError(
-            f"TEACHER={name!r} has another vocabulary ({len(its_tokenizer):,} tokens) than the "
-            f"student ({len(tokenizer):,}): token by token they cannot be compared"
-        )
-    if getattr(teacher.config, "type_vocab_size", 0) > 1 and (
-        "token_type_ids" in set(its_tokenizer.model_input_names) - {*tokenizer.model_input_names}
-    ):
+    if is_archive(name):
+        teacher, vocabulary = load_archive(name, student_config)
+        check_max_length(name, teacher, max_length)
+        inputs = MODEL_INPUTS
+    else:
+        teacher, its_tokenizer, has_head = load_qa_model(name, max_length=max_length)
+        vocabulary, inputs = its_tokenizer.get_vocab(), its_tokenizer.model_input_names
+        if not has_head or teacher.config.num_labels != 2:
+            raise ValueError(
+                f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
+                "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
+            )
+    check_vocabulary(name, teacher, vocabulary, tokenizer, student_config)
+    typed = "token_type_ids" in inputs and getattr(teacher.config, "type_vocab_size", 0) > 1
+    if typed and "token_type_ids" not in tokenizer.model_input_names:
         raise ValueError(
             f"TEACHER={name!r} reads token_type_ids, which the student's tokenizer does not make: "
-            f"save a {type(its_tokenizer).__name__} with the student's model"
+            "save the teacher's tokenizer with the student's model"
         )
     return teacher.eval()
+
+
+def check_vocabulary(name, teacher, vocabulary, tokenizer, student_config):
+    """ValueError unless teacher and student number the same tokens alike; vocabulary None: unknown,
+    so the sizes must agree, and a line says what is assumed."""
+    if vocabulary is None:
+        if teacher.config.vocab_size != student_config.vocab_size:
+            raise ValueError(
+                f"TEACHER={name!r} has no vocab.txt, and knows {teacher.config.vocab_size:,} "
+                f"tokens where the student knows {student_config.vocab_size:,}: add the "
+                "vocab.txt it was trained with"
+            )
+        print(f"{Path(name).name} has no vocab.txt: its tokens are taken to be the student's")
+    elif vocabulary != tokenizer.get_vocab():
+        raise ValueError(
+            f"TEACHER={name!r} has another vocabulary ({len(vocabulary):,} tokens) than the "
+            f"student ({len(tokenizer):,}): token by token they cannot be compared"
+        )
 
 
 def ask_teacher(teacher, features, tokenizer, precision="auto"):

@@ -87,6 +87,16 @@ def readable_tokens(model):
     return getattr(model.config, "max_position_embeddings", None)
 
 
+def check_max_length(name, model, max_length):
+    """ValueError where the model cannot read max_length tokens; None asks nothing."""
+    most = readable_tokens(model)
+    if max_length and most and max_length > most:
+        raise ValueError(
+            f"{name!r} reads {most} tokens, fewer than MAX_LENGTH={max_length}: lower "
+            "MAX_LENGTH, or name another model"
+        )
+
+
 def load_qa_model(name, dropout=None, max_length=None):
     """(stock question-answering model in fp32, tokenizer, whether its head was in the checkpoint).
 
@@ -109,12 +119,7 @@ def load_qa_model(name, dropout=None, max_length=None):
             f"MODEL={name!r}: the tokenizer has {len(tokenizer):,} tokens, the model "
             f"{model.config.vocab_size:,}; they do not belong together"
         )
-    most = readable_tokens(model)
-    if max_length and most and max_length > most:
-        raise ValueError(
-            f"{name!r} reads {most} tokens, fewer than MAX_LENGTH={max_length}: lower "
-            "MAX_LENGTH, or name another model"
-        )
+    check_max_length(name, model, max_length)
     if getattr(model.config, "type_vocab_size", 2) < 2:  # RoBERTa knows one type of token
         inputs = tokenizer.model_input_names
         tokenizer.model_input_names = [each for each in inputs if each != "token_type_ids"]

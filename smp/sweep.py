@@ -97,7 +97,7 @@ class Sweep:
         model, self.tokenizer, _ = load_student(
             first.model, max_length=first.max_length, head=first.head
         )
-        self.model_sha = model_fingerprint(model)
+        self.model_sha, self.student_config = model_fingerprint(model), model.config
         self.teacher = self.teacher_logits = None
         if any(cell.task == "smp-kd" for cell in cells):
             self.name_teacher(teacher, first)
@@ -135,7 +135,9 @@ class Sweep:
         if settings.task != "smp-kd":
             return {}
         if self.teacher_logits is None:
-            teacher = load_teacher(self.teacher_folder, self.tokenizer, settings.max_length)
+            teacher = load_teacher(
+                self.teacher_folder, self.tokenizer, settings.max_length, self.student_config
+            )
             self.teacher_logits = ask_teacher(
                 teacher, self.windows["train"], self.tokenizer, settings.precision
             )

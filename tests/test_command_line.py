@@ -35,6 +35,7 @@ BAD = [
     (["--model=./no/such/folder"], "MODEL='./no/such/folder'"),
     (["--data=questions.json"], "DATA='questions.json'"),
     (["--teacher=results/models/none"], "TEACHER='results/models/none'"),
+    (["--teacher=squad_teacher.zip"], "TEACHER='squad_teacher.zip'"),
     (["--results=README.md"], "RESULTS='README.md'"),
     (["--only=everything"], "everything"),
     (["--densty=0.1"], "--densty=0.1"),
@@ -82,11 +83,13 @@ def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my model").mkdir()
     (tmp_path / "squad.json").touch()
+    (tmp_path / "teacher.zip").touch()
     (tmp_path / "almanac").mkdir()  # not what DATA=almanac means
     given = read(("profile", "quick"), ("model", "my model"), ("data", "squad.json"),
-                 ("results", "new/folder"))
+                 ("teacher", "teacher.zip"), ("results", "new/folder"))
     assert given.pop("PROFILE") == "quick" and given == {
                      "MODEL": str(tmp_path / "my model"), "DATA": str(tmp_path / "squad.json"),
+                     "TEACHER": str(tmp_path / "teacher.zip"),
                      "RESULTS": str(tmp_path / "new/folder")}
     folder = tmp_path / "Static_Model_Pruning"  # and a shared copy shows no path of this machine
     assert command_line.seen_from(folder, given)["DATA"] == os.path.join("..", "squad.json")

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
 import torch
@@ -12,19 +14,29 @@ from transformers import BertForMaskedLM
 
 from conftest import tiny_config
 from smp.almanac import make_almanac
+from smp.authors import save_authors_masks
 from smp.maskfile import load_masks
-from smp.masks import kept_count
+from smp.masks import encoder_linears, kept_count
 from smp.models import load_qa_model, load_student
 from smp.results import read_records
+from smp.squad import featurise, load_squad
+from smp.train import evaluate_answers
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(PROFILE="quick", N_TRAIN=24, N_VALID=8, N_EVAL=12, EPOCHS=1)
 
 
-def run_alone(name, folder, **parameters):
-    """Copies the notebook into the folder, runs it there, returns all text it printed."""
+def run_alone(name, folder, edit=None, **parameters):
+    """Copies the notebook into the folder, runs it there, returns all text it printed.
+
+    edit: a line of it and what to write there instead, as someone at the screen would.
+    """
     shutil.copy(ROOT / name, folder)
     path = folder / Path(name).name
+    if edit:
+        text = path.read_text("utf-8")
+        assert text.count(edit[0]) == 1
+        path.write_text(text.replace(*edit), "utf-8")
     notebook = papermill.execute_notebook(
         str(path), str(folder / "executed.ipynb"), SMALL | parameters, cwd=folder,
         kernel_name="python3", progress_bar=False, extra_arguments=["--log-level=50"],
@@ -86,6 +98,7 @@ def test_smp_keeps_just_what_was_asked_for(tmp_path):
 
 def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
     printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", fine_tuned)
+    assert printed.endswith("to evaluate masks of the authors, name their file in authors_mask\n")
     teacher, student = read_records(fine_tuned / "results")
     assert student["teacher"] == {"name": teacher["name"], "em": teacher["em"]}
     assert "fine-tuning one first" not in printed
@@ -110,14 +123,47 @@ def like_bert_base(tmp_path_factory, tokenizer):
                 N_TRAIN=40, N_VALID=0, N_EVAL=8)
 
 
+@pytest.fixture(scope="module")
+def like_the_authors(tmp_path_factory, like_bert_base):
+    """A zipped mask file in the authors' form, of 10% of that checkpoint's encoder."""
+    random = np.random.default_rng(0)
+    masks = {name: random.random(linear.weight.shape) < 0.1 for name, _, _, linear in
+             encoder_linears(load_student(like_bert_base["MODEL"])[0])}
+    path = tmp_path_factory.mktemp("authors") / "squad_0.10_kd_mag.npy"
+    save_authors_masks(masks, path)
+    with zipfile.ZipFile(f"{path}.zip", "w") as archive:
+        archive.write(path, path.name)
+    return Path(f"{path}.zip")
+
+
+def what_the_authors_masks_give(parameters, path):
+    """What the notebook must print, from the file's bits put onto the checkpoint one by one."""
+    model, tokenizer, _ = load_student(parameters["MODEL"])
+    linears = {f"bert.{name}.mask_scores": linear for name, _, _, linear in encoder_linears(model)}
+    bits = np.unpackbits(np.load(path.with_suffix(""))).tolist()
+    density = sum(bits) / sum(linear.weight.numel() for linear in linears.values())
+    for name in sorted(linears):
+        weight = linears[name].weight.data.view(-1)
+        for i in range(len(weight)):
+            weight[i] *= bits[i]
+        del bits[: len(weight)]
+    asked = load_squad(parameters["DATA"], 1, n_eval=parameters["N_EVAL"])["eval"]
+    windows = featurise(asked, tokenizer, max_length=384, stride=128)
+    scores, _ = evaluate_answers(model, asked, windows, tokenizer, "fp32")
+    return (f"squad_0.10_kd_mag.npy.zip: {100 * density:.3g}% of the encoder's weights\n"
+            f"here       EM {scores['em']:.3f}   F1 {scores['f1']:.3f}   8 questions of mine.json\n"
+            "published  EM 0.793   F1 0.872   BERT-base at 10%, SQuAD v1.1 dev\n")
+
+
 @pytest.mark.parametrize("name, method", [
     ("BERT_FINETUNE_QA.ipynb", "fine-tuned"),
     ("Static_Model_Pruning/BERT_SMP_KD.ipynb", "SMP + KD"),
 ])
 def test_the_papers_profile_runs_on_a_local_checkpoint_and_file(
-    tmp_path, like_bert_base, name, method
+    tmp_path, like_bert_base, like_the_authors, name, method
 ):
-    run_alone(name, tmp_path, **like_bert_base)
+    edit = ("authors_mask = None", f"authors_mask = '{like_the_authors}'") if "KD" in name else None
+    printed = run_alone(name, tmp_path, edit, **like_bert_base)
     records = {record["method"]: record for record in read_records(tmp_path / "results")}
     record = records[method]
     assert (record["model"], record["data"], record["profile"]) == ("bert", "mine", "paper")
@@ -126,6 +172,7 @@ def test_the_papers_profile_runs_on_a_local_checkpoint_and_file(
         assert record["head"] == "label words"
         folder = tmp_path / "results" / "models" / record["name"]
         assert load_student(str(folder))[2] == "label words"
+        assert what_the_authors_masks_give(like_bert_base, like_the_authors) in printed
 
 
 def test_a_wrong_value_stops_the_notebook_before_anything_is_written(tmp_path):

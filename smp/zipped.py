@@ -1,0 +1,46 @@
+# %% [markdown]
+# ## Files in a zip
+#
+# What others released comes zipped. Nothing is unpacked onto the disk: a file is read where it
+# lies, and only as much of it as it may have.
+
+# %%
+import lzma
+import re
+import zipfile
+import zlib
+from contextlib import contextmanager
+
+# %%
+@contextmanager
+def open_zip(path):
+    """The zip (a path, or a file opened for reading), to read from in a `with` block.
+
+    Raises FileNotFoundError, or ValueError with one line (the caller names the file) where it is
+    damaged, encrypted or no zip, also in the block; and where a name in it leads out of the zip
+    or occurs twice.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            for name in names:
+                parts = re.split(r"[/\\]", name)
+                if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
+                    raise ValueError(f"the zip holds {name!r}, a path that leads out of it")
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"the zip holds {twice!r} twice, expected each file once")
+            yield archive
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as e:
+        raise ValueError(f"cannot be read as a zip ({e}): expected a whole one") from None
+
+
+def read_from_zip(archive, name, limit):
+    """The bytes of one file in it. Raises ValueError where they are, or unpack to, over `limit`."""
+    size = archive.getinfo(name).file_size
+    if size > limit:
+        raise ValueError(f"{name} unpacks to {size:,} bytes, expected at most {limit:,}")
+    with archive.open(name) as file:
+        return file.read(size + 1)  # a size that lies ends in a wrong checksum, not in more bytes
