@@ -39,6 +39,8 @@ GRID = (
     ("densities", "0.5 0.3 0.1 0.03", "shares of the encoder's weights that stay"),
     ("seeds", "0", "of everything drawn at random"),
 )
+OF_THE_GRID = {"profile": "PROFILE", "density": "DENSITIES", "seed": "SEEDS"} | dict.fromkeys(
+    ("task", "method", "sharing"), "METHODS")
 NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
            "seed": int}
 PATHS = ("model", "data", "teacher", "results")
@@ -63,8 +65,13 @@ def read_path(name, text):
     """A path made absolute, because notebooks run elsewhere; a Hub name as it is."""
     path = os.path.abspath(os.path.expanduser(text))
     if name == "results":
-        if os.path.exists(path) and not os.path.isdir(path):
-            raise ValueError(f"RESULTS={text!r}: is a file, expected a folder")
+        there = path  # or the folder in which it will be made
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            raise ValueError(f"RESULTS={text!r}: {there} is no folder; name one to write into")
+        if not os.access(there, os.W_OK):
+            raise ValueError(f"RESULTS={text!r}: cannot write into {there}; name another folder")
         return path
     if text not in EMBEDDED and os.path.exists(path):
         return path
@@ -266,7 +273,7 @@ def draw_group(records, how, rank, path):
     os.replace(draft, path)
 
 
-def table(results=ROOT / "results"):
+def table(results):
     """Prints the summary; writes it into results/summary.md and the README, and the picture.
     -> exit code"""
     from smp.curves import plot_records
@@ -327,6 +334,8 @@ def read_changes(words):
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
+        if name in OF_THE_GRID:
+            raise ValueError(f"SET={word!r}: expected another setting; {OF_THE_GRID[name]} says it")
         for kind in (int, float, str):
             try:
                 changes[name] = kind(text)
@@ -416,7 +425,7 @@ def main(arguments=None):
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
     if options.verb == "table":
-        return table() or sweep_table(ROOT / "results")
+        return table(ROOT / "results") or sweep_table(ROOT / "results")
     return {"run": run, "sweep": sweep}[options.verb](options)
 
 
