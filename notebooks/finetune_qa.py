@@ -34,6 +34,7 @@ SHARING = None  # likewise
 TEACHER = None  # likewise
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
 from smp.environment import install_missing
@@ -59,7 +60,7 @@ for name, value in vars(settings).items():
 from smp.results import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, show_summary
+from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
@@ -162,8 +163,9 @@ if validate:
     print(f"before training: EM {untrained['em']:.3f} on {len(data['valid'])} held-out questions")
 
 # %%
+checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 run = fit(
-    model, features["train"], tokenizer, settings, validate=validate,
+    model, features["train"], tokenizer, settings, validate=validate, checkpoints=checkpoints,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -209,6 +211,7 @@ record = finish_record(
 )
 saved = save_model(model, tokenizer, results / "models" / record["name"])
 keep_record(record, results, saved)
+checkpoints.clear()
 print(f"the model is in {saved}")
 
 # %% [markdown]

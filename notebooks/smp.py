@@ -36,6 +36,7 @@ SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
 TEACHER = None  # of no use here; the same parameters serve all three notebooks
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
 from smp.environment import install_missing
@@ -61,7 +62,7 @@ for name, value in vars(settings).items():
 from smp.results import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, show_summary
+from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
@@ -188,9 +189,11 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 from smp.train import evaluate_answers, fit, validator
 
 # %%
+checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
+    checkpoints=checkpoints,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -283,6 +286,7 @@ record = finish_record(
     bytes_mask_file=mask_bytes, n_train=len(data["train"]), n_eval=len(data["eval"]),
 )
 keep_record(record, results, saved)
+checkpoints.clear()
 
 # %%
 show_summary(results)

@@ -36,6 +36,7 @@ SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
 TEACHER = None  # a folder, .zip or Hub name; None: what the first notebook saved, else made here
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
 from smp.environment import install_missing
@@ -61,7 +62,7 @@ for name, value in vars(settings).items():
 from smp.results import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, show_summary
+from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
@@ -161,7 +162,8 @@ else:
     set_seed(teaching.seed)
     teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)
     teacher_record = begin_record("fine-tuned", teaching, model_sha, data_sha)
-    run = fit(teacher, features["train"], tokenizer, teaching)
+    checkpoints = run_checkpoints(teacher_record, results, CHECKPOINTS)
+    run = fit(teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
     scores, _ = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer)
     teacher_record = finish_record(
         teacher_record, run, scores, head="trained", params_total=count_parameters(teacher),
@@ -169,6 +171,7 @@ else:
     )
     teacher_name = save_model(teacher, tokenizer, results / "models" / teacher_record["name"])
     keep_record(teacher_record, results, teacher_name)
+    checkpoints.clear()
 
 # %%
 teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length, model.config)
@@ -252,10 +255,12 @@ record = begin_record("SMP + KD", settings, model_sha, data_sha,
 # answer's, half the teacher's.
 
 # %%
+checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
     loss_function=distilled_loss(teacher_logits, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
+    checkpoints=checkpoints,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -348,6 +353,7 @@ record = finish_record(
     bytes_mask_file=mask_bytes, n_train=len(data["train"]), n_eval=len(data["eval"]),
 )
 keep_record(record, results, saved)
+checkpoints.clear()
 
 # %%
 show_summary(results)

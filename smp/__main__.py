@@ -32,6 +32,7 @@ OPTIONS = {
     "seed": "of everything drawn at random",
     "sharing": "local (SMP-L) or shared (SMP-S)",
     "results": "folder for records, models and executed notebooks (default: results)",
+    "checkpoints": "folder for checkpoints, e.g. on a mounted drive (default: in results)",
 }
 GRID = (
     ("methods", "smp-l smp-s magnitude movement soft-movement",
@@ -41,7 +42,7 @@ GRID = (
 )
 NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
            "seed": int}
-PATHS = ("model", "data", "teacher", "results")
+PATHS = ("model", "data", "teacher", "results", "checkpoints")
 EMBEDDED = ("almanac", "all-MiniLM-L6-v2")
 
 
@@ -62,9 +63,9 @@ def read_number(name, text):
 def read_path(name, text):
     """A path made absolute, because notebooks run elsewhere; a Hub name as it is."""
     path = os.path.abspath(os.path.expanduser(text))
-    if name == "results":
+    if name in ("results", "checkpoints"):
         if os.path.exists(path) and not os.path.isdir(path):
-            raise ValueError(f"RESULTS={text!r}: is a file, expected a folder")
+            raise ValueError(f"{name.upper()}={text!r}: is a file, expected a folder")
         return path
     if text not in EMBEDDED and os.path.exists(path):
         return path
@@ -85,7 +86,8 @@ def read_parameters(options):
             given[name] = read_number(name, given[name])
         elif name in PATHS:
             given[name] = read_path(name, given[name])
-    values = {name: given[name] for name in given if name not in ("profile", "teacher", "results")}
+    elsewhere = ("profile", "teacher", "results", "checkpoints")  # not settings of a task
+    values = {name: given[name] for name in given if name not in elsewhere}
     choose_settings(given.get("profile", "quick"), **values)  # first, for it answers at once
     given["profile"] = given.get("profile") or default_profile()  # imports torch
     return {name.upper(): value for name, value in given.items()}
@@ -345,13 +347,14 @@ def sweep(options):
         parameters = {name.lower(): value for name, value in read_parameters(options).items()}
         results = Path(parameters.pop("results", ROOT / "results"))
         teacher, profile = parameters.pop("teacher", None), parameters.pop("profile")
+        checkpoints = parameters.pop("checkpoints", None)
         numbers = {"densities": [read_number("density", text) for text in options.densities],
                    "seeds": [read_number("seed", text) for text in options.seeds]}
         cells = plan_sweep(
             profile, options.methods, **numbers, **parameters | read_changes(options.set)
         )
         done = {record["name"] for record in read_records(results / "sweep")}
-        grid = Sweep(cells, results, teacher)
+        grid = Sweep(cells, results, teacher, checkpoints)
     except (OSError, ValueError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2

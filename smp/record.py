@@ -23,6 +23,9 @@ from smp.results import (
 )
 
 # %%
+from smp.checkpoint import Checkpoints
+
+# %%
 def begin_record(method, settings, model_sha, data_sha, teacher=None):
     """What is known before training, all that decides the run's name, and the name.
 
@@ -60,6 +63,14 @@ def finish_record(begun, run, scores, params_total, layers=(), **measured):
     }
 
 # %%
+def run_checkpoints(begun, results, folder=None):
+    """The `Checkpoints` of the run whose record was begun: in a folder of its name, within `folder`
+    or results/checkpoints. They go when its record is kept, see `Checkpoints.clear`."""
+    place = Path(results) / "checkpoints" if folder is None else Path(folder)
+    about = {name: begun[name] for name in ("model_sha", "teacher")}
+    return Checkpoints(place / begun["name"], about)
+
+
 def keep_record(record, results, model_folder):
     """Writes results/<name>.json, and a copy beside the saved model, for `find_teacher`."""
     path = write_record(record, results)

@@ -6,14 +6,14 @@
 # precision and processes.
 
 # %%
-import itertools
 import math
 import time
+from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -22,6 +22,9 @@ from smp.squad import make_loader
 
 # %%
 from smp.answers import SquadMetric, decode_answers
+
+# %%
+from smp.checkpoint import TrainingState, package_versions, windows_fingerprint
 
 # %%
 def pick_precision(wanted="auto"):
@@ -114,30 +117,59 @@ def span_loss(start_logits, end_logits, batch):
     return (start + end) / 2
 
 # %%
-def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None):
+def endless_batches(loader, sampler, done):
+    """Batches of one epoch after the other, each in a new order, without the first `done`."""
+    epochs, skipped = divmod(done, len(loader))
+    for _ in range(epochs):
+        list(sampler)  # each order is drawn from the state the last one left
+    if skipped:
+        yield from skip_first_batches(loader, skipped)
+    while True:
+        yield from loader
+
+
+def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None,
+        checkpoints=None):
     """Trains `model` in place; returns {"history", "snapshots", "steps", "seconds", ...}.
 
     features: windows with labels (`featurise`); pruning: a `Pruning`, or None to fine-tune;
     loss_function: (start logits, end logits, batch) -> scalar; validate: model -> {"em", "f1"},
-    called settings.n_snapshots times. Raises FloatingPointError where the loss is not finite.
+    called settings.n_snapshots times; checkpoints: a `Checkpoints` to write, and to go on from.
+    Raises FloatingPointError where the loss is not finite, ValueError where the checkpoints are
+    those of another run.
     """
     accelerator = make_accelerator(settings.precision)
     loader = make_loader(features, tokenizer, settings.batch_size, shuffle=True, seed=settings.seed)
-    steps = max(1, math.ceil(len(loader) * settings.epochs))
+    steps, sampler = max(1, math.ceil(len(loader) * settings.epochs)), loader.sampler
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings), betas=(0.9, 0.999), weight_decay=0.0, fused=True
     )
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
                                      "valid_step", "valid_em", "valid_f1")}
-    snapshots, losses = {}, []
+    snapshots, losses, done, before = {}, [], 0, 0.0
+    if checkpoints is not None:
+        state = TrainingState(
+            {names[id(parameter)]: parameter for parameter in trained}, optimizer, decay,
+            accelerator.scaler,
+            {"history": history, "losses": losses, "snapshots": snapshots, "seconds": 0.0},
+            {"settings": asdict(settings), "data": windows_fingerprint(features),
+             **checkpoints.about, "versions": package_versions()},
+        )
+        done, before = state.restore(checkpoints), state.curves["seconds"]
+        if done:
+            print(f"going on after step {done:,} of {steps:,}, from {checkpoints.folder}")
+        if done == steps and pruning is not None:
+            pruning.finish()
 
-    began = time.perf_counter()
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))  # each epoch reshuffled
-    bar = tqdm(zip(range(steps), batches), total=steps, desc=settings.task, unit=" steps")
+    began = time.perf_counter() - before
+    batches = endless_batches(loader, sampler, done)
+    bar = tqdm(zip(range(done, steps), batches), initial=done, total=steps, desc=settings.task,
+               unit=" steps")
     for step, batch in bar:
         model.train()
         if pruning is not None:
@@ -174,6 +206,8 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
                 scores = validate(model)
                 for name, value in {"step": step + 1, **scores}.items():
                     history[f"valid_{name}"].append(value)
+        if checkpoints is not None and checkpoints.due():
+            state.save(checkpoints, step + 1, time.perf_counter() - began)
     bar.close()
 
     history["loss"] = torch.stack(losses).float().cpu().tolist()
