@@ -1,4 +1,4 @@
-# make run | sweep | test | notebooks | check | table | lab | clean      (make alone lists them)
+# make run | sweep | test | soak | notebooks | check | table | lab | clean      (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -21,7 +21,7 @@ SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA
   $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
   $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"}
 
-.PHONY: help run sweep test notebooks check table lab clean
+.PHONY: help run sweep test soak notebooks check table lab clean
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEE
 
 test: check  ## check, then run the tests
 	@$(PYTHON) -m pytest -q
+
+soak: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
+	@$(PYTHON) tools/soak.py
 
 notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
 	@$(PYTHON) tools/build_notebooks.py
