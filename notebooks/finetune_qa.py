@@ -34,6 +34,7 @@ SHARING = None  # likewise
 TEACHER = None  # likewise
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+SET = {}  # any other setting listed below, e.g. {"batch_size": 16, "head": "trained"}
 CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
@@ -51,6 +52,7 @@ from smp.settings import changed_settings, choose_settings
 settings = choose_settings(
     PROFILE, "fine-tune", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    **SET,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():

@@ -36,6 +36,7 @@ SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
 TEACHER = None  # a folder, .zip or Hub name; None: what the first notebook saved, else made here
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+SET = {}  # any other setting listed below, e.g. {"batch_size": 16, "head": "trained"}
 CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
@@ -53,6 +54,7 @@ from smp.settings import changed_settings, choose_settings
 settings = choose_settings(
     PROFILE, "smp-kd", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    **SET,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
@@ -157,7 +159,8 @@ else:
     teaching = choose_settings(
         settings.profile, "fine-tune", model=settings.model, data=settings.data,
         n_train=settings.n_train, n_valid=settings.n_valid, n_eval=settings.n_eval,
-        seed=settings.seed,
+        data_seed=settings.data_seed, longest_passage=settings.longest_passage,
+        max_length=settings.max_length, stride=settings.stride, seed=settings.seed,
     )
     set_seed(teaching.seed)
     teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)

@@ -75,6 +75,24 @@ def read_path(name, text):
     return text
 
 
+def read_changes(words):
+    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: settings without an option."""
+    changes = {}
+    for word in words or ():
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
+        if name in OPTIONS:
+            raise ValueError(f"SET={word!r}: expected {name.upper()}={text}, it has its own option")
+        for kind in (int, float, str):
+            try:
+                changes[name] = kind(text)
+                break
+            except ValueError:
+                pass
+    return changes
+
+
 def read_parameters(options):
     """{PARAMETER: value} of the options given. Raises ValueError, one line naming the parameter."""
     from smp.settings import choose_settings, default_profile
@@ -88,7 +106,9 @@ def read_parameters(options):
             given[name] = read_path(name, given[name])
     elsewhere = ("profile", "teacher", "results", "checkpoints")  # not settings of a task
     values = {name: given[name] for name in given if name not in elsewhere}
-    choose_settings(given.get("profile", "quick"), **values)  # first, for it answers at once
+    more = read_changes(getattr(options, "set", None))
+    choose_settings(given.get("profile", "quick"), **values, **more)  # first, it answers at once
+    given |= {"set": more} if more else {}
     given["profile"] = given.get("profile") or default_profile()  # imports torch
     return {name.upper(): value for name, value in given.items()}
 
@@ -322,22 +342,6 @@ def run(options):
     return table(results)
 
 
-def read_changes(words):
-    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: any of the settings, for a sweep."""
-    changes = {}
-    for word in words or ():
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
-        for kind in (int, float, str):
-            try:
-                changes[name] = kind(text)
-                break
-            except ValueError:
-                pass
-    return changes
-
-
 def sweep(options):
     """Runs the cells of the grid that have no record yet, then draws them all. -> exit code"""
     from smp.results import read_records
@@ -347,11 +351,11 @@ def sweep(options):
         parameters = {name.lower(): value for name, value in read_parameters(options).items()}
         results = Path(parameters.pop("results", ROOT / "results"))
         teacher, profile = parameters.pop("teacher", None), parameters.pop("profile")
-        checkpoints = parameters.pop("checkpoints", None)
+        checkpoints, more = parameters.pop("checkpoints", None), parameters.pop("set", {})
         numbers = {"densities": [read_number("density", text) for text in options.densities],
                    "seeds": [read_number("seed", text) for text in options.seeds]}
         cells = plan_sweep(
-            profile, options.methods, **numbers, **parameters | read_changes(options.set)
+            profile, options.methods, **numbers, **parameters | more
         )
         done = {record["name"] for record in read_records(results / "sweep")}
         grid = Sweep(cells, results, teacher, checkpoints)
@@ -410,8 +414,9 @@ def main(arguments=None):
     for name, default, text in GRID:
         sweeper.add_argument("--" + name, nargs="+", default=default.split(), metavar="X",
                              help=f"{text} (default: {default})")
-    sweeper.add_argument("--set", nargs="+", metavar="NAME=VALUE", help="any other setting")
     for parser_of_verb in (runner, sweeper):
+        parser_of_verb.add_argument("--set", nargs="+", metavar="NAME=VALUE",
+                                    help="any other setting, e.g. batch_size=16 head=trained")
         for name, text in OPTIONS.items():
             if parser_of_verb is runner or name not in ("density", "seed", "sharing"):
                 option = "--" + name.replace("_", "-")

@@ -51,6 +51,9 @@ def finish_record(begun, run, scores, params_total, layers=(), **measured):
     layers: kept and total of each masked matrix, empty where nothing was masked; measured: head,
     bytes_mask_file, n_train, n_eval. density is of the masked matrices, remaining_of_model of all.
     """
+    if scores["em"] == 0:
+        print(f"EM is 0 on {measured['n_eval']:,} questions: nothing was learned that lasts; train "
+              "longer (EPOCHS, N_TRAIN) or keep more (DENSITY)")
     masked = sum(row["total"] for row in layers)
     kept = sum(row["kept"] for row in layers)
     return {

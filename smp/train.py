@@ -128,6 +128,20 @@ def endless_batches(loader, sampler, done):
         yield from loader
 
 
+def check_finite(loss, trained, step, settings, checkpoints=None):
+    """FloatingPointError, one line, where the loss or what is trained is not finite any more."""
+    what = "the loss" if not math.isfinite(loss) else None
+    if what is None and not all(bool(part.isfinite().all()) for part in trained):
+        what, loss = "a trained weight or score", "not finite"
+    if what:
+        good = checkpoints.paths()[:1] if checkpoints is not None else []
+        raise FloatingPointError(
+            f"{what} is {loss} at step {step:,}: lower the learning rate "
+            f"({settings.learning_rate:g}), or set precision to fp32"
+            + (f"; the last good checkpoint is {good[0].name}" if good else "")
+        )
+
+
 def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None,
         checkpoints=None):
     """Trains `model` in place; returns {"history", "snapshots", "steps", "seconds", ...}.
@@ -135,9 +149,14 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     features: windows with labels (`featurise`); pruning: a `Pruning`, or None to fine-tune;
     loss_function: (start logits, end logits, batch) -> scalar; validate: model -> {"em", "f1"},
     called settings.n_snapshots times; checkpoints: a `Checkpoints` to write, and to go on from.
-    Raises FloatingPointError where the loss is not finite, ValueError where the checkpoints are
-    those of another run.
+    Raises FloatingPointError where loss or weights are no longer finite, ValueError where no window
+    holds an answer or the checkpoints are those of another run, MemoryError on a full GPU.
     """
+    if not any(features["start_positions"]):
+        raise ValueError(
+            f"none of the {len(features):,} training windows holds its answer, so there is nothing "
+            f"to learn: check the data, or raise MAX_LENGTH={settings.max_length}"
+        )
     accelerator = make_accelerator(settings.precision)
     loader = make_loader(features, tokenizer, settings.batch_size, shuffle=True, seed=settings.seed)
     steps, sampler = max(1, math.ceil(len(loader) * settings.epochs)), loader.sampler
@@ -174,9 +193,15 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         model.train()
         if pruning is not None:
             pruning.before_forward(step, steps)
-        out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
-        loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
-        accelerator.backward(loss)
+        try:
+            out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
+            loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
+            accelerator.backward(loss)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"the GPU is full in step {step + 1}: lower batch_size={settings.batch_size} or "
+                f"max_length={settings.max_length} ({str(error).splitlines()[0]})"
+            ) from None
         accelerator.unscale_gradients()
         if pruning is not None:
             pruning.after_backward(step, steps)
@@ -191,11 +216,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         history["lambda"].append(pruning.weight if pruning else 0.0)
         if (step + 1) % 20 == 0 or step + 1 == steps:  # reading the loss waits for the device
             recent = float(torch.stack(losses[-20:]).mean())
-            if not math.isfinite(recent):
-                raise FloatingPointError(
-                    f"the loss is {recent} at step {step + 1}: lower the learning rate "
-                    f"({settings.learning_rate:g}), or set PRECISION to fp32"
-                )
+            check_finite(recent, trained, step + 1, settings, checkpoints)
             bar.set_postfix(loss=f"{recent:.2f}", density=f"{history['density'][-1]:.0%}")
         if step + 1 == steps and pruning is not None:
             pruning.finish()
@@ -207,6 +228,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
                 for name, value in {"step": step + 1, **scores}.items():
                     history[f"valid_{name}"].append(value)
         if checkpoints is not None and checkpoints.due():
+            check_finite(float(losses[-1]), trained, step + 1, settings, checkpoints)
             state.save(checkpoints, step + 1, time.perf_counter() - began)
     bar.close()
 
