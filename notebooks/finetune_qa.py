@@ -34,6 +34,8 @@ SHARING = None  # likewise
 TEACHER = None  # likewise
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+SET = {}  # any other setting listed below, e.g. {"batch_size": 16, "head": "trained"}
+CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
 from smp.environment import install_missing
@@ -50,6 +52,7 @@ from smp.settings import changed_settings, choose_settings
 settings = choose_settings(
     PROFILE, "fine-tune", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    **SET,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
@@ -59,7 +62,7 @@ for name, value in vars(settings).items():
 from smp.results import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, show_summary
+from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
@@ -162,8 +165,9 @@ if validate:
     print(f"before training: EM {untrained['em']:.3f} on {len(data['valid'])} held-out questions")
 
 # %%
+checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 run = fit(
-    model, features["train"], tokenizer, settings, validate=validate,
+    model, features["train"], tokenizer, settings, validate=validate, checkpoints=checkpoints,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -209,6 +213,7 @@ record = finish_record(
 )
 saved = save_model(model, tokenizer, results / "models" / record["name"])
 keep_record(record, results, saved)
+checkpoints.clear()
 print(f"the model is in {saved}")
 
 # %% [markdown]

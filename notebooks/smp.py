@@ -36,6 +36,8 @@ SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
 TEACHER = None  # of no use here; the same parameters serve all three notebooks
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+SET = {}  # any other setting listed below, e.g. {"batch_size": 16, "head": "trained"}
+CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
 from smp.environment import install_missing
@@ -52,6 +54,7 @@ from smp.settings import changed_settings, choose_settings
 settings = choose_settings(
     PROFILE, "smp", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    **SET,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
@@ -61,7 +64,7 @@ for name, value in vars(settings).items():
 from smp.results import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, show_summary
+from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
@@ -188,9 +191,11 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 from smp.train import evaluate_answers, fit, validator
 
 # %%
+checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
+    checkpoints=checkpoints,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -283,6 +288,7 @@ record = finish_record(
     bytes_mask_file=mask_bytes, n_train=len(data["train"]), n_eval=len(data["eval"]),
 )
 keep_record(record, results, saved)
+checkpoints.clear()
 
 # %%
 show_summary(results)

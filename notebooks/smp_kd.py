@@ -36,6 +36,8 @@ SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
 TEACHER = None  # a folder, .zip or Hub name; None: what the first notebook saved, else made here
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
+SET = {}  # any other setting listed below, e.g. {"batch_size": 16, "head": "trained"}
+CHECKPOINTS = None  # folder for checkpoints, e.g. on a mounted drive; None: in RESULTS
 
 # %%
 from smp.environment import install_missing
@@ -52,6 +54,7 @@ from smp.settings import changed_settings, choose_settings
 settings = choose_settings(
     PROFILE, "smp-kd", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    **SET,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
@@ -61,7 +64,7 @@ for name, value in vars(settings).items():
 from smp.results import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, show_summary
+from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
@@ -156,12 +159,14 @@ else:
     teaching = choose_settings(
         settings.profile, "fine-tune", model=settings.model, data=settings.data,
         n_train=settings.n_train, n_valid=settings.n_valid, n_eval=settings.n_eval,
-        seed=settings.seed,
+        data_seed=settings.data_seed, longest_passage=settings.longest_passage,
+        max_length=settings.max_length, stride=settings.stride, seed=settings.seed,
     )
     set_seed(teaching.seed)
     teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)
     teacher_record = begin_record("fine-tuned", teaching, model_sha, data_sha)
-    run = fit(teacher, features["train"], tokenizer, teaching)
+    checkpoints = run_checkpoints(teacher_record, results, CHECKPOINTS)
+    run = fit(teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
     scores, _ = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer)
     teacher_record = finish_record(
         teacher_record, run, scores, head="trained", params_total=count_parameters(teacher),
@@ -169,6 +174,7 @@ else:
     )
     teacher_name = save_model(teacher, tokenizer, results / "models" / teacher_record["name"])
     keep_record(teacher_record, results, teacher_name)
+    checkpoints.clear()
 
 # %%
 teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length, model.config)
@@ -252,10 +258,12 @@ record = begin_record("SMP + KD", settings, model_sha, data_sha,
 # answer's, half the teacher's.
 
 # %%
+checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
     loss_function=distilled_loss(teacher_logits, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
+    checkpoints=checkpoints,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -348,6 +356,7 @@ record = finish_record(
     bytes_mask_file=mask_bytes, n_train=len(data["train"]), n_eval=len(data["eval"]),
 )
 keep_record(record, results, saved)
+checkpoints.clear()
 
 # %%
 show_summary(results)

@@ -32,6 +32,7 @@ OPTIONS = {
     "seed": "of everything drawn at random",
     "sharing": "local (SMP-L) or shared (SMP-S)",
     "results": "folder for records, models and executed notebooks (default: results)",
+    "checkpoints": "folder for checkpoints, e.g. on a mounted drive (default: in results)",
 }
 GRID = (
     ("methods", "smp-l smp-s magnitude movement soft-movement",
@@ -39,11 +40,9 @@ GRID = (
     ("densities", "0.5 0.3 0.1 0.03", "shares of the encoder's weights that stay"),
     ("seeds", "0", "of everything drawn at random"),
 )
-OF_THE_GRID = {"profile": "PROFILE", "density": "DENSITIES", "seed": "SEEDS"} | dict.fromkeys(
-    ("task", "method", "sharing"), "METHODS")
 NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
            "seed": int}
-PATHS = ("model", "data", "teacher", "results")
+PATHS = ("model", "data", "teacher", "results", "checkpoints")
 EMBEDDED = ("almanac", "all-MiniLM-L6-v2")
 
 
@@ -64,14 +63,14 @@ def read_number(name, text):
 def read_path(name, text):
     """A path made absolute, because notebooks run elsewhere; a Hub name as it is."""
     path = os.path.abspath(os.path.expanduser(text))
-    if name == "results":
+    if name in ("results", "checkpoints"):
         there = path  # or the folder in which it will be made
         while not os.path.lexists(there):
             there = os.path.dirname(there)
         if not os.path.isdir(there):
-            raise ValueError(f"RESULTS={text!r}: {there} is no folder; name one to write into")
+            raise ValueError(f"{name.upper()}={text!r}: {there} is no folder; name one to write in")
         if not os.access(there, os.W_OK):
-            raise ValueError(f"RESULTS={text!r}: cannot write into {there}; name another folder")
+            raise ValueError(f"{name.upper()}={text!r}: cannot write in {there}; name another")
         return path
     if text not in EMBEDDED and os.path.exists(path):
         return path
@@ -79,6 +78,26 @@ def read_path(name, text):
     if re.match(r"[./~]", text) or text.count("/") > 1 or re.search(r"\.(json|gz|xz|zip)$", text):
         raise ValueError(f"{name.upper()}={text!r}: there is no such file or folder")
     return text
+
+
+def read_changes(words):
+    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: settings without an option."""
+    changes = {}
+    for word in words or ():
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
+        if name in OPTIONS:
+            raise ValueError(f"SET={word!r}: expected {name.upper()}={text}, it has its own option")
+        if name in ("task", "method"):
+            raise ValueError(f"SET={word!r}: expected another setting, METHODS of a sweep says it")
+        for kind in (int, float, str):
+            try:
+                changes[name] = kind(text)
+                break
+            except ValueError:
+                pass
+    return changes
 
 
 def read_parameters(options):
@@ -92,8 +111,11 @@ def read_parameters(options):
             given[name] = read_number(name, given[name])
         elif name in PATHS:
             given[name] = read_path(name, given[name])
-    values = {name: given[name] for name in given if name not in ("profile", "teacher", "results")}
-    choose_settings(given.get("profile", "quick"), **values)  # first, for it answers at once
+    elsewhere = ("profile", "teacher", "results", "checkpoints")  # not settings of a task
+    values = {name: given[name] for name in given if name not in elsewhere}
+    more = read_changes(getattr(options, "set", None))
+    choose_settings(given.get("profile", "quick"), **values, **more)  # first, it answers at once
+    given |= {"set": more} if more else {}
     given["profile"] = given.get("profile") or default_profile()  # imports torch
     return {name.upper(): value for name, value in given.items()}
 
@@ -327,24 +349,6 @@ def run(options):
     return table(results)
 
 
-def read_changes(words):
-    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: any of the settings, for a sweep."""
-    changes = {}
-    for word in words or ():
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
-        if name in OF_THE_GRID:
-            raise ValueError(f"SET={word!r}: expected another setting; {OF_THE_GRID[name]} says it")
-        for kind in (int, float, str):
-            try:
-                changes[name] = kind(text)
-                break
-            except ValueError:
-                pass
-    return changes
-
-
 def sweep(options):
     """Runs the cells of the grid that have no record yet, then draws them all. -> exit code"""
     from smp.results import read_records
@@ -354,13 +358,14 @@ def sweep(options):
         parameters = {name.lower(): value for name, value in read_parameters(options).items()}
         results = Path(parameters.pop("results", ROOT / "results"))
         teacher, profile = parameters.pop("teacher", None), parameters.pop("profile")
+        checkpoints, more = parameters.pop("checkpoints", None), parameters.pop("set", {})
         numbers = {"densities": [read_number("density", text) for text in options.densities],
                    "seeds": [read_number("seed", text) for text in options.seeds]}
         cells = plan_sweep(
-            profile, options.methods, **numbers, **parameters | read_changes(options.set)
+            profile, options.methods, **numbers, **parameters | more
         )
         done = {record["name"] for record in read_records(results / "sweep")}
-        grid = Sweep(cells, results, teacher)
+        grid = Sweep(cells, results, teacher, checkpoints)
     except (OSError, ValueError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
@@ -416,8 +421,9 @@ def main(arguments=None):
     for name, default, text in GRID:
         sweeper.add_argument("--" + name, nargs="+", default=default.split(), metavar="X",
                              help=f"{text} (default: {default})")
-    sweeper.add_argument("--set", nargs="+", metavar="NAME=VALUE", help="any other setting")
     for parser_of_verb in (runner, sweeper):
+        parser_of_verb.add_argument("--set", nargs="+", metavar="NAME=VALUE",
+                                    help="any other setting, e.g. batch_size=16 head=trained")
         for name, text in OPTIONS.items():
             if parser_of_verb is runner or name not in ("density", "seed", "sharing"):
                 option = "--" + name.replace("_", "-")

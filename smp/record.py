@@ -24,6 +24,9 @@ from smp.results import (
 )
 
 # %%
+from smp.checkpoint import Checkpoints
+
+# %%
 def begin_record(method, settings, model_sha, data_sha, teacher=None):
     """What is known before training, all that decides the run's name, and the name.
 
@@ -49,6 +52,9 @@ def finish_record(begun, run, scores, params_total, layers=(), **measured):
     layers: kept and total of each masked matrix, empty where nothing was masked; measured: head,
     bytes_mask_file, n_train, n_eval. density is of the masked matrices, remaining_of_model of all.
     """
+    if scores["em"] == 0:
+        print(f"EM is 0 on {measured['n_eval']:,} questions: nothing was learned that lasts; train "
+              "longer (EPOCHS, N_TRAIN) or keep more (DENSITY)")
     masked = sum(row["total"] for row in layers)
     kept = sum(row["kept"] for row in layers)
     return {
@@ -61,6 +67,14 @@ def finish_record(begun, run, scores, params_total, layers=(), **measured):
     }
 
 # %%
+def run_checkpoints(begun, results, folder=None):
+    """The `Checkpoints` of the run whose record was begun: in a folder of its name, within `folder`
+    or results/checkpoints. They go when its record is kept, see `Checkpoints.clear`."""
+    place = Path(results) / "checkpoints" if folder is None else Path(folder)
+    about = {name: begun[name] for name in ("model_sha", "teacher")}
+    return Checkpoints(place / begun["name"], about)
+
+
 def keep_record(record, results, model_folder):
     """Writes results/<name>.json, and a copy beside the saved model, for `find_teacher`."""
     path = write_record(record, results)

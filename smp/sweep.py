@@ -2,8 +2,8 @@
 # ## A grid of runs
 #
 # Methods × densities × seeds, all through the loop of the notebooks. Each finished cell leaves its
-# record in results/sweep/; a cell whose record is there is not run again, so a sweep that was
-# stopped goes on with the same command.
+# record in results/sweep/; a cell whose record is there is not run again, and the one at work has
+# its checkpoints, so a sweep that was stopped goes on with the same command.
 
 # %%
 from pathlib import Path
@@ -23,7 +23,7 @@ from smp.maskfile import save_masks
 from smp.models import count_parameters, load_student, model_fingerprint
 
 # %%
-from smp.record import begin_record, find_teacher, finish_record
+from smp.record import begin_record, find_teacher, finish_record, run_checkpoints
 
 # %%
 from smp.results import write_record
@@ -87,12 +87,13 @@ class Sweep:
     """What the cells of a sweep share: the questions, their windows, the teacher's logits.
 
     cells: of one model and one set of data, as `plan_sweep` makes them; results: the folder that
-    holds models/, where a teacher is looked for if none is named. Raises FileNotFoundError where
-    a cell needs a teacher and there is none.
+    holds models/, where a teacher is looked for if none is named; checkpoints: a folder for those
+    of the cell at work, if not in results. Raises FileNotFoundError where a cell needs a teacher
+    and there is none.
     """
 
-    def __init__(self, cells, results, teacher=None):
-        self.results, first = Path(results), cells[0]
+    def __init__(self, cells, results, teacher=None, checkpoints=None):
+        self.results, self.checkpoints, first = Path(results), checkpoints, cells[0]
         self.folder = self.results / "sweep"
         model, self.tokenizer, _ = load_student(
             first.model, max_length=first.max_length, head=first.head
@@ -153,7 +154,9 @@ class Sweep:
         )
         params_total = count_parameters(model)
         pruning = attach_pruning(model, settings)
-        run = fit(model, self.windows["train"], tokenizer, settings, pruning, **loss)
+        checkpoints = run_checkpoints(begun, self.results, self.checkpoints)
+        run = fit(model, self.windows["train"], tokenizer, settings, pruning, **loss,
+                  checkpoints=checkpoints)
         masks, layers = pruning.masks.numpy(), pruning.masks.layers()
         mask_bytes = None  # of a method that trains the weights, the mask is not the model
         if settings.method == "smp":
@@ -171,4 +174,5 @@ class Sweep:
             n_eval=len(self.data["eval"]),
         )
         write_record(record, self.folder)
+        checkpoints.clear()
         return record

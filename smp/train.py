@@ -6,14 +6,14 @@
 # precision and processes.
 
 # %%
-import itertools
 import math
 import time
+from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, skip_first_batches
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -22,6 +22,9 @@ from smp.squad import make_loader
 
 # %%
 from smp.answers import SquadMetric, decode_answers
+
+# %%
+from smp.checkpoint import TrainingState, package_versions, windows_fingerprint
 
 # %%
 def pick_precision(wanted="auto"):
@@ -114,37 +117,91 @@ def span_loss(start_logits, end_logits, batch):
     return (start + end) / 2
 
 # %%
-def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None):
+def endless_batches(loader, sampler, done):
+    """Batches of one epoch after the other, each in a new order, without the first `done`."""
+    epochs, skipped = divmod(done, len(loader))
+    for _ in range(epochs):
+        list(sampler)  # each order is drawn from the state the last one left
+    if skipped:
+        yield from skip_first_batches(loader, skipped)
+    while True:
+        yield from loader
+
+
+def check_finite(loss, trained, step, settings, checkpoints=None):
+    """FloatingPointError, one line, where the loss or what is trained is not finite any more."""
+    what = "the loss" if not math.isfinite(loss) else None
+    if what is None and not all(bool(part.isfinite().all()) for part in trained):
+        what, loss = "a trained weight or score", "not finite"
+    if what:
+        good = checkpoints.paths()[:1] if checkpoints is not None else []
+        raise FloatingPointError(
+            f"{what} is {loss} at step {step:,}: lower the learning rate "
+            f"({settings.learning_rate:g}), or set precision to fp32"
+            + (f"; the last good checkpoint is {good[0].name}" if good else "")
+        )
+
+
+def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None,
+        checkpoints=None):
     """Trains `model` in place; returns {"history", "snapshots", "steps", "seconds", ...}.
 
     features: windows with labels (`featurise`); pruning: a `Pruning`, or None to fine-tune;
     loss_function: (start logits, end logits, batch) -> scalar; validate: model -> {"em", "f1"},
-    called settings.n_snapshots times. Raises FloatingPointError where the loss is not finite.
+    called settings.n_snapshots times; checkpoints: a `Checkpoints` to write, and to go on from.
+    Raises FloatingPointError where loss or weights are no longer finite, ValueError where no window
+    holds an answer or the checkpoints are those of another run, MemoryError on a full GPU.
     """
+    if not any(features["start_positions"]):
+        raise ValueError(
+            f"none of the {len(features):,} training windows holds its answer, so there is nothing "
+            f"to learn: check the data, or raise MAX_LENGTH={settings.max_length}"
+        )
     accelerator = make_accelerator(settings.precision)
     loader = make_loader(features, tokenizer, settings.batch_size, shuffle=True, seed=settings.seed)
-    steps = max(1, math.ceil(len(loader) * settings.epochs))
+    steps, sampler = max(1, math.ceil(len(loader) * settings.epochs)), loader.sampler
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings), betas=(0.9, 0.999), weight_decay=0.0, fused=True
     )
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
                                      "valid_step", "valid_em", "valid_f1")}
-    snapshots, losses = {}, []
+    snapshots, losses, done, before = {}, [], 0, 0.0
+    if checkpoints is not None:
+        state = TrainingState(
+            {names[id(parameter)]: parameter for parameter in trained}, optimizer, decay,
+            accelerator.scaler,
+            {"history": history, "losses": losses, "snapshots": snapshots, "seconds": 0.0},
+            {"settings": asdict(settings), "data": windows_fingerprint(features),
+             **checkpoints.about, "versions": package_versions()},
+        )
+        done, before = state.restore(checkpoints), state.curves["seconds"]
+        if done:
+            print(f"going on after step {done:,} of {steps:,}, from {checkpoints.folder}")
+        if done == steps and pruning is not None:
+            pruning.finish()
 
-    began = time.perf_counter()
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))  # each epoch reshuffled
-    bar = tqdm(zip(range(steps), batches), total=steps, desc=settings.task, unit=" steps")
+    began = time.perf_counter() - before
+    batches = endless_batches(loader, sampler, done)
+    bar = tqdm(zip(range(done, steps), batches), initial=done, total=steps, desc=settings.task,
+               unit=" steps")
     for step, batch in bar:
         model.train()
         if pruning is not None:
             pruning.before_forward(step, steps)
-        out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
-        loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
-        accelerator.backward(loss)
+        try:
+            out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
+            loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
+            accelerator.backward(loss)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"the GPU is full in step {step + 1}: lower batch_size={settings.batch_size} or "
+                f"max_length={settings.max_length} ({str(error).splitlines()[0]})"
+            ) from None
         accelerator.unscale_gradients()
         if pruning is not None:
             pruning.after_backward(step, steps)
@@ -159,11 +216,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         history["lambda"].append(pruning.weight if pruning else 0.0)
         if (step + 1) % 20 == 0 or step + 1 == steps:  # reading the loss waits for the device
             recent = float(torch.stack(losses[-20:]).mean())
-            if not math.isfinite(recent):
-                raise FloatingPointError(
-                    f"the loss is {recent} at step {step + 1}: lower the learning rate "
-                    f"({settings.learning_rate:g}), or set PRECISION to fp32"
-                )
+            check_finite(recent, trained, step + 1, settings, checkpoints)
             bar.set_postfix(loss=f"{recent:.2f}", density=f"{history['density'][-1]:.0%}")
         if step + 1 == steps and pruning is not None:
             pruning.finish()
@@ -174,6 +227,9 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
                 scores = validate(model)
                 for name, value in {"step": step + 1, **scores}.items():
                     history[f"valid_{name}"].append(value)
+        if checkpoints is not None and checkpoints.due():
+            check_finite(float(losses[-1]), trained, step + 1, settings, checkpoints)
+            state.save(checkpoints, step + 1, time.perf_counter() - began)
     bar.close()
 
     history["loss"] = torch.stack(losses).float().cpu().tolist()

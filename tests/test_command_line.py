@@ -38,6 +38,10 @@ BAD = [
     (["--teacher=squad_teacher.zip"], "TEACHER='squad_teacher.zip'"),
     (["--results=README.md"], "RESULTS='README.md'"),
     (["--only=everything"], "everything"),
+    (["--checkpoints=README.md"], "CHECKPOINTS='README.md'"),
+    (["--set", "head"], "SET='head': expected NAME=VALUE"),
+    (["--set", "head=none"], "HEAD='none'"),
+    (["--set", "epochs=3"], "SET='epochs=3': expected EPOCHS=3"),
     (["--densty=0.1"], "--densty=0.1"),
 ]
 
@@ -77,6 +81,12 @@ def test_only_what_was_given_is_passed_on_with_its_type():
     assert given == {"N_TRAIN": 20, "EPOCHS": 2, "DENSITY": 0.5, "SHARING": "shared",
                      "PROFILE": "quick"}
     assert [type(given[name]) for name in ("N_TRAIN", "EPOCHS", "DENSITY")] == [int, int, float]
+
+
+def test_any_other_setting_reaches_the_notebooks():
+    given = read(("profile", "quick"), ("set", ["batch_size=16", "head=label words"]))
+    assert given == {"PROFILE": "quick", "SET": {"batch_size": 16, "head": "label words"}}
+    assert command_line.seen_from("somewhere", given) == given
 
 
 def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):

@@ -253,7 +253,7 @@ def test_a_teacher_that_reads_token_types_needs_windows_with_them(checkpoint, to
     config = AutoConfig.from_pretrained(teacher)
     load_teacher(teacher, tokenizers["word pieces"], 64, config)
     plain = transformers.DistilBertTokenizer(vocab=tokenizers["word pieces"].get_vocab())
-    with pytest.raises(ValueError, match="token_type_ids, which the student.s tokenizer does not") as error:
+    with pytest.raises(ValueError, match="token_type_ids.*does not make") as error:
         load_teacher(teacher, plain, 64, config)
     assert "\n" not in str(error.value)
 

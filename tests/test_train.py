@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from smp.checkpoint import Checkpoints
 from smp.masks import Masks, kept_count
 from smp.models import load_qa_model, save_model
 from smp.schedule import Pruning
@@ -128,6 +129,44 @@ def test_a_loss_that_is_not_finite_says_so(tiny_qa, windows, tokenizer):
     tiny_qa.qa_outputs.weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="at step .* lower the learning rate"):
         fit(tiny_qa, windows, tokenizer, short("fine-tune"))
+
+
+def test_scores_that_overflow_say_so_and_name_the_last_good_checkpoint(
+    tiny_qa, windows, tokenizer, tmp_path
+):
+    settings = short(density=0.5, epochs=4)
+    pruning = Pruning(Masks(tiny_qa), settings)
+    refresh, steps = pruning.masks.refresh, []
+
+    def overflow(density):
+        refresh(density)
+        steps.append(density)
+        if len(steps) == 9:
+            pruning.masks.scores[0].data[0, 0] = torch.inf
+
+    pruning.masks.refresh = overflow
+    with pytest.raises(FloatingPointError) as error:
+        fit(tiny_qa, windows, tokenizer, settings, pruning,
+            checkpoints=Checkpoints(tmp_path, minutes=0))
+    kept = Checkpoints(tmp_path).paths()[0].name
+    assert "a trained weight or score is not finite at step 9" in str(error.value)
+    assert kept.startswith("step-00000008-") and kept in str(error.value)
+
+
+def test_a_full_gpu_says_what_to_lower(tiny_qa, windows, tokenizer):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+
+    with pytest.raises(MemoryError, match="lower batch_size=8 or max_length=96 .CUDA out of mem"):
+        fit(tiny_qa, windows, tokenizer, short("fine-tune"), loss_function=full)
+
+
+def test_windows_without_answers_are_refused(tiny_qa, windows, tokenizer):
+    empty = windows.remove_columns(["start_positions", "end_positions"])
+    for name in ("start_positions", "end_positions"):
+        empty = empty.add_column(name, [0] * len(windows))
+    with pytest.raises(ValueError, match="none of the 48 training windows holds its answer"):
+        fit(tiny_qa, empty, tokenizer, short("fine-tune"))
 
 
 def test_validation_and_snapshots_come_at_even_distances(tiny_qa, windows, tokenizer):

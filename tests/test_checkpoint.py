@@ -1,0 +1,239 @@
+"""Stopped and gone on is the same as never stopped, to the last bit."""
+
+import copy
+import resource
+import shutil
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from smp.baselines import attach_pruning
+from smp.checkpoint import Checkpoints, read_checkpoint, windows_fingerprint
+from smp.distill import distilled_loss
+from smp.settings import choose_settings
+from smp.train import fit, span_loss
+
+SHORT = dict(n_snapshots=3, batch_size=8, epochs=2, dropout=0.1, precision="fp32",
+             max_length=96, stride=32)
+RUNS = {
+    "fine-tune": ("fine-tune", {}),
+    "SMP-L": ("smp", dict(density=0.2)),
+    "SMP-S + KD": ("smp-kd", dict(density=0.5, sharing="shared")),
+    "movement": ("smp", dict(method="movement", density=0.3)),
+    "magnitude": ("smp", dict(method="magnitude", density=0.3)),
+    "soft movement": ("smp", dict(method="soft movement", density=0.3, learning_rate=0.5)),
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def train(model, windows, tokenizer, kind, folder=None, stop=None, **changes):
+    """(model, run, masks) of a run that raises Killed in step `stop`, as a kill -9 would."""
+    task, own = RUNS[kind]
+    settings = choose_settings("quick", task, **SHORT | own | changes)
+    torch.manual_seed(settings.seed)
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = settings.dropout
+    pruning = None if task == "fine-tune" else attach_pruning(model, settings)
+    loss, calls = span_loss, []
+    if task == "smp-kd":
+        said = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
+        loss = distilled_loss(said.half(), settings)
+
+    def watched(*arguments):
+        calls.append(1)
+        if stop is not None and len(calls) > stop:
+            raise Killed
+        return loss(*arguments)
+
+    checkpoints = None if folder is None else Checkpoints(folder, {"model": "m"}, minutes=0)
+    run = fit(model, windows, tokenizer, settings, pruning, watched,
+              validate=lambda model: {"em": float(torch.rand(1)), "f1": 0.5},
+              checkpoints=checkpoints)
+    run["calls"] = len(calls)
+    return model, run, pruning and pruning.masks
+
+
+def assert_same(first, second):
+    for name, value in first[0].state_dict().items():
+        assert torch.equal(value, second[0].state_dict()[name]), name
+    for name, values in first[1]["history"].items():
+        assert values == second[1]["history"][name], name
+    assert first[1]["snapshots"].keys() == second[1]["snapshots"].keys()
+    for step, masks in first[1]["snapshots"].items():
+        for name, mask in masks.items():
+            assert np.array_equal(mask, second[1]["snapshots"][step][name]), (step, name)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tokenizer, tmp_path):
+    whole = train(tiny_qa, windows, tokenizer, kind)
+    steps = whole[1]["steps"]
+    assert steps >= 12
+    for stop in (3, 5):  # the second time in the second epoch
+        with pytest.raises(Killed):
+            train(tiny_qa, windows, tokenizer, kind, tmp_path / "run", stop)
+    torch.rand(7)  # what happens in between does not matter
+    resumed = train(tiny_qa, windows, tokenizer, kind, tmp_path / "run")
+    assert resumed[1]["calls"] == steps - 8  # nothing was done twice
+    assert_same(whole, resumed)
+
+
+def test_checkpoints_change_nothing_and_a_finished_training_is_not_done_again(
+    tiny_qa, windows, tokenizer, tmp_path
+):
+    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    kept = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
+    again = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
+    assert_same(whole, kept)
+    assert_same(whole, again)
+    assert again[1]["calls"] == 0
+    assert all(np.array_equal(a, b) for a, b in zip(
+        kept[2].numpy().values(), again[2].numpy().values(), strict=True))
+    files = sorted((tmp_path / "run").iterdir())
+    assert len(files) == 2 and {f.suffix for f in files} == {".safetensors"}
+    Checkpoints(tmp_path / "run").clear()
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_weights_are_not_in_it(tiny_qa, windows, tokenizer, tmp_path):
+    train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    tensors, state = read_checkpoint(Checkpoints(tmp_path).paths()[0])
+    masked = sum(p.numel() for n, p in tiny_qa.named_parameters()
+                 if ".layer." in n and p.dim() == 2)
+    stored = sum(t.numel() for n, t in tensors.items() if n.startswith("value."))
+    assert masked < stored < masked + 200  # the scores and the new head
+    assert not any("embeddings" in name for name in tensors)
+    assert state["run"]["settings"]["density"] == 0.2 and "torch" in state["run"]["versions"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "foreign"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    harm, tiny_qa, windows, tokenizer, tmp_path, capsys
+):
+    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=6)
+    newest, before = Checkpoints(tmp_path).paths()
+    data = bytearray(newest.read_bytes())
+    if harm == "cut":
+        data = data[: len(data) // 2]
+    elif harm == "flipped":
+        data[len(data) // 3] ^= 16
+    elif harm == "emptied":
+        data = b""
+    newest.write_bytes(b"hello" if harm == "foreign" else data)
+    capsys.readouterr()
+    resumed = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    told = capsys.readouterr().out
+    assert f"passing over the checkpoint {newest.name}" in told and "after step 5" in told
+    assert resumed[1]["calls"] == whole[1]["steps"] - 5
+    assert_same(whole, resumed)
+
+
+def test_with_every_checkpoint_damaged_it_begins_anew(tiny_qa, windows, tokenizer, tmp_path):
+    whole = train(tiny_qa, windows, tokenizer, "fine-tune")
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=4)
+    for path in Checkpoints(tmp_path).paths():
+        path.write_bytes(path.read_bytes()[:-1])
+    resumed = train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path)
+    assert resumed[1]["calls"] == whole[1]["steps"]
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(density=0.3), "settings density 0.2, this one has 0.3"),
+    (dict(epochs=3), "settings epochs 2, this one has 3"),
+])
+def test_another_run_is_refused_saying_what_differs(
+    changes, message, tiny_qa, windows, tokenizer, tmp_path
+):
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
+    with pytest.raises(ValueError) as error:
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, **changes)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="with data "):
+        train(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
+
+
+def test_another_version_is_told_and_goes_on(tiny_qa, windows, tokenizer, tmp_path, capsys,
+                                             monkeypatch):
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
+    monkeypatch.setattr("smp.train.package_versions", lambda: {"torch": "9.9"})
+    train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    assert "this is 9.9: the end may differ in its last bits" in capsys.readouterr().out
+
+
+def test_a_full_disk_stops_nothing_and_leaves_what_was_whole(
+    tiny_qa, windows, tokenizer, tmp_path, capsys
+):
+    """RLIMIT_FSIZE stands for the disk: writing past it fails as on a full one."""
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=4)
+    kept = {path.name for path in tmp_path.iterdir()}
+    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        resumed = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "no checkpoint at step 5" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert_same(whole, resumed)
+
+
+def test_checkpoints_come_at_most_every_few_minutes_and_cost_two_percent(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    checkpoints = Checkpoints(tmp_path, minutes=5)
+    assert not checkpoints.due()
+    clock[0] = 300
+    assert checkpoints.due()
+    checkpoints.keep(1, {"a": torch.zeros(1)}, {})
+    assert not checkpoints.due()
+    clock[0] = 599
+    assert not checkpoints.due()
+    clock[0] = 600
+    assert checkpoints.due()
+    checkpoints.cost = 20.0  # a slow drive
+    assert not checkpoints.due()
+    clock[0] = 300 + 1000
+    assert checkpoints.due()
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(st.data())
+def test_no_single_change_of_a_byte_goes_unnoticed(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("c")
+    Checkpoints(folder).keep(3, {"x": torch.arange(5.0)}, {"run": {}})
+    (path,) = folder.iterdir()
+    tensors, state = read_checkpoint(path)
+    assert state == {"run": {}, "step": 3} and torch.equal(tensors["x"], torch.arange(5.0))
+    raw = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(raw)
+    with pytest.raises(ValueError):
+        read_checkpoint(path)
+    shutil.rmtree(folder)
+
+
+def test_the_windows_fingerprint_is_of_their_tokens_labels_and_order(windows):
+    first = windows_fingerprint(windows)
+    assert first == windows_fingerprint(windows.select(range(len(windows))))
+    backwards = windows.select(range(len(windows) - 1, -1, -1))
+    assert first != windows_fingerprint(backwards)
+    labels = [(p + 1) % 90 for p in windows["start_positions"]]
+    moved = windows.remove_columns("start_positions").add_column("start_positions", labels)
+    assert first != windows_fingerprint(moved)

@@ -1,0 +1,202 @@
+"""`make soak`: a small training is killed, starved of disk and given damaged checkpoints, again and
+again; each time it must go on and end with the very bits of the run that nothing happened to."""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    logging,
+    set_seed,
+)
+
+from smp.baselines import attach_pruning
+from smp.checkpoint import Checkpoints
+from smp.models import load_pretrained
+from smp.settings import choose_settings
+from smp.squad import featurise, load_squad
+from smp.train import fit
+
+
+def make_training():
+    """() -> digest of everything that a small SMP training ends with; folder: of checkpoints."""
+    tokenizer = load_pretrained(AutoTokenizer, "all-MiniLM-L6-v2")
+    windows = featurise(load_squad("almanac", 64, 0, 1)["train"], tokenizer, 96, 32)
+    settings = choose_settings(
+        "quick", "smp", density=0.2, sharing="shared", epochs=3, dropout=0.1, precision="fp32",
+        n_snapshots=4,
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=96, hidden_dropout_prob=settings.dropout,
+    )
+
+    def train(folder):
+        set_seed(0)
+        model = BertForQuestionAnswering(config)
+        pruning = attach_pruning(model, settings)
+        run = fit(model, windows, tokenizer, settings, pruning,
+                  checkpoints=folder and Checkpoints(folder, minutes=0))
+        digest = hashlib.sha256(repr(sorted(run["history"].items())).encode())
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+        for step, masks in sorted(run["snapshots"].items()):
+            for name, mask in sorted(masks.items()):
+                digest.update(f"{step} {name}".encode() + mask.tobytes())
+        return digest.hexdigest()
+
+    return train
+
+
+def start(train, folder, result, most_bytes=None):
+    """A child process that trains and writes its digest into `result`. -> its number"""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        with open(result.with_suffix(".log"), "a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            if most_bytes is not None:  # writing past it fails, as on a full disk
+                hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+            digest = train(folder)
+            if most_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            result.write_text(digest)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def finish(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_after(child, seconds):
+    """Lets the child run so long, then kills it with -9. -> whether it was still running"""
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return finish(child) == -signal.SIGKILL
+
+
+def damage(folder, chance):
+    """Cuts or flips the newest checkpoint at a random place. -> whether there was one"""
+    paths = Checkpoints(folder).paths()
+    if not paths:
+        return False
+    data = bytearray(paths[0].read_bytes())
+    place = chance.randrange(len(data))
+    if chance.random() < 0.5:
+        data = data[:place]
+    else:
+        data[place] ^= 1 << chance.randrange(8)
+    paths[0].write_bytes(data)
+    return True
+
+
+@contextlib.contextmanager
+def small_disk(folder, kilobytes):
+    """A tmpfs of that size on the folder, where that is allowed; yields whether it is."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def disturb(kind, train, place, chance, lasts, size):
+    """A run that is killed until it gets through. -> (its digest or None, kills, what it printed)
+
+    lasts: seconds of an undisturbed run; size: bytes of its largest checkpoint.
+    """
+    result, kills = place.with_suffix(".txt"), 0
+    full = kind == "full disk"
+    with small_disk(place, size // 1024 + 40) if full else contextlib.nullcontext() as mounted:
+        limit = chance.randrange(1000, size) if full and not mounted else None
+        child = start(train, place / "checkpoints", result, limit)
+        while kill_after(child, chance.uniform(0.05, 1.1) * lasts) and kills < 30:
+            kills += 1
+            if kind == "damaged checkpoint":
+                damage(place / "checkpoints", chance)
+            child = start(train, place / "checkpoints", result)
+    shutil.rmtree(place, ignore_errors=True)
+    digest = result.read_text() if result.is_file() else None
+    return digest, kills, result.with_suffix(".log").read_text()
+
+
+def soak(rounds, minutes, seed):
+    """-> exit code: 0 when every run that was disturbed ended as the undisturbed one."""
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)  # a forked child cannot use the parent's threads
+    chance, train = random.Random(seed), make_training()
+    home, began = Path(tempfile.mkdtemp(prefix="soak-")), time.monotonic()
+    try:
+        finish(start(train, None, home / "undisturbed.txt"))
+        wanted = (home / "undisturbed.txt").read_text()
+        timed = time.monotonic()
+        finish(start(train, home / "timed", home / "timed.txt"))
+        lasts = time.monotonic() - timed
+        size = max(path.stat().st_size for path in (home / "timed").iterdir())
+        survived, tried, kills = Counter(), Counter(), Counter()
+        kinds = ("killed", "damaged checkpoint", "full disk")
+        for number in range(rounds):
+            if time.monotonic() - began > 60 * minutes:
+                print(f"{minutes:g} minutes are over")
+                break
+            kind = kinds[max(0, number % 5 - 2)]  # of five, three are only killed
+            digest, times, printed = disturb(
+                kind, train, home / f"run{number}", chance, lasts, size
+            )
+            tried[kind] += 1
+            kills[kind] += times
+            survived[kind] += digest == wanted
+            if digest != wanted:
+                print(f"run {number} ({kind}) ended otherwise:\n{printed[-2000:]}",
+                      file=sys.stderr)
+        for kind in kinds:
+            print(f"{kind}: {survived[kind]} of {tried[kind]} runs ended with the same bits, "
+                  f"after {kills[kind]} kills")
+        print(f"{sum(tried.values())} runs, {sum(kills.values())} kills, "
+              f"{(time.monotonic() - began) / 60:.1f} minutes")
+        return int(not tried or survived != tried)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=100, help="runs that are disturbed")
+    parser.add_argument("--minutes", type=float, default=15, help="no new run after so long")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and places")
+    options = parser.parse_args()
+    sys.exit(soak(options.rounds, options.minutes, options.seed))
