@@ -14,6 +14,7 @@ import json
 import lzma
 import os
 import unicodedata
+import uuid
 import zlib
 from pathlib import Path
 
@@ -489,6 +490,7 @@ def featurise(examples, tokenizer, max_length, stride):
         fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length, stride=stride),
         keep_in_memory=True,
         load_from_cache_file=False,
+        new_fingerprint=uuid.uuid4().hex,  # to hash the tokenizer takes longer than to use it
         desc="featurising",
     )
 
