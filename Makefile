@@ -1,4 +1,4 @@
-# make run | sweep | test | soak | notebooks | check | table | lab | clean      (make alone lists them)
+# make run | sweep | test | soak | fuzz | notebooks | check | table | lab | clean      (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -21,7 +21,7 @@ SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA
   $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
   $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"} $${SET:+--set $$SET}
 
-.PHONY: help run sweep test soak notebooks check table lab clean
+.PHONY: help run sweep test soak fuzz notebooks check table lab clean
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ test: check  ## check, then run the tests
 
 soak: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
 	@$(PYTHON) tools/soak.py
+
+fuzz: $(READY)  ## damage the files that are read, four minutes long
+	@$(PYTHON) -W ignore tools/fuzz.py --minutes 4
 
 notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
 	@$(PYTHON) tools/build_notebooks.py

@@ -66,5 +66,6 @@ def load_masks(path):
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,
             RecursionError) as error:
-        raise ValueError(f"{path} is not a mask file of this project: {error}") from None
+        reason = " ".join(str(error).split())[:300]  # it may quote the file and its line breaks
+        raise ValueError(f"{path} is not a mask file of this project: {reason}") from None
     return masks, about

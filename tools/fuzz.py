@@ -1,0 +1,389 @@
+"""Tries the readers of files on damaged input: what they read must be what is there, and what they
+refuse they must refuse with ValueError or FileNotFoundError, in one line and in little time.
+
+    python tools/fuzz.py                       # ten seconds of CPU for each reader
+    python tools/fuzz.py --inputs 1000000 masks squad
+    python tools/fuzz.py --first 1234 --inputs 1 masks     # one input again
+
+An input is made of its reader's name, the seed and its number, so a failure can be had again.
+"""
+
+import argparse
+import gzip
+import io
+import json
+import lzma
+import random
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BertConfig, BertForQuestionAnswering
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from smp.archive import load_archive
+from smp.authors import load_authors_masks, save_authors_masks
+from smp.maskfile import load_masks, save_masks
+from smp.results import read_records, record_json, summary_markdown
+from smp.squad import squad_rows_of_file
+
+SECONDS = 20  # more for one input is a hang
+
+# How input is damaged
+
+ODD_NUMBERS = [0, 1, 7, 127, 128, 255, 2**16, 2**31 - 1, 2**32, 2**63 - 1, 2**64 - 1]
+ODD_VALUES = [
+    None, True, False, 0, 1, -1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"),
+    "", "a", "\0", "\ud800", "é\u0301", "<b>", "a\nb", [], [0], [[]], {}, {"a": {}}, ["a"] * 50,
+]
+
+
+def damaged(chance, data):
+    """The bytes after one to four small or large accidents."""
+    data = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(len(data) + 1)
+        to = min(len(data), at + chance.choice((1, 1, 2, 8, 64)))
+        accident = chance.randrange(7)
+        if accident == 0 and at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+        elif accident == 1:
+            data[at:to] = chance.randbytes(to - at)
+        elif accident == 2:
+            del data[at:to]
+        elif accident == 3:
+            del data[at:]
+        elif accident == 4:
+            data[at:at] = data[at:to]
+        elif accident == 5:
+            size = chance.choice((1, 2, 4, 8))
+            number = chance.choice(ODD_NUMBERS) % 256**size
+            data[at : at + size] = number.to_bytes(size, chance.choice(("little", "big")))
+        else:
+            data[at:at] = chance.choice((b"\0", b"}", b"]", b'"', b"9" * 5000, b"[" * 2000))
+    return bytes(data)
+
+
+def odd_json(chance, value):
+    """The JSON value with one value in it, or one name, odd, gone or twice."""
+    if isinstance(value, dict | list) and value and chance.random() < 0.9:
+        key = chance.choice([*value] if isinstance(value, dict) else range(len(value)))
+        new = value.copy()
+        accident = chance.randrange(12)
+        if accident == 0:
+            del new[key]
+        elif accident == 1 and isinstance(value, list):
+            new.insert(key, value[key])
+        elif accident == 1:
+            new[str(chance.choice(ODD_VALUES))] = value[key]
+        else:
+            new[key] = odd_json(chance, value[key])
+        return new
+    if type(value) is int and chance.random() < 0.5:
+        return value + chance.choice((-8, -1, 1, 8))
+    if isinstance(value, str) and chance.random() < 0.5:
+        at = chance.randrange(len(value) + 1)
+        return value[:at] + chance.choice(("", " ", "x", "\n", "\0", "\u0301", "\ud800")) + (
+            value[at + chance.randrange(2) :])
+    return chance.choice(ODD_VALUES)
+
+
+def damaged_json(chance, value):
+    """Bytes of the JSON value, damaged as a value or as bytes."""
+    if chance.random() < 0.7:
+        return json.dumps(odd_json(chance, value)).encode()
+    return damaged(chance, json.dumps(value).encode())
+
+
+# The readers: each makes (file name, bytes), reads a path, and checks what was read
+
+
+def written(write):
+    """The bytes of the file that write(path) writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "file")
+        return (Path(folder) / "file").read_bytes()
+
+
+def random_masks(shapes):
+    numbers = np.random.default_rng(0)
+    return {name: numbers.random(shape) < 0.4 for name, shape in shapes.items()}
+
+
+class Masks:
+    """Mask files: bytes, and headers that are whole JSON of odd values."""
+
+    def __init__(self):
+        masks = random_masks({"layer.0": (3, 5), "layer.1": (2, 8), "layer.10": (1, 1)})
+        self.valid = written(lambda path: save_masks(masks, path, density=0.4, model="tiny"))
+
+    def make(self, chance):
+        if chance.random() < 0.5:
+            return "m", damaged(chance, self.valid)
+        size = int.from_bytes(self.valid[:8], "little")
+        header, rest = json.loads(self.valid[8 : 8 + size]), self.valid[8 + size :]
+        about, what = header["__metadata__"], chance.randrange(3)
+        if what == 0:
+            return "m", self.valid[: 8 + size] + chance.randbytes(len(rest))
+        if what == 1:
+            about["shapes"] = damaged_json(chance, json.loads(about["shapes"])).decode(
+                errors="replace")
+            header = json.dumps(header).encode()
+        else:
+            header = damaged_json(chance, header)
+        return "m", len(header).to_bytes(8, "little") + header + rest
+
+    def read(self, path):
+        return load_masks(path)[0]
+
+    def check(self, masks, name, data):
+        """A second reader, in plain Python."""
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        shapes = json.loads(header["__metadata__"]["shapes"])
+        assert masks.keys() == shapes.keys()
+        for matrix, mask in masks.items():
+            first, last = header[matrix]["data_offsets"]
+            bits = "".join(f"{byte:08b}" for byte in data[8 + size :][first:last])[: mask.size]
+            assert mask.dtype == bool and list(mask.shape) == shapes[matrix]
+            assert mask.ravel().tolist() == [bit == "1" for bit in bits]
+
+
+class Authors:
+    """The authors' masks, plain or zipped; a zip has checksums, so damage shows."""
+
+    def __init__(self):
+        base = nn.Module()
+        base.layer = nn.ModuleList([nn.ModuleList([nn.Linear(5, 3), nn.Linear(3, 7)])])
+        self.model = SimpleNamespace(base_model=base, named_parameters=base.named_parameters)
+        self.masks = random_masks({"layer.0.0": (3, 5), "layer.0.1": (7, 3)})
+        self.valid = written(lambda path: save_authors_masks(self.masks, path))
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+            new.writestr("m.npy", self.valid)
+        self.zipped = packed.getvalue()
+
+    def make(self, chance):
+        if chance.random() < 0.5:
+            return "m.npy", damaged(chance, self.valid)
+        return "m.zip", damaged(chance, self.zipped)
+
+    def read(self, path):
+        return load_authors_masks(path, self.model)
+
+    def check(self, masks, name, data):
+        expected = np.concatenate([mask.ravel() for mask in self.masks.values()])
+        if name == "m.npy":
+            expected = np.unpackbits(np.frombuffer(data[-5:], np.uint8), count=36)
+        assert np.array_equal(np.concatenate([mask.ravel() for mask in masks.values()]), expected)
+
+
+class Squad:
+    """SQuAD files, plain or packed; packed ones have checksums, so damage shows."""
+
+    def __init__(self):
+        qas = [{"id": f"q{n}", "question": "Who?", "answers": [{"text": text, "answer_start": n}]}
+               for n, text in ((0, "Ada"), (4, "né\u0301e"), (9, "\U0001f44d"))]
+        paragraph = {"context": "Ada né\u0301e \U0001f44d it\r\n", "qas": qas}
+        self.document = {"data": [{"title": "t", "paragraphs": [paragraph]}, {
+            "title": "u", "paragraphs": [{"context": "x", "qas": [
+                {"id": "r", "question": "", "answers": [{"text": "x", "answer_start": 0}]}]}]}]}
+        text = json.dumps(self.document).encode()
+        self.packed = {"p.json.gz": gzip.compress(text), "p.json.xz": lzma.compress(text, preset=0)}
+        self.rows = self.plain(self.document)
+
+    def plain(self, document):
+        return [
+            (qa["id"], article["title"], paragraph["context"], qa["question"],
+             [(answer["text"], answer["answer_start"]) for answer in qa["answers"]])
+            for article in document["data"] for paragraph in article["paragraphs"]
+            for qa in paragraph["qas"]
+        ]
+
+    def make(self, chance):
+        name = chance.choice(["p.json"] * 6 + list(self.packed))
+        if name in self.packed:
+            return name, damaged(chance, self.packed[name])
+        return name, damaged_json(chance, self.document)
+
+    def read(self, path):
+        return squad_rows_of_file(path)
+
+    def check(self, rows, name, data):
+        found = [(row["id"], row["title"], row["context"], row["question"],
+                  list(zip(*row["answers"].values()))) for row in rows]
+        if name == "p.json":
+            assert found == self.plain(json.loads(data.decode("utf-8-sig")))
+            for row in found:
+                assert all(row[2][start:].startswith(text) and start >= 0 for text, start in row[4])
+        else:
+            assert found == self.rows
+
+
+class Archive:
+    """Teachers: a damaged zip, or a whole one of damaged files."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.config = BertConfig(vocab_size=5, hidden_size=2, num_hidden_layers=1,
+                                 num_attention_heads=1, intermediate_size=3,
+                                 max_position_embeddings=4)
+        self.model = BertForQuestionAnswering(self.config)
+        weights = io.BytesIO()
+        torch.save(self.model.state_dict(), weights)
+        fields = {name: value for name, value in self.config.to_dict().items()
+                  if isinstance(value, int | float | str)}
+        self.files = {"pytorch_model.bin": weights.getvalue(),
+                      "config.json": json.dumps(fields).encode(), "vocab.txt": b"a\nb\nc\nd\ne\n"}
+        self.zipped = self.zip(self.files)
+
+    def zip(self, files):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+            for name, data in files.items():
+                new.writestr(name, data)
+        return packed.getvalue()
+
+    def make(self, chance):
+        if chance.random() < 0.4:
+            return "outer.zip", damaged(chance, self.zipped)
+        name = chance.choice(list(self.files))
+        if name == "config.json":
+            data = damaged_json(chance, json.loads(self.files[name]))
+        else:
+            data = damaged(chance, self.files[name])
+        return "inner.zip", self.zip(self.files | {name: data})
+
+    def read(self, path):
+        return load_archive(str(path), self.config)
+
+    def check(self, found, name, data):
+        model, vocabulary = found
+        assert vocabulary is None or len(vocabulary) <= 5
+        for key, tensor in model.state_dict().items():
+            assert tensor.isfinite().all()
+            if name == "outer.zip":  # a file whose name was damaged is not there, or one that may
+                assert torch.equal(tensor, self.model.state_dict()[key])  # be missing
+
+
+class Records:
+    """Records of results, up to the tables that are made of them."""
+
+    def __init__(self):
+        folder = Path(__file__).resolve().parent.parent / "results"
+        record = read_records(folder)[0]
+        record["history"] = {name: values[:2] for name, values in record["history"].items()}
+        record["layers"] = record["layers"][:1] and [
+            {"layer": 0, "matrix": "query", "kept": 1, "total": 2}]
+        record["density"] = 0.5 if record["layers"] else record["density"]
+        self.record = json.loads(record_json(record))
+
+    def make(self, chance):
+        return f"{self.record['name']}.json", damaged_json(chance, self.record)
+
+    def read(self, path):
+        return read_records(path.parent)
+
+    def check(self, records, name, data):
+        expected = json.loads(data)
+        assert records == [expected] and summary_markdown(records).count("\n### ") >= 2
+
+
+READERS = {"masks": Masks, "authors": Authors, "squad": Squad, "archive": Archive,
+           "records": Records}
+
+# One input, many inputs
+
+
+class TooSlow(BaseException):  # readers catch what is an Exception
+    pass
+
+
+def too_slow(*_):
+    raise TooSlow(f"no answer after {SECONDS} seconds")
+
+
+def try_bytes(reader, folder, name, data):
+    """Whether the reader takes the file; raises where it does neither well."""
+    path = Path(folder) / name
+    with open(path, "wb", buffering=0) as file:
+        file.write(data)
+    signal.alarm(SECONDS)
+    try:
+        found = reader.read(path)
+    except (ValueError, FileNotFoundError) as error:
+        line = str(error)
+        assert line and "\n" not in line and len(line) < 10_000, f"not one line: {line!r}"
+        assert name in line, f"the file is not named: {line!r}"
+        return False
+    finally:
+        signal.alarm(0)
+    reader.check(found, name, data)
+    return True
+
+
+def try_number(kind, reader, folder, seed, number):
+    chance = random.Random(f"{kind} {seed} {number}")
+    name, data = reader.make(chance)
+    if chance.random() < 0.02:
+        data = chance.randbytes(chance.randrange(200))
+    return try_bytes(reader, folder, name, data)
+
+
+def fuzz(kind, folder, seed=0, first=0, inputs=None, seconds=None):
+    """Prints what came of it. -> how many inputs failed"""
+    reader, folder = READERS[kind](), Path(folder) / kind
+    folder.mkdir(exist_ok=True)
+    began = time.process_time()
+    tried = taken = failed = 0
+    while (inputs is None or tried < inputs) and (
+        seconds is None or time.process_time() - began < seconds
+    ):
+        try:
+            taken += try_number(kind, reader, folder, seed, first + tried)
+        except KeyboardInterrupt:
+            break
+        except BaseException as error:
+            failed += 1
+            if failed <= 10:
+                print(f"{kind}: --seed {seed} --first {first + tried} --inputs 1: "
+                      f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+        tried += 1
+    rate = tried / max(time.process_time() - began, 1e-9)
+    print(f"{kind:8} {tried:>10,} inputs, {taken:,} read, {tried - taken - failed:,} refused, "
+          f"{failed:,} failed; {rate:,.0f} a second", flush=True)
+    return failed
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("readers", nargs="*", metavar="READER", help=" ".join(READERS))
+    parser.add_argument("--inputs", type=int, help="so many for each reader")
+    parser.add_argument("--minutes", type=float, help="so long in all, of CPU")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    options = parser.parse_args(arguments)
+    kinds = options.readers or list(READERS)
+    if unknown := [kind for kind in kinds if kind not in READERS]:
+        parser.error(f"{unknown[0]!r}: expected some of {', '.join(READERS)}")
+    seconds = options.minutes and 60 * options.minutes / len(kinds)
+    if seconds is None and options.inputs is None:
+        seconds = 10
+    signal.signal(signal.SIGALRM, too_slow)
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        failed = [fuzz(kind, folder, options.seed, options.first, options.inputs, seconds)
+                  for kind in kinds]
+    return 1 if any(failed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
