@@ -27,6 +27,8 @@ def best_spans(start_logits, end_logits, context_mask, longest=30):
     start_logits = np.where(context_mask, start_logits, -np.inf).astype(kind)
     end_logits = np.where(context_mask, end_logits, -np.inf).astype(kind)
     n, length = start_logits.shape
+    if length == 0:
+        return np.full(n, -np.inf, kind), np.zeros(n, np.int64), np.zeros(n, np.int64)
     best = np.full((n, length), -np.inf, kind)  # of the spans that start here
     extra = np.zeros((n, length), np.int64)  # tokens after the first in that best span
     with np.errstate(invalid="ignore"):  # inf - inf is nan, which is greater than nothing

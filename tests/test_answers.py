@@ -8,11 +8,12 @@ import re
 import string
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -89,9 +90,9 @@ def plain_spans(start_logits, end_logits, mask, longest):
     return found
 
 
-shapes = st.tuples(st.integers(0, 4), st.integers(1, 12))
+shapes = st.tuples(st.integers(0, 4), st.integers(0, 12))
 few_values = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 1.0, np.inf])  # few, so that ties are common
-any_value = st.floats(width=32, allow_nan=False)
+any_value = st.floats(width=32)
 
 
 @settings(max_examples=300, deadline=None)
@@ -171,6 +172,42 @@ def test_answers_equal_a_plain_loop(windows, seed, longest, extra):
     )
     assert [a["score"] for a in again] == [a["score"] for a in expected]
     assert [a["id"] for a in again] == examples["id"][:]
+
+
+@st.composite
+def random_windows(draw):
+    """(examples, windows, logits): windows of any examples in any order, with tokens that are not
+    context in between; logits of any precision, with ties, infinities and NaN."""
+    contexts = draw(st.lists(st.text(max_size=9), min_size=1, max_size=4))
+    features = []
+    for _ in range(draw(st.integers(0, 5))):
+        example = draw(st.integers(0, len(contexts) - 1))
+        cuts = draw(st.lists(st.integers(0, len(contexts[example])), max_size=8, unique=True))
+        spans = [[-1, -1], *map(list, pairwise(sorted(cuts)))]
+        inside = draw(st.lists(st.booleans(), min_size=len(spans), max_size=len(spans)))
+        offsets = [span if kept else [-1, -1] for span, kept in zip(spans, inside)]
+        features.append({"example": example, "offsets": offsets})
+    length = max((len(window["offsets"]) for window in features), default=0)
+    kind = draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    shape = (len(features), length + draw(st.integers(0, 2)))
+    logits = [draw(arrays.arrays(kind, shape, elements=few_values | st.just(np.nan)))
+              for _ in range(2)]
+    columns = Features({"example": Value("int32"), "offsets": List(List(Value("int32"), length=2))})
+    examples = Dataset.from_list([{"id": str(i), "context": c} for i, c in enumerate(contexts)])
+    rows = {name: [window[name] for window in features] for name in columns}
+    return examples, Dataset.from_dict(rows, columns), logits
+
+
+@settings(max_examples=150, deadline=None)
+@given(random_windows(), st.integers(1, 9))
+def test_answers_of_random_windows_equal_a_plain_loop(made, longest):
+    examples, features, logits = made
+    found = decode_answers(examples, features, *logits, longest)
+    with np.errstate(invalid="ignore"):
+        plain = plain_answers(examples, features, *(part.astype(float) for part in logits), longest)
+    assert found == plain
+    for answer, row in zip(found, examples):
+        assert row["context"][answer["start"] : answer["end"]] == answer["prediction_text"]
 
 
 def test_labels_as_logits_give_the_answers_back(windows):
