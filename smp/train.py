@@ -8,18 +8,14 @@
 
 # %%
 import math
+import os
 import time
 from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import (
-    Accelerator,
-    DistributedDataParallelKwargs,
-    PartialState,
-    skip_first_batches,
-)
+from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -53,8 +49,8 @@ def make_accelerator(precision="auto"):
 
 
 def is_first_process():
-    """Whether this is the process that writes and shows; always, where there is one."""
-    return PartialState().is_main_process
+    """Whether this is the process that writes and shows, by the launcher's RANK; one alone is."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def own_rows(batch, accelerator):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, set_seed
 
 from smp.baselines import attach_pruning
@@ -14,7 +15,7 @@ from smp.checkpoint import Checkpoints
 from smp.models import load_pretrained
 from smp.settings import choose_settings
 from smp.squad import featurise, load_squad
-from smp.train import PartialState, evaluate_answers, fit, predict_logits
+from smp.train import evaluate_answers, fit, is_first_process, predict_logits
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -45,6 +46,7 @@ run = fit(model, windows["train"], tokenizer, settings, pruning,
 start, end = predict_logits(model, windows["eval"], tokenizer, batch_size=4)
 scores, answers = evaluate_answers(model, data["eval"], windows["eval"], tokenizer)
 state = PartialState()
+assert is_first_process() == state.is_main_process
 np.savez(
     folder / f"{state.num_processes}-{state.process_index}.npz",
     masks=seen.hexdigest(), loss=run["history"]["loss"], start=start, end=end, em=scores["em"],
