@@ -64,8 +64,13 @@ def read_path(name, text):
     """A path made absolute, because notebooks run elsewhere; a Hub name as it is."""
     path = os.path.abspath(os.path.expanduser(text))
     if name in ("results", "checkpoints"):
-        if os.path.exists(path) and not os.path.isdir(path):
-            raise ValueError(f"{name.upper()}={text!r}: is a file, expected a folder")
+        there = path  # or the folder in which it will be made
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            raise ValueError(f"{name.upper()}={text!r}: {there} is no folder; name one to write in")
+        if not os.access(there, os.W_OK):
+            raise ValueError(f"{name.upper()}={text!r}: cannot write in {there}; name another")
         return path
     if text not in EMBEDDED and os.path.exists(path):
         return path
@@ -84,6 +89,8 @@ def read_changes(words):
             raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
         if name in OPTIONS:
             raise ValueError(f"SET={word!r}: expected {name.upper()}={text}, it has its own option")
+        if name in ("task", "method"):
+            raise ValueError(f"SET={word!r}: expected another setting, METHODS of a sweep says it")
         for kind in (int, float, str):
             try:
                 changes[name] = kind(text)
@@ -288,7 +295,7 @@ def draw_group(records, how, rank, path):
     os.replace(draft, path)
 
 
-def table(results=ROOT / "results"):
+def table(results):
     """Prints the summary; writes it into results/summary.md and the README, and the picture.
     -> exit code"""
     from smp.curves import plot_records
@@ -429,7 +436,7 @@ def main(arguments=None):
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
     if options.verb == "table":
-        return table() or sweep_table(ROOT / "results")
+        return table(ROOT / "results") or sweep_table(ROOT / "results")
     return {"run": run, "sweep": sweep}[options.verb](options)
 
 

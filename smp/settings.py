@@ -171,20 +171,23 @@ def check_settings(settings):
     """Raises ValueError with one line that names the setting and what was expected."""
 
     def is_number(value, kind=(int, float)):
-        finite = isinstance(value, kind) and not isinstance(value, bool)
-        return finite and value == value and abs(value) != float("inf")
+        return isinstance(value, kind) and not isinstance(value, bool) and value == value
 
     def need(name, good, expected):
         value = getattr(settings, name)
         if not good(value):
             refuse_value(name, value, expected)
 
+    for name in settings.__dict__:  # a seed can be no larger, and nothing else wants to be
+        need(name, lambda v: not is_number(v) or abs(v) < 2**32, "a number below 4294967296")
     for name in ("model", "data"):
-        need(name, lambda v: isinstance(v, str) and v.strip(), "a name or a path")
+        need(name, lambda v: isinstance(v, str) and v.strip(), "a name or a path, as text")
     for name in ("n_train", "n_eval", "longest_passage"):
         need(name, lambda v: v is None or (is_number(v, int) and v >= 1), "a whole number from 1")
-    for name in ("n_valid", "stride", "seed", "data_seed", "n_snapshots"):
+    for name in ("n_valid", "stride", "seed", "data_seed"):
         need(name, lambda v: is_number(v, int) and v >= 0, "a whole number from 0")
+    need("n_snapshots", lambda v: is_number(v, int) and 0 <= v <= 1000,
+         "a whole number from 0 to 1000")
     for name in ("max_length", "batch_size"):
         need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
     for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):
@@ -196,7 +199,7 @@ def check_settings(settings):
     for name in ("dropout", "warmup", "density_hold", "threshold"):
         need(name, lambda v: is_number(v) and 0 <= v < 1, "a number from 0 and below 1")
     need("kd_weight", lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
-    need("method", lambda v: v in METHODS, "one of " + ", ".join(METHODS))
+    need("method", lambda v: isinstance(v, str) and v in METHODS, "one of " + ", ".join(METHODS))
     need("regulariser_rule", lambda v: v in ("cubic", "density"), '"cubic" or "density"')
     need("density_hold", lambda v: v < settings.density_ramp,
          f"less than DENSITY_RAMP={settings.density_ramp:g}")
@@ -220,7 +223,7 @@ def choose_settings(profile=None, task="fine-tune", **changes):
     Raises ValueError with one line for an unknown profile, task, name or unusable value.
     """
     profile = default_profile() if profile is None else profile
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         refuse_value("profile", profile, "one of " + ", ".join(PROFILES))
     tasks = [name for name in PROFILES[profile] if name != "common"]
     if task not in tasks:

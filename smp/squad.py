@@ -13,6 +13,8 @@ import hashlib
 import json
 import lzma
 import os
+import unicodedata
+import uuid
 import zlib
 from pathlib import Path
 
@@ -26,6 +28,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 # %%
 from smp.almanac import make_almanac
 
+# %%
+from smp.unpack import read_unpacked
+
 # %% [markdown]
 # A file is read article by article. Whatever is missing or misplaced is named by article,
 # paragraph and question, in one line.
@@ -35,16 +40,20 @@ SQUAD_OPENERS = {".json": open, ".json.gz": gzip.open, ".json.xz": lzma.open}
 
 
 def read_squad_file(path):
-    """The parsed JSON of a .json, .json.gz or .json.xz file; ValueError if it is not JSON."""
+    """The parsed JSON of a .json, .json.gz or .json.xz file; ValueError if it is not JSON, or
+    unpacks to more than `most_unpacked` allows."""
     path = Path(path)
     opener = next((o for end, o in SQUAD_OPENERS.items() if path.name.lower().endswith(end)), None)
     if opener is None:
         expected = ", ".join(SQUAD_OPENERS)
         raise ValueError(f"{path}: expected a file ending in {expected}; rename or convert it")
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path}: is no file; expected SQuAD v1.1 JSON")
     try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            text = file.read()
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+        text = read_unpacked(opener, path).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; check the path") from None
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: cannot be unpacked to UTF-8 text ({error}); download or compress it again"
         ) from None
@@ -52,7 +61,7 @@ def read_squad_file(path):
         raise ValueError(f"{path}: the file is empty; expected SQuAD v1.1 JSON")
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of a number with thousands of digits, too
         raise ValueError(f"{path}: not JSON ({error}); expected SQuAD v1.1 JSON") from None
 
 
@@ -104,18 +113,37 @@ def squad_articles(document, source):
     return articles
 
 
+def check_characters(text, where):
+    """ValueError where the text holds half a character: JSON can spell one, which neither Arrow nor
+    a tokenizer can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = text[error.start]
+        raise ValueError(f"{where} holds {bad!a}, which is not a character; mend it") from None
+
+
+def is_squad_row(row):
+    """Whether the row's fields are of the types of SQUAD_FEATURES."""
+    answers = row["answers"] if isinstance(row["answers"], dict) else {}
+    texts, starts = answers.get("text"), answers.get("answer_start")
+    return (
+        all(isinstance(row[name], str) for name in ("id", "title", "context", "question"))
+        and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        and isinstance(starts, list) and all(type(start) is int for start in starts)
+    )
+
+
 def check_squad_rows(rows, source):
     """The rows, unchanged, if ids differ and every answer stands where it says; ValueError."""
     seen = set()
     for row in rows:
         where = f"{source}: question {row['id']!r}"
+        if not is_squad_row(row):
+            raise ValueError(f"{where} lacks a text or its answers; expected rows as in SQuAD v1.1")
         if row["id"] in seen:
             raise ValueError(f"{where} occurs twice; give every question its own id")
         seen.add(row["id"])
-        if not isinstance(row["answers"], dict) or not all(
-            isinstance(row[name], str) for name in ("id", "title", "context", "question")
-        ):
-            raise ValueError(f"{where} lacks a text or its answers; expected rows as in SQuAD v1.1")
         texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
         if len(texts) == 0 or len(texts) != len(starts):
             raise ValueError(
@@ -131,11 +159,7 @@ def check_squad_rows(rows, source):
                     f"{where}: the answer {text[:60]!r} does not stand at answer_start {start} of "
                     f"its context, {found[:60]!r} does; correct the number"
                 )
-        try:  # JSON can spell half a character, which neither Arrow nor a tokenizer can hold
-            "".join([row["id"], row["title"], row["context"], row["question"]]).encode()
-        except UnicodeEncodeError as error:
-            bad = error.object[error.start]
-            raise ValueError(f"{where} holds {bad!a}, which is not a character; mend it") from None
+        check_characters("".join([row["id"], row["title"], row["context"], row["question"]]), where)
     return rows
 
 # %% [markdown]
@@ -199,6 +223,8 @@ def squad_rows_of_hub(name):
                 f"{name}: its split {split!r} has no {', '.join(missing)} (splits: "
                 f"{', '.join(splits)}); expected the columns of rajpurkar/squad"
             )
+        if len(splits[split]) == 0:
+            raise ValueError(f"{name}: its split {split!r} is empty; expected questions in it")
     return tuple(
         check_squad_rows(splits[s].select_columns([*SQUAD_FEATURES]).to_list(), f"{name} {s}")
         for s in ("train", "validation")
@@ -279,7 +305,7 @@ def load_squad(data, n_train=None, n_valid=0, n_eval=None, seed=0, longest_passa
     """
     if not isinstance(data, (str, os.PathLike)) or not str(data):
         raise ValueError(f"data = {data!r}: expected 'almanac', a path or a Hub dataset name")
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     if str(data) == "almanac":
         n_train = 1600 if n_train is None else n_train
         n_eval = 400 if n_eval is None else n_eval
@@ -288,7 +314,7 @@ def load_squad(data, n_train=None, n_valid=0, n_eval=None, seed=0, longest_passa
             check_squad_count(name, count, 10**6, low)
         train, valid, held_out = squad_rows_of_almanac(n_train, n_valid, n_eval)
     else:
-        if path.exists():
+        if os.path.exists(path):  # False of a name that no file can have
             rows, held_out = squad_rows_of_path(path)
         elif str(data).lower().endswith((*SQUAD_OPENERS,)) or str(data).count("/") > 1 or (
             str(data).startswith((".", "~", os.sep)) or isinstance(data, os.PathLike)
@@ -346,6 +372,40 @@ def label_window(offsets, answer_start, answer_end):
     return int(inside[0]), int(inside[-1])
 
 
+# %% [markdown]
+# Not every character has a token. An uncased BERT drops accents, also those that Unicode writes as
+# characters of their own after the letter: they are counted to the token before, so that no answer
+# ends within a letter. Signs that are not seen, such as those that turn the direction of writing,
+# may stand at the ends of an answer: they are not looked for.
+
+# %%
+def combining_marks(text):
+    """Where in the text a character belongs to the one before it: accents and vowel signs."""
+    if text.isascii():
+        return set()
+    return {i for i, sign in enumerate(text) if unicodedata.category(sign)[0] == "M"}
+
+
+def with_marks(spans, marks, end):
+    """The spans (L, 2) of tokens, their ends moved over marks that belong to no token.
+
+    marks: of the context (`combining_marks`), which is `end` characters long.
+    """
+    if not marks:
+        return spans
+    rows, spans = np.flatnonzero(spans[:, 0] >= 0), spans.copy()
+    for row, following in zip(rows, [*spans[rows[1:], 0], end]):
+        while spans[row, 1] < following and spans[row, 1] in marks:
+            spans[row, 1] += 1
+    return spans
+
+
+def seen_part(text):
+    """(first, last + 1) of what is neither white space nor an unseen sign; (0, 0) of nothing."""
+    seen = [i for i, sign in enumerate(text) if unicodedata.category(sign)[0] not in "CZ"]
+    return (seen[0], seen[-1] + 1) if seen else (0, 0)
+
+
 def check_question_fits(ids, questions, contexts, tokenizer, max_length, stride):
     """ValueError where a question leaves a window no more room than two windows share."""
     special = tokenizer.num_special_tokens_to_add(pair=True)
@@ -378,13 +438,15 @@ def featurise_batch(batch, indices, tokenizer, max_length, stride):
     sample, offsets = windows.pop("overflow_to_sample_mapping"), windows.pop("offset_mapping")
     columns = {name: windows[name] for name in windows}
     columns |= {name: [] for name in ("start_positions", "end_positions", "example", "offsets")}
+    marks = [combining_marks(context) for context in batch["context"]]
     for i, one in enumerate(sample):
         # None stands for special tokens, 0 for the question, 1 for the context
         of_context = np.array(windows.sequence_ids(i), dtype=float) == 1  # (L,)
         spans = np.where(of_context[:, None], np.array(offsets[i]), -1)  # (L, 2)
-        text = batch["answers"][one]["text"][0]
-        first = batch["answers"][one]["answer_start"][0] + len(text) - len(text.lstrip())
-        start, end = label_window(spans, first, first + len(text.strip()))
+        spans = with_marks(spans, marks[one], len(batch["context"][one]))
+        answers = batch["answers"][one]
+        first, last = (answers["answer_start"][0] + at for at in seen_part(answers["text"][0]))
+        start, end = label_window(spans, first, last)
         columns["start_positions"].append(start)
         columns["end_positions"].append(end)
         columns["example"].append(indices[one])
@@ -428,6 +490,7 @@ def featurise(examples, tokenizer, max_length, stride):
         fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length, stride=stride),
         keep_in_memory=True,
         load_from_cache_file=False,
+        new_fingerprint=uuid.uuid4().hex,  # to hash the tokenizer takes longer than to use it
         desc="featurising",
     )
 

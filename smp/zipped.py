@@ -12,6 +12,9 @@ import zlib
 from contextlib import contextmanager
 
 # %%
+from smp.unpack import most_unpacked
+
+# %%
 @contextmanager
 def open_zip(path):
     """The zip (a path, or a file opened for reading), to read from in a `with` block.
@@ -38,8 +41,10 @@ def open_zip(path):
 
 
 def read_from_zip(archive, name, limit):
-    """The bytes of one file in it. Raises ValueError where they are, or unpack to, over `limit`."""
-    size = archive.getinfo(name).file_size
+    """The bytes of one file in it. Raises ValueError where they are, or unpack to, over `limit`
+    or what `most_unpacked` allows."""
+    info = archive.getinfo(name)
+    size, limit = info.file_size, min(limit, most_unpacked(info.compress_size))
     if size > limit:
         raise ValueError(f"{name} unpacks to {size:,} bytes, expected at most {limit:,}")
     with archive.open(name) as file:

@@ -1,10 +1,13 @@
 import builtins
+import html.parser
 import io
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 matplotlib.use("Agg")
 
@@ -231,3 +234,39 @@ def test_answers_are_compared_as_em_does_and_escaped():
 def test_examples_are_taken_evenly():
     assert spread_out(list(range(10)), 2) == [2, 7]
     assert spread_out([1, 2], 5) == [1, 2] and spread_out([], 3) == [] == spread_out([1], 0)
+
+
+# HTML made from data
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = set(), ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add((tag, *(name for name, _ in attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+OURS = {("div", "style"), ("p",), ("b",), ("mark", "style"), ("table",), ("thead",), ("tbody",),
+        ("tr",), ("th", "style"), ("td", "style"), ("span", "style"), ("i",)}
+hostile = st.text(st.sampled_from("<>&\"'/=!-; abimgscript\u202e"), max_size=30).map(
+    lambda text: text.replace("\0", ""))
+
+
+@settings(deadline=None, max_examples=100)
+@given(hostile, hostile, hostile.filter(bool), hostile)
+def test_no_text_of_the_data_becomes_html(question, before, answer, after):
+    example = {"id": "x", "question": question, "context": before + answer + after,
+               "answers": {"text": [answer], "answer_start": [len(before)]}}
+    page = Page(show_example(example).data)
+    assert page.tags <= OURS and page.text == question + before + answer + after
+    page = Page(show_answers([example], [{"id": "x", "prediction_text": after}]).data)
+    assert page.tags <= OURS and question + (after or "nothing") + answer in page.text
