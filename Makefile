@@ -36,7 +36,7 @@ sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEE
 	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 
 test: check  ## check, then run the tests
-	@$(PYTHON) -m pytest -q
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile
 
 soak: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
 	@$(PYTHON) tools/soak.py

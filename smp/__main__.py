@@ -353,6 +353,7 @@ def sweep(options):
     """Runs the cells of the grid that have no record yet, then draws them all. -> exit code"""
     from smp.results import read_records
     from smp.sweep import Sweep, plan_sweep
+    from smp.train import is_first_process
 
     try:
         parameters = {name.lower(): value for name, value in read_parameters(options).items()}
@@ -361,32 +362,36 @@ def sweep(options):
         checkpoints, more = parameters.pop("checkpoints", None), parameters.pop("set", {})
         numbers = {"densities": [read_number("density", text) for text in options.densities],
                    "seeds": [read_number("seed", text) for text in options.seeds]}
-        cells = plan_sweep(
-            profile, options.methods, **numbers, **parameters | more
-        )
+        cells = plan_sweep(profile, options.methods, **numbers, **parameters | more)
         done = {record["name"] for record in read_records(results / "sweep")}
         grid = Sweep(cells, results, teacher, checkpoints)
     except (OSError, ValueError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
     left = [cell for cell in cells if grid.begin(cell)["name"] not in done]
-    print(f"{len(cells)} cells, {len(cells) - len(left)} of them done before", flush=True)
+    first = is_first_process()  # of several, under accelerate's launcher, one speaks
+
+    def say(line):
+        if first:
+            print(line, flush=True)
+
+    say(f"{len(cells)} cells, {len(cells) - len(left)} of them done before")
     begin = time.monotonic()
     for number, cell in enumerate(left, 1):
         name = grid.begin(cell)["name"]
-        print(f"[{number}/{len(left)}] {name}", flush=True)
+        say(f"[{number}/{len(left)}] {name}")
         try:
             record = grid.run(cell)
         except KeyboardInterrupt:
             print(f"\nsweep: interrupted in {name}; the same command goes on with it",
                   file=sys.stderr)
             return 130
-        except (OSError, ValueError, FloatingPointError) as error:
+        except (OSError, ValueError, FloatingPointError, MemoryError) as error:
             print(f"sweep: {name} stopped: {error}", file=sys.stderr)
             return 1
-        print(f"      EM {record['em']:.3f}  F1 {record['f1']:.3f}  density "
-              f"{record['density']:.1%}, {minutes_since(begin)} so far", flush=True)
-    return sweep_table(results)
+        say(f"      EM {record['em']:.3f}  F1 {record['f1']:.3f}  density "
+            f"{record['density']:.1%}, {minutes_since(begin)} so far")
+    return sweep_table(results) if first else 0
 
 
 def sweep_table(results):

@@ -5,6 +5,7 @@
 # `python -m smp sweep` make them.
 
 # %%
+import json
 import statistics
 
 import numpy as np
@@ -97,8 +98,30 @@ METHOD_STYLES = {  # what stands for a method in the sweep's picture
 }
 
 
+PER_CELL = ("seed", "density", "density_ramp", "regulariser_ramp", "temperature", "epochs")
+
+
+def told_apart(records):
+    """{name of the record: what was set for it and not for others of its method}, mostly "".
+
+    Settings that go with the density (see the presets) or the seed do not count.
+    """
+    by_method = {}
+    for record in records:
+        by_method.setdefault((record["method"], record["sharing"]), []).append(record)
+    labels = {}
+    for group in by_method.values():
+        kept = [{k: v for k, v in r["settings"].items() if k not in PER_CELL} for r in group]
+        differing = sorted(k for k in {k for one in kept for k in one}
+                           if len({json.dumps(one.get(k)) for one in kept}) > 1)
+        for record, one in zip(group, kept, strict=True):
+            labels[record["name"]] = ", ".join(f"{k} {one.get(k):g}" if isinstance(
+                one.get(k), float) else f"{k} {one.get(k)}" for k in differing)
+    return labels
+
+
 def mean_and_ends(points):
-    """{target: [(density, value)]} -> arrays x, mean, lowest, highest; one entry a target."""
+    """{cell: [(density, value)]} -> arrays x, mean, lowest, highest; one entry a cell."""
     rows = []
     for runs in points.values():
         values = [value for _, value in runs]
@@ -116,6 +139,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions")
     fig, axes = new_figure(2, 2, 9.6, 7.2)
+    apart = told_apart(records)
     for column, suffix in enumerate(("", " + KD")):
         for row, (score, label) in enumerate((("em", "Exact Match"), ("f1", "F1"))):
             ax, ticks = axes[row, column], {1.0}
@@ -123,12 +147,13 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                 ours, theirs = {}, []
                 for record in records:
                     if method_label(record["method"], record["sharing"]) == name + suffix:
-                        runs = ours.setdefault(record["density_target"], [])
+                        cell = (record["density_target"], apart[record["name"]])
+                        runs = ours.setdefault(cell, [])
                         runs.append((record["density"], record[score]))
                 for one in published or []:
                     if method_label(one["method"], one["sharing"]) == name + suffix:
                         theirs.append((one["density"], one[score]))
-                ticks |= set(ours) | {x for x, _ in theirs}
+                ticks |= {target for target, _ in ours} | {x for x, _ in theirs}
                 if ours:
                     x, mean, low, high = mean_and_ends(ours)
                     ax.errorbar(x, mean, (mean - low, high - mean), label=name + suffix,
@@ -161,9 +186,10 @@ def sweep_markdown(records: list[dict]) -> str:
         groups.setdefault(key, []).append(record)
     parts = []
     for group in groups.values():
-        first, cells = group[0], {}
+        first, cells, apart = group[0], {}, told_apart(group)
         for record in group:
             label = method_label(record["method"], record["sharing"])
+            label += f" ({apart[record['name']]})" if apart[record["name"]] else ""
             cells.setdefault(label, {}).setdefault(record["density_target"], []).append(record)
         densities = sorted({target for row in cells.values() for target in row}, reverse=True)
         rows = [[label, *(sweep_cell(row.get(density, [])) for density in densities)]

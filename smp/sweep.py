@@ -35,7 +35,7 @@ from smp.settings import choose_settings
 from smp.squad import data_fingerprint, featurise, load_squad
 
 # %%
-from smp.train import evaluate_answers, fit
+from smp.train import evaluate_answers, fit, is_first_process
 
 # %%
 # What the command line calls a method, and the settings it stands for.
@@ -159,7 +159,7 @@ class Sweep:
                   checkpoints=checkpoints)
         masks, layers = pruning.masks.numpy(), pruning.masks.layers()
         mask_bytes = None  # of a method that trains the weights, the mask is not the model
-        if settings.method == "smp":
+        if settings.method == "smp" and is_first_process():
             mask_bytes = save_masks(
                 masks, self.results / "models" / begun["name"] / "masks.safetensors",
                 base=begun["model"], base_sha=self.model_sha, density=settings.density,
@@ -173,6 +173,7 @@ class Sweep:
             bytes_mask_file=mask_bytes, n_train=len(self.data["train"]),
             n_eval=len(self.data["eval"]),
         )
-        write_record(record, self.folder)
-        checkpoints.clear()
+        if is_first_process():
+            write_record(record, self.folder)
+            checkpoints.clear()
         return record

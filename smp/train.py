@@ -3,17 +3,19 @@
 #
 # One loop serves every method: it has the steps of any training, and two places where pruning
 # comes in when there is any, before the forward and after the backward. accelerate brings device,
-# precision and processes.
+# precision and processes: with several, each takes its rows of every batch, so that the batch as a
+# whole, and with it the mask, is that of one.
 
 # %%
 import math
+import os
 import time
 from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, skip_first_batches
+from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -40,7 +42,29 @@ def pick_precision(wanted="auto"):
 
 
 def make_accelerator(precision="auto"):
-    return Accelerator(mixed_precision=pick_precision(precision).replace("fp32", "no"))
+    alike = DistributedDataParallelKwargs(broadcast_buffers=False)  # each finds the same mask
+    return Accelerator(
+        mixed_precision=pick_precision(precision).replace("fp32", "no"), kwargs_handlers=[alike]
+    )
+
+
+def is_first_process():
+    """Whether this is the process that writes and shows, by the launcher's RANK; one alone is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def own_rows(batch, accelerator):
+    """(this process's rows of a batch, on its device; their weight in the mean over all rows).
+
+    The weight is n_own * processes / n_all, because gradients are averaged over the processes. A
+    process that gets no row of a last, short batch takes one with weight 0.
+    """
+    here, processes = accelerator.process_index, accelerator.num_processes
+    total = len(batch["row"])
+    own = len(range(here, total, processes))
+    rows = slice(here, None, processes) if own else slice(0, 1)
+    batch = {name: value[rows].to(accelerator.device) for name, value in batch.items()}
+    return batch, own * processes / total
 
 # %%
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -48,23 +72,34 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @torch.no_grad()
 def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, note="reading"):
-    """Start and end logits, each float32 (n_features, longest), padded with -inf."""
+    """Start and end logits, each float32 (n_features, longest), padded with -inf.
+
+    Several processes share the windows out, and all return the logits of all.
+    """
     accelerator = make_accelerator(precision)
     was_training = model.training
     model.to(accelerator.device).eval()
     longest = max(map(len, features["input_ids"]), default=0)
     start, end = (np.full((len(features), longest), -np.inf, dtype=np.float32) for _ in range(2))
     loader = make_loader(features, tokenizer, batch_size, shuffle=False)
-    with tqdm(total=len(features), desc=note, unit=" windows", leave=False) as bar:
-        for batch in loader:
-            inputs = {k: batch[k].to(accelerator.device) for k in MODEL_INPUTS if k in batch}
-            with accelerator.autocast():
-                out = model(**inputs)
-            rows, length = batch["row"].numpy(), inputs["input_ids"].shape[1]
-            real = batch["attention_mask"].numpy() == 1
-            for kept, logits in ((start, out.start_logits), (end, out.end_logits)):
-                kept[rows, :length] = np.where(real, logits.float().cpu().numpy(), -np.inf)
-            bar.update(len(rows))
+    here, processes = accelerator.process_index, accelerator.num_processes
+    with tqdm(total=len(features), desc=note, unit=" windows", leave=False,
+              disable=here > 0) as bar:
+        for number, batch in enumerate(loader):
+            if number % processes == here:
+                inputs = {k: batch[k].to(accelerator.device) for k in MODEL_INPUTS if k in batch}
+                with accelerator.autocast():
+                    out = model(**inputs)
+                rows, length = batch["row"].numpy(), inputs["input_ids"].shape[1]
+                real = batch["attention_mask"].numpy() == 1
+                for kept, logits in ((start, out.start_logits), (end, out.end_logits)):
+                    kept[rows, :length] = np.where(real, logits.float().cpu().numpy(), -np.inf)
+            bar.update(len(batch["row"]))
+    if processes > 1:  # what the others read is -inf here
+        for kept in (start, end):
+            every = torch.from_numpy(kept).to(accelerator.device)
+            torch.distributed.all_reduce(every, torch.distributed.ReduceOp.MAX)
+            kept[:] = every.cpu().numpy()
     model.train(was_training)
     return start, end
 
@@ -166,7 +201,8 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    first = accelerator.is_main_process  # it alone shows and writes
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
                                      "valid_step", "valid_em", "valid_f1")}
@@ -180,7 +216,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
              **checkpoints.about, "versions": package_versions()},
         )
         done, before = state.restore(checkpoints), state.curves["seconds"]
-        if done:
+        if done and first:
             print(f"going on after step {done:,} of {steps:,}, from {checkpoints.folder}")
         if done == steps and pruning is not None:
             pruning.finish()
@@ -188,14 +224,15 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     began = time.perf_counter() - before
     batches = endless_batches(loader, sampler, done)
     bar = tqdm(zip(range(done, steps), batches), initial=done, total=steps, desc=settings.task,
-               unit=" steps")
+               unit=" steps", disable=not first)
     for step, batch in bar:
+        batch, share = own_rows(batch, accelerator)
         model.train()
         if pruning is not None:
             pruning.before_forward(step, steps)
         try:
             out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
-            loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
+            loss = share * loss_function(out.start_logits.float(), out.end_logits.float(), batch)
             accelerator.backward(loss)
         except torch.OutOfMemoryError as error:
             raise MemoryError(
@@ -210,7 +247,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         decay.step()
         optimizer.zero_grad()
 
-        losses.append(loss.detach())
+        losses.append(accelerator.reduce(loss.detach(), "mean"))
         history["step"].append(step + 1)
         history["density"].append(pruning.density if pruning else 1.0)
         history["lambda"].append(pruning.weight if pruning else 0.0)
@@ -227,7 +264,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
                 scores = validate(model)
                 for name, value in {"step": step + 1, **scores}.items():
                     history[f"valid_{name}"].append(value)
-        if checkpoints is not None and checkpoints.due():
+        if first and checkpoints is not None and checkpoints.due():
             check_finite(float(losses[-1]), trained, step + 1, settings, checkpoints)
             state.save(checkpoints, step + 1, time.perf_counter() - began)
     bar.close()

@@ -176,7 +176,7 @@ def write_notebook(path, source):
 def run_in(project, *arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "smp", "run", "--profile=quick", *arguments], cwd=project,
-        capture_output=True, text=True, timeout=120, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=600, env={**os.environ, **environment},
     )
 
 
@@ -243,11 +243,11 @@ def test_an_interruption_is_one_line_and_leaves_nothing_half_written(project):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # a shell that starts the tests in the background has them ignore Ctrl-C: a user's does not
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (project / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.strip() == "run: interrupted; BERT_FINETUNE_QA.ipynb left no executed copy"
     assert list((project / "results/executed/quick").iterdir()) == []

@@ -90,5 +90,10 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
     assert rows["SMP-S + KD"] == ["0.600 / 0.700", "—", "—"]
     assert rows["soft movement"] == ["—", "0.250 / 0.350 at 14%", "—"]
     assert list(rows)[-1] == "soft movement"
+    other = cell("soft movement", 0.1, 0.5, density=0.9, name="other",
+                 settings={"batch_size": 8, "learning_rate": 0.1, "density_ramp": 0.5})
+    rows = [line.split("|")[1].strip() for line in sweep_markdown([*CELLS, other]).splitlines()
+            if "soft" in line]
+    assert sorted(rows) == [f"soft movement (learning_rate {rate})" for rate in ("0.1", "None")]
     assert sweep_markdown(CELLS + [cell("SMP", 0.1, 0.1, sharing="SMP-L", steps=9)]).count(
         "###") == 2  # longer runs stand apart
