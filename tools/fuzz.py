@@ -113,6 +113,15 @@ def written(write):
         return (Path(folder) / "file").read_bytes()
 
 
+def zipped(files):
+    """The bytes of a zip of {name: bytes}, the same at any time."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as new:
+        for name, data in files.items():
+            new.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
 def random_masks(shapes):
     numbers = np.random.default_rng(0)
     return {name: numbers.random(shape) < 0.4 for name, shape in shapes.items()}
@@ -166,10 +175,7 @@ class Authors:
         self.model = SimpleNamespace(base_model=base, named_parameters=base.named_parameters)
         self.masks = random_masks({"layer.0.0": (3, 5), "layer.0.1": (7, 3)})
         self.valid = written(lambda path: save_authors_masks(self.masks, path))
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-            new.writestr("m.npy", self.valid)
-        self.zipped = packed.getvalue()
+        self.zipped = zipped({"m.npy": self.valid})
 
     def make(self, chance):
         if chance.random() < 0.5:
@@ -197,7 +203,7 @@ class Squad:
             "title": "u", "paragraphs": [{"context": "x", "qas": [
                 {"id": "r", "question": "", "answers": [{"text": "x", "answer_start": 0}]}]}]}]}
         text = json.dumps(self.document).encode()
-        self.packed = {"p.json.gz": gzip.compress(text), "p.json.xz": lzma.compress(text, preset=0)}
+        self.packed = {"p.json.gz": gzip.compress(text, mtime=0), "p.json.xz": lzma.compress(text, preset=0)}
         self.rows = self.plain(self.document)
 
     def plain(self, document):
@@ -243,14 +249,7 @@ class Archive:
                   if isinstance(value, int | float | str)}
         self.files = {"pytorch_model.bin": weights.getvalue(),
                       "config.json": json.dumps(fields).encode(), "vocab.txt": b"a\nb\nc\nd\ne\n"}
-        self.zipped = self.zip(self.files)
-
-    def zip(self, files):
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-            for name, data in files.items():
-                new.writestr(name, data)
-        return packed.getvalue()
+        self.zipped = zipped(self.files)
 
     def make(self, chance):
         if chance.random() < 0.4:
@@ -260,7 +259,7 @@ class Archive:
             data = damaged_json(chance, json.loads(self.files[name]))
         else:
             data = damaged(chance, self.files[name])
-        return "inner.zip", self.zip(self.files | {name: data})
+        return "inner.zip", zipped(self.files | {name: data})
 
     def read(self, path):
         return load_archive(str(path), self.config)
