@@ -203,7 +203,8 @@ class Squad:
             "title": "u", "paragraphs": [{"context": "x", "qas": [
                 {"id": "r", "question": "", "answers": [{"text": "x", "answer_start": 0}]}]}]}]}
         text = json.dumps(self.document).encode()
-        self.packed = {"p.json.gz": gzip.compress(text, mtime=0), "p.json.xz": lzma.compress(text, preset=0)}
+        self.packed = {"p.json.gz": gzip.compress(text, mtime=0),
+                       "p.json.xz": lzma.compress(text, preset=0)}
         self.rows = self.plain(self.document)
 
     def plain(self, document):
