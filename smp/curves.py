@@ -139,7 +139,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions")
     fig, axes = new_figure(2, 2, 9.6, 7.2)
-    apart = told_apart(records)
+    apart, shown = told_apart(records), {}
     for column, suffix in enumerate(("", " + KD")):
         for row, (score, label) in enumerate((("em", "Exact Match"), ("f1", "F1"))):
             ax, ticks = axes[row, column], {1.0}
@@ -156,8 +156,8 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                 ticks |= {target for target, _ in ours} | {x for x, _ in theirs}
                 if ours:
                     x, mean, low, high = mean_and_ends(ours)
-                    ax.errorbar(x, mean, (mean - low, high - mean), label=name + suffix,
-                                linewidth=1.4, markersize=5.5, capsize=3, **style)
+                    shown[name] = ax.errorbar(x, mean, (mean - low, high - mean), label=name,
+                                              linewidth=1.4, markersize=5.5, capsize=3, **style)
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",
                             markersize=5, markerfacecolor="none", **style)
@@ -168,13 +168,15 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
             ax.set_xticks([], minor=True)
             ax.set_xlim(min(ticks) / 1.25, 1.25)
             ax.set_ylim(0, 1)
-            if published:
-                ax.plot([], [], linestyle=":", marker="o", markerfacecolor="none", color=INK,
-                        label="published: BERT-base,\nall of SQuAD, ten epochs")
-            if ax.get_legend_handles_labels()[0]:
-                ax.legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", ncols=2)
             title = f"{label}, {'with' if suffix else 'without'} a teacher"
             tidy_axes(ax, title, "remaining weights of the masked matrices" if row else "")
+    if published:
+        shown["published"] = ax.plot(
+            [], [], linestyle=":", marker="o", markerfacecolor="none", color=INK,
+            label="published: BERT-base, all of SQuAD, ten epochs",
+        )[0]
+    fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=6, fontsize=8.5,
+               frameon=False, labelcolor=INK)
     return fig
 
 # %%

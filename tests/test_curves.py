@@ -70,7 +70,9 @@ def test_a_sweeps_line_is_the_mean_and_its_bars_reach_the_seeds():
     np.testing.assert_allclose(f1.containers[0][0].get_ydata(), [0.4, 0.6])
     soft = next(c for c in em.containers if c.get_label() == "soft movement")
     np.testing.assert_allclose(soft[0].get_xydata(), [[0.14, 0.25]])  # the density reached
-    assert [c.get_label() for c in em_kd.containers] == ["SMP-S + KD"]
+    assert [c.get_label() for c in em_kd.containers] == ["SMP-S"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:-1] == ["SMP-L", "soft movement", "magnitude", "SMP-S"]
     hollow = [one for one in em.lines if one.get_markerfacecolor() == "none"]
     np.testing.assert_allclose(hollow[0].get_xydata(), [[0.03, 0.7]])
     assert any(set(one.get_ydata()) == {0.8} for one in em.lines)
