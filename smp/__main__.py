@@ -283,12 +283,9 @@ def minutes_since(start):
 
 def draw_group(records, how, rank, path):
     """Draws the group of comparable records that `rank` puts first into the file `path`."""
-    from smp.results import PUBLISHED, record_group
+    from smp.results import PUBLISHED, group_records
 
-    groups = {}
-    for record in records:
-        groups.setdefault(record_group(record), []).append(record)
-    chosen = max(groups.values(), key=rank)
+    chosen = max(group_records(records), key=rank)
     published = PUBLISHED["rows"] if "squad" in chosen[0]["data"] else None
     draft = path.with_name(f"{path.stem}.part{path.suffix}")
     how(chosen, published).savefig(draft, dpi=150)
@@ -368,7 +365,7 @@ def sweep(options):
     except (OSError, ValueError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
-    left = [cell for cell in cells if grid.begin(cell)["name"] not in done]
+    left = [cell for cell in cells if grid.begun[cell]["name"] not in done]
     first = is_first_process()  # of several, under accelerate's launcher, one speaks
 
     def say(line):
@@ -378,7 +375,7 @@ def sweep(options):
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done before")
     begin = time.monotonic()
     for number, cell in enumerate(left, 1):
-        name = grid.begin(cell)["name"]
+        name = grid.begun[cell]["name"]
         say(f"[{number}/{len(left)}] {name}")
         try:
             record = grid.run(cell)

@@ -26,6 +26,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 # %%
+from smp.maskfile import unpack_mask
+
+# %%
 CHECKPOINT_FORMAT = "smp-checkpoint-1"
 
 
@@ -253,8 +256,7 @@ class TrainingState:
         for key, bits in tensors.items():
             if key.startswith("snapshot."):
                 _, at, name = key.split(".", 2)
-                shape = state["shapes"][name]
-                mask = np.unpackbits(bits.numpy(), count=int(np.prod(shape))).astype(bool)
-                self.curves["snapshots"].setdefault(int(at), {})[name] = mask.reshape(shape)
+                mask = unpack_mask(name, bits.numpy(), state["shapes"][name])
+                self.curves["snapshots"].setdefault(int(at), {})[name] = mask
         restore_random_states(tensors, state["chance"])
         return state["step"]

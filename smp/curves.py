@@ -17,6 +17,7 @@ from smp.look import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 from smp.results import (
     as_percent,
     data_label,
+    group_records,
     markdown_table,
     mean_and_spread,
     method_label,
@@ -106,11 +107,8 @@ def told_apart(records):
 
     Settings that go with the density (see the presets) or the seed do not count.
     """
-    by_method = {}
-    for record in records:
-        by_method.setdefault((record["method"], record["sharing"]), []).append(record)
     labels = {}
-    for group in by_method.values():
+    for group in group_records(records, lambda record: (record["method"], record["sharing"])):
         kept = [{k: v for k, v in r["settings"].items() if k not in PER_CELL} for r in group]
         differing = sorted(k for k in {k for one in kept for k in one}
                            if len({json.dumps(one.get(k)) for one in kept}) > 1)
@@ -182,12 +180,11 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
 # %%
 def sweep_markdown(records: list[dict]) -> str:
     """A grid for each group of comparable records: a row a method, a column a density, EM / F1."""
-    groups = {}
-    for record in sorted(records, key=record_order):
-        key = (*record_group(record), record["n_train"], record["steps"], record["profile"])
-        groups.setdefault(key, []).append(record)
+    def key(record):
+        return (*record_group(record), record["n_train"], record["steps"], record["profile"])
+
     parts = []
-    for group in groups.values():
+    for group in group_records(sorted(records, key=record_order), key):
         first, cells, apart = group[0], {}, told_apart(group)
         for record in group:
             label = method_label(record["method"], record["sharing"])

@@ -358,6 +358,14 @@ def record_group(record: dict) -> tuple:
     return tuple(record[key] for key in ("model", "model_sha", "data", "data_sha", "n_eval"))
 
 
+def group_records(records: list[dict], key=record_group) -> list[list[dict]]:
+    """The records in groups of the same key, in the order in which they come."""
+    groups = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return list(groups.values())
+
+
 def record_order(record: dict) -> tuple:
     """Sorting key: group, fine-tuned before SMP before SMP + KD, dense before sparse, seed."""
     group = tuple(str(part) for part in record_group(record))
@@ -476,15 +484,13 @@ def seedless(record: dict) -> str:
 def group_markdown(records: list[dict]) -> str:
     """Heading and table of one group of comparable records."""
     first = records[0]
-    rows = {}
-    for record in sorted(records, key=record_order):
-        rows.setdefault(seedless(record), []).append(record)
+    rows = group_records(sorted(records, key=record_order), seedless)
     header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "Trained on"]
     return "\n\n".join([
         f"### {short_name(first['model'])} on {data_label(first)}, "
         f"{first['n_eval']:,} evaluation questions",
         f"Model `{first['model_sha'] or 'unknown'}`, data `{first['data_sha'] or 'unknown'}`.",
-        markdown_table(header, [result_row(runs) for runs in rows.values()]),
+        markdown_table(header, [result_row(runs) for runs in rows]),
     ])
 
 
@@ -519,10 +525,8 @@ def reference_markdown() -> str:
 # %%
 def summary_markdown(records: list[dict]) -> str:
     """All tables as Markdown: ours, one for each model and data; then what others report."""
-    groups = {}
-    for record in sorted(records, key=record_order):
-        groups.setdefault(record_group(record), []).append(record)
-    parts = [group_markdown(group) for group in groups.values()]
+    groups = group_records(sorted(records, key=record_order))
+    parts = [group_markdown(group) for group in groups]
     if not records:
         parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
     if any("±" in part for part in parts):

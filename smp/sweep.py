@@ -111,6 +111,7 @@ class Sweep:
             part: featurise(self.data[part], self.tokenizer, first.max_length, first.stride)
             for part in ("train", "eval")
         }
+        self.begun = {cell: self.begin(cell) for cell in cells}  # of the code that is loaded now
 
     def name_teacher(self, teacher, settings):
         if teacher is not None:
@@ -145,8 +146,8 @@ class Sweep:
         return {"loss_function": distilled_loss(self.teacher_logits, settings)}
 
     def run(self, settings):
-        """Trains and evaluates one cell, writes its record and returns it."""
-        begun = self.begin(settings)
+        """Trains and evaluates one of the cells, writes its record and returns it."""
+        begun = self.begun[settings]
         loss = self.loss(settings)
         set_seed(settings.seed)  # before a new head is drawn
         model, tokenizer, head = load_student(

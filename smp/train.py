@@ -202,7 +202,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
     model, optimizer = accelerator.prepare(model, optimizer)
-    first = accelerator.is_main_process  # it alone shows and writes
+    first = is_first_process()
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
                                      "valid_step", "valid_em", "valid_f1")}
