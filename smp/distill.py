@@ -97,7 +97,8 @@ def distilled_loss(teacher_logits, settings):
     """The loss of `fit` that listens to the teacher: (1 - alpha) CE + alpha KD."""
 
     def loss(start_logits, end_logits, batch):
-        teacher = teacher_logits[batch["row"].cpu(), : start_logits.shape[1]].to(start_logits)
+        teacher = teacher_logits[batch["row"], : start_logits.shape[1]]
+        teacher = teacher.to(start_logits, non_blocking=True)
         student = torch.stack([start_logits, end_logits], dim=-1)
         kd = distillation_loss(
             student, teacher, batch["attention_mask"], settings.kd_temperature

@@ -12,7 +12,9 @@
 # %%
 import inspect
 import math
+import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +23,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 # %%
+def masked_weight(weight, mask):
+    """W' = W * M, for a bool mask; on a CPU twice as fast as with the bool itself."""
+    return weight * mask.view(torch.uint8)
+
+
 class StraightThrough(torch.autograd.Function):
     """W' = W * M forward. Backward dL/dS = dL/dW' * W (SMP, Eq. 3) and, for methods that train the
     weights too, dL/dW = dL/dW' * M; nothing for what is frozen."""
@@ -28,7 +35,7 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, scores, mask):
         ctx.save_for_backward(weight, mask)
-        return weight * mask
+        return masked_weight(weight, mask)
 
     @staticmethod
     def backward(ctx, grad):
@@ -54,9 +61,50 @@ class StaticMask(nn.Module):
             size = weight.detach().abs()
             self.scores = nn.Parameter(start * size / size.mean().clamp_min(1e-12))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.made = lambda: None  # the W' of the last forward, while somebody holds it
 
     def forward(self, weight):
-        return StraightThrough.apply(weight, self.scores, self.mask)
+        masked = StraightThrough.apply(weight, self.scores, self.mask)
+        self.made = weakref.ref(masked)
+        return masked
+
+# %% [markdown]
+# The backward needs $W'$ again, and autograd would keep every one of them until then: the encoder
+# a second time. To multiply once more costs less than to write it down and read it back.
+
+# %%
+def remake_in_backward(linear, mask):
+    """Lets the linear's backward make W' anew, instead of keeping it from the forward.
+
+    linear: an nn.Linear with `mask`, its StaticMask, attached. Returns the handles of two hooks.
+    Under autocast what is kept is a half-precision copy of W', as in fine-tuning.
+    """
+    def pack(kept):
+        made = mask.made()
+        if made is None or made.untyped_storage().data_ptr() != kept.untyped_storage().data_ptr():
+            return kept, kept._version, None
+        how_it_was_seen = kept.size(), kept.stride(), kept.storage_offset()
+        return mask.mask, mask.mask._version, how_it_was_seen
+
+    def unpack(packed):
+        source, version, view = packed
+        if source._version != version:  # autograd leaves this check to whoever packs
+            raise RuntimeError("masks or inputs were modified between forward and backward")
+        if view is None:
+            return source
+        return masked_weight(linear.parametrizations.weight.original, source).as_strided(*view)
+
+    hooks = []
+
+    def enter(*_):
+        hooks.append(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
+        hooks[-1].__enter__()
+
+    def leave(*_):
+        hooks.pop().__exit__(None, None, None)
+
+    return (linear.register_forward_pre_hook(enter),
+            linear.register_forward_hook(leave, always_call=True))
 
 # %% [markdown]
 # Exactly $k = \lfloor v\,n \rfloor$ weights stay. That needs care: all scores start equal, and
@@ -75,20 +123,61 @@ def keep_top(scores, k):
     n, flat = scores.numel(), scores.detach().flatten()
     if k <= 0 or k >= n:
         return torch.full_like(scores, k > 0, dtype=torch.bool)
-    if flat.device.type == "cpu":  # numpy's partial sort is ten times faster than torch's here
-        values = flat.numpy()
-        cut = np.partition(values, n - k)[n - k]  # the k-th highest
-        mask = values >= cut
-        surplus = np.count_nonzero(mask) - k
-        if surplus:
-            mask[np.flatnonzero(values == cut)[-surplus:]] = False
+    if flat.device.type == "cpu":
+        mask = keep_top_between(flat.numpy(), k, *likely_cut(flat.numpy(), k))
+        if mask is None:
+            mask = keep_top_between(flat.numpy(), k, -np.inf, np.inf)
         return torch.from_numpy(mask).view_as(scores)
     return keep_top_on_device(flat, k).view_as(scores)
 
 
+def keep_top_between(values, k, low, high):
+    """Mask of the k highest of a float array (n,); None where the k-th is not in [low, high]."""
+    mask = values > high
+    between = values >= low
+    np.not_equal(between, mask, out=between)
+    places = np.flatnonzero(between)
+    values, left = values[places], k - np.count_nonzero(mask)
+    if not 0 < left <= len(values):
+        return mask if left == 0 else None
+    cut = np.partition(values, len(values) - left)[len(values) - left]
+    higher = np.flatnonzero(values > cut)
+    mask[places[higher]] = True
+    mask[places[np.flatnonzero(values == cut)[: left - len(higher)]]] = True
+    return mask
+
+
+def likely_cut(values, k):
+    """(low, high) with the k-th highest of a float array (n,) very likely between them.
+
+    To sort what is between, a few in a thousand, is far cheaper than to sort everything (Floyd and
+    Rivest, 1975): one value in 61 tells where to look, the rank of a first guess where exactly.
+    """
+    n, step = len(values), 61  # prime to the widths of matrices: the sample walks all columns
+    if n < 10_000:
+        return -np.inf, np.inf
+    sample = np.concatenate([[-np.inf], values[::step], [np.inf]], dtype=values.dtype)
+    rank, spread = len(sample) - 2 - k / step, 4 * math.sqrt(k * (n - k) / n / step) + 2
+    first, last = max(0, round(rank - spread)), min(len(sample) - 1, round(rank + spread))
+    near = np.sort(np.partition(sample, (first, last))[first : last + 1])
+    guess = len(near) // 2
+    found = np.count_nonzero(values > near[guess])
+    if found < k and near[guess - 1] == near[guess]:  # one of many that are equal, maybe the cut
+        found = np.count_nonzero(values >= near[guess])
+        if found >= k:
+            return near[guess], near[guess]
+    rank, spread = guess + (found - k) / step, 4 * math.sqrt(abs(found - k) / step) + 3
+    first, last = np.clip((round(rank - spread), round(rank + spread)), 0, len(near) - 1)
+    return near[first], near[last]
+
+
 def keep_top_on_device(flat, k):
     """The same for a flat tensor on any device, without waiting for it."""
-    cut = torch.kthvalue(flat, flat.numel() - k + 1).values
+    others = flat.numel() - k + 1  # the lowest so many end at the k-th highest
+    if k <= others:
+        cut = flat.topk(k, sorted=False).values.min()
+    else:
+        cut = flat.topk(others, largest=False, sorted=False).values.max()
     mask, tied = flat > cut, flat == cut
     places = k - mask.sum()  # left for those that tie at the cut; at least 1
     return mask | (tied & (tied.cumsum(0, dtype=torch.int32) <= places))
@@ -240,10 +329,11 @@ class Masks:
         self.places = encoder_linears(model)
         for parameter in model.base_model.parameters():
             parameter.requires_grad_(self.trains_weights)
-        self.masks = {}
+        self.masks, self.hooks = {}, []
         for name, _, _, linear in self.places:
             self.masks[name] = StaticMask(linear.weight, start if self.learns_scores else None)
             parametrize.register_parametrization(linear, "weight", self.masks[name])
+            self.hooks += remake_in_backward(linear, self.masks[name])
         self.linears = {name: linear for name, _, _, linear in self.places}
         self.types = {}  # type of matrix -> names of those in each layer
         for name, _, matrix, _ in self.places:
@@ -260,16 +350,34 @@ class Masks:
     @torch.no_grad()
     def refresh(self, density):
         """New masks from the scores, at exactly this density; once per optimiser step."""
+        ranks = {name: self.ranking(name) for name in self.masks}
+        kept = self.kept_counts(density, ranks)
+
+        def choose(name):
+            self.masks[name].mask.copy_(keep_top(ranks[name], kept[name]))
+
+        names = sorted(ranks, key=lambda name: -ranks[name].numel())  # the large ones first
+        if ranks[names[0]].device.type == "cpu" and torch.get_num_threads() > 1:
+            with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+                list(threads.map(choose, names))  # numpy lets go of the interpreter meanwhile
+        else:
+            for name in names:
+                choose(name)
+
+    def kept_counts(self, density, ranks):
+        """{name: weights kept} from {name: what is ranked}; SMP-S: shared out over the layers."""
+        if self.sharing == "local":
+            return {name: kept_count(density, rank.numel()) for name, rank in ranks.items()}
+        rates = torch.stack([(r / self.temperature).sigmoid().mean() for r in ranks.values()])
+        rates = dict(zip(ranks, rates.tolist(), strict=True))  # the one wait for a GPU in a step
+        kept = {}
         for names in self.types.values():
-            ranks = [self.ranking(name) for name in names]
-            sizes = [rank.numel() for rank in ranks]
-            if self.sharing == "local":
-                kept = [kept_count(density, size) for size in sizes]
-            else:
-                rates = torch.stack([(r / self.temperature).sigmoid().mean() for r in ranks])
-                kept = share_out(kept_count(density, sum(sizes)), sizes, rates.tolist())
-            for name, rank, k in zip(names, ranks, kept, strict=True):
-                self.masks[name].mask.copy_(keep_top(rank, k))
+            sizes = [ranks[name].numel() for name in names]
+            shares = share_out(
+                kept_count(density, sum(sizes)), sizes, [rates[name] for name in names]
+            )
+            kept |= dict(zip(names, shares, strict=True))
+        return kept
 
     @torch.no_grad()
     def add_regulariser_gradient(self, weight):
@@ -298,5 +406,7 @@ class Masks:
 
     def bake(self):
         """Writes W * M into the weights and takes the masks off: what is left is a stock model."""
+        for hook in self.hooks:
+            hook.remove()
         for _, _, _, linear in self.places:
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)

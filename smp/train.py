@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
+from accelerate.state import AcceleratorState
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -43,9 +44,10 @@ def pick_precision(wanted="auto"):
 
 def make_accelerator(precision="auto"):
     alike = DistributedDataParallelKwargs(broadcast_buffers=False)  # each finds the same mask
-    return Accelerator(
-        mixed_precision=pick_precision(precision).replace("fp32", "no"), kwargs_handlers=[alike]
-    )
+    mixed = pick_precision(precision).replace("fp32", "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()  # else a kernel could train in one precision only
+    return Accelerator(mixed_precision=mixed, kwargs_handlers=[alike])
 
 
 def is_first_process():
@@ -56,6 +58,8 @@ def is_first_process():
 def own_rows(batch, accelerator):
     """(this process's rows of a batch, on its device; their weight in the mean over all rows).
 
+    "row", which tells a window's place, stays on the CPU, where what is looked up by it lies.
+
     The weight is n_own * processes / n_all, because gradients are averaged over the processes. A
     process that gets no row of a last, short batch takes one with weight 0.
     """
@@ -63,8 +67,12 @@ def own_rows(batch, accelerator):
     total = len(batch["row"])
     own = len(range(here, total, processes))
     rows = slice(here, None, processes) if own else slice(0, 1)
-    batch = {name: value[rows].to(accelerator.device) for name, value in batch.items()}
-    return batch, own * processes / total
+    own_batch = {
+        name: value[rows] if name == "row"
+        else value[rows].to(accelerator.device, non_blocking=True)
+        for name, value in batch.items()
+    }
+    return own_batch, own * processes / total
 
 # %%
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -166,7 +174,8 @@ def endless_batches(loader, sampler, done):
 def check_finite(loss, trained, step, settings, checkpoints=None):
     """FloatingPointError, one line, where the loss or what is trained is not finite any more."""
     what = "the loss" if not math.isfinite(loss) else None
-    if what is None and not all(bool(part.isfinite().all()) for part in trained):
+    sums = torch.stack([part.detach().sum() for part in trained])  # one that is not finite shows
+    if what is None and not bool(sums.isfinite().all()):
         what, loss = "a trained weight or score", "not finite"
     if what:
         good = checkpoints.paths()[:1] if checkpoints is not None else []

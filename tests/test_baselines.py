@@ -14,7 +14,7 @@ from smp.train import fit, parameter_groups
 
 def short(method, **changes):
     return choose_settings("quick", "smp", method=method, batch_size=8, n_snapshots=1,
-                           density=0.2, epochs=2, score_start=0.0, **changes)
+                           density=0.2, epochs=2, score_start=0.0, precision="fp32", **changes)
 
 
 def top(values, share):

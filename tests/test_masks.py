@@ -1,5 +1,7 @@
 """The mask: exact density, ties by index, frozen weights, straight-through gradients."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,32 @@ def test_keep_top_is_a_stable_full_sort(values, data):
     assert np.array_equal(mask.numpy(), reference_top(scores.tolist(), k))
     if 0 < k < len(values):
         assert torch.equal(mask, keep_top_on_device(scores, k))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(10_000, 80_000), st.floats(0, 1), st.integers(0, 2**32 - 1), st.data())
+def test_keep_top_of_many_is_a_stable_full_sort(n, share, seed, data):
+    """Scores of which a sample tells much, little, or the wrong thing."""
+    random = np.random.default_rng(seed)
+    scores = {
+        "spread": lambda: random.normal(size=n),
+        "a few values": lambda: random.choice([-0.04, -0.02, 0.0, 0.02], n),
+        "some equal": lambda: random.normal(size=n).round(1),
+        "one sign each": lambda: 0.02 * np.sign(random.normal(size=n)),
+        "sampled ones alone": lambda: 1.0 * (np.arange(n) % 61 == 0),
+        "sampled ones higher": lambda: random.normal(size=n) + 9 * (np.arange(n) % 61 == 0),
+        "rising": lambda: np.arange(n) / n,
+        "infinities": lambda: random.choice([-np.inf, 0.0, 1.0, np.inf], n),
+    }[data.draw(st.sampled_from([
+        "spread", "a few values", "some equal", "one sign each", "sampled ones alone",
+        "sampled ones higher", "rising", "infinities",
+    ]))]().astype(np.float32)
+    k = round(share * n)
+    expected = np.zeros(n, dtype=bool)
+    expected[np.argsort(-scores, kind="stable")[:k]] = True
+    assert np.array_equal(keep_top(torch.from_numpy(scores), k).numpy(), expected)
+    if 0 < k < n:
+        assert np.array_equal(keep_top_on_device(torch.from_numpy(scores), k).numpy(), expected)
 
 
 def test_all_equal_scores_keep_the_first():
@@ -156,6 +184,37 @@ def test_straight_through_gradient_is_that_of_an_explicit_masked_weight(tiny_qa,
     tiny_qa(**batch).start_logits.square().sum().backward()
     assert torch.allclose(got, leaf.grad * weight, atol=1e-6)
     assert (got[~mask.mask] != 0).any()  # removed weights hear of it too
+
+
+def test_no_masked_weight_is_kept_for_the_backward(tiny_qa, batch):
+    masks, made = Masks(tiny_qa), []
+    masks.refresh(0.4)
+    for mask in masks.masks.values():
+        mask.register_forward_hook(
+            lambda *call: made.append(weakref.ref(call[-1].untyped_storage()))
+        )
+
+    def gradients():
+        made.clear()
+        loss = tiny_qa(**batch).start_logits.square().sum()
+        alive = [storage() is not None for storage in made]
+        return alive, torch.autograd.grad(loss, masks.scores)
+
+    alive, ours = gradients()
+    assert alive == [False] * 12
+    for hook in masks.hooks:
+        hook.remove()
+    alive, autograds = gradients()
+    assert alive == [False] * 3 + [True] * 9  # nothing below the first three wants a gradient
+    assert all(torch.equal(a, b) for a, b in zip(ours, autograds, strict=True))
+
+
+def test_masks_that_change_before_the_backward_are_refused(tiny_qa, batch):
+    masks = Masks(tiny_qa)
+    loss = tiny_qa(**batch).start_logits.square().sum()
+    masks.refresh(0.4)
+    with pytest.raises(RuntimeError, match="modified between forward and backward"):
+        loss.backward()
 
 
 def test_the_gradient_reaches_scores_and_head_only(tiny_qa, batch):

@@ -178,3 +178,9 @@ def test_validation_and_snapshots_come_at_even_distances(tiny_qa, windows, token
     assert list(run["snapshots"]) == run["history"]["valid_step"] == quarters
     assert run["history"]["valid_em"] == [0.5] * 4 and run["history"]["valid_f1"] == [0.75] * 4
     assert len(calls) == 4
+
+
+def test_one_process_can_train_in_one_precision_after_the_other(tiny_qa, windows, tokenizer):
+    for precision in ("bf16", "fp32", "bf16"):
+        settings = short("fine-tune", precision=precision)
+        assert fit(tiny_qa, windows, tokenizer, settings)["precision"] == precision
