@@ -43,8 +43,8 @@ def watched(density):
 pruning.masks.refresh = watched
 run = fit(model, windows["train"], tokenizer, settings, pruning,
           checkpoints=Checkpoints(folder / "checkpoints", minutes=0))
-start, end = predict_logits(model, windows["eval"], tokenizer, batch_size=4)
-scores, answers = evaluate_answers(model, data["eval"], windows["eval"], tokenizer)
+start, end = predict_logits(model, windows["eval"], tokenizer, "fp32", batch_size=4)
+scores, answers = evaluate_answers(model, data["eval"], windows["eval"], tokenizer, "fp32")
 state = PartialState()
 assert is_first_process() == state.is_main_process
 np.savez(
