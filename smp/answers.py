@@ -24,21 +24,25 @@ def best_spans(start_logits, end_logits, context_mask, longest=30):
     equals, the lowest start, then the lowest end. A row without a span scores -inf, at (0, 0).
     """
     kind = np.result_type(start_logits, end_logits, np.float32)
-    start_logits = np.where(context_mask, start_logits, -np.inf).astype(kind)
-    end_logits = np.where(context_mask, end_logits, -np.inf).astype(kind)
     n, length = start_logits.shape
     if length == 0:
         return np.full(n, -np.inf, kind), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    best = np.full((n, length), -np.inf, kind)  # of the spans that start here
-    extra = np.zeros((n, length), np.int64)  # tokens after the first in that best span
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which is greater than nothing
-        for k in range(min(longest, length)):
-            score = start_logits[:, : length - k] + end_logits[:, k:]
-            better = score > best[:, : length - k]
-            np.copyto(best[:, : length - k], score, where=better)
-            np.copyto(extra[:, : length - k], k, where=better)
-    rows, start = np.arange(n), best.argmax(axis=1)
-    return best[rows, start], start, start + extra[rows, start]
+    start_logits, end_logits = (  # nan, too, is nothing to choose
+        np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)
+        for logits in (start_logits, end_logits)
+    )
+    best_end, width = end_logits.copy(), 1  # the highest of the `width` end logits from here on
+    while width < longest:
+        further = min(width, longest - width)
+        best_end[:, :-further] = np.maximum(best_end[:, :-further], best_end[:, further:])
+        width += further
+    rows, none = np.arange(n), kind.type(-np.inf)
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which fmax passes over
+        start = np.fmax(start_logits + best_end, none).argmax(axis=1)
+        ends = np.minimum(start[:, None] + np.arange(longest), length - 1)  # (n, longest)
+        scores = np.fmax(start_logits[rows, start, None] + end_logits[rows[:, None], ends], none)
+    end = scores.argmax(axis=1)
+    return scores[rows, end], start, ends[rows, end]
 
 # %%
 def decode_answers(examples, features, start_logits, end_logits, longest=30):
@@ -74,7 +78,8 @@ def decode_answers(examples, features, start_logits, end_logits, longest=30):
     found, place = np.unique(example[order], return_index=True)
     chosen = dict(zip(found.tolist(), order[place].tolist()))
     answers = []
-    for i, (name, context) in enumerate(zip(examples["id"], examples["context"])):
+    names, contexts = (examples.with_format(None)[part][:] for part in ("id", "context"))
+    for i, (name, context) in enumerate(zip(names, contexts)):
         answer = {"id": name, "prediction_text": "", "score": -np.inf, "start": 0, "end": 0}
         best = chosen.get(i)
         if best is not None and score[best] > -np.inf:
