@@ -67,11 +67,14 @@ def decode_answers(examples, features, start_logits, end_logits, longest=30):
             f"expected ({needed[0]}, {needed[1]} or more), a row for each window: predict these "
             "features again"
         )
-    window = np.repeat(np.arange(len(features)), lengths)
-    token = np.arange(len(spans)) - np.repeat(first, lengths)
-    mask = np.zeros(start_logits.shape, dtype=bool)
-    mask[window, token] = spans[:, 0] >= 0
-    score, start, end = best_spans(start_logits, end_logits, mask, longest)
+    mask = np.arange(start_logits.shape[1]) < lengths[:, None]  # (n, L) where a window has tokens
+    mask[mask] = spans[:, 0] >= 0
+    blocks = [slice(i, i + 256) for i in range(0, max(1, len(mask)), 256)]  # they fit in the cache
+    score, start, end = (
+        np.concatenate(part) for part in zip(*(
+            best_spans(start_logits[rows], end_logits[rows], mask[rows], longest) for rows in blocks
+        ))
+    )
 
     example = np.asarray(features.with_format(None)["example"][:], dtype=np.int64)
     order = np.lexsort((-score, example))  # stable: of equal windows, the first
