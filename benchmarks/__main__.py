@@ -34,7 +34,8 @@ def topics():
 
 def choose(wanted, known):
     """The topics wanted, by name or by letter; all without any. ValueError for an unknown one."""
-    letters = {(module.__doc__ or name).split(":")[0]: name for name, module in known.items()}
+    letters = {letter: name for name, module in known.items()
+               for letter in (module.__doc__ or name).split(":")[0].split(", ")}
     names = [letters.get(one, one) for one in wanted or known]
     for name in names:
         if name not in known:

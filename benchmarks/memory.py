@@ -1,7 +1,8 @@
 """h: peak memory of training, SMP against fine-tuning, each in a process of its own."""
 
 from benchmarks.measure import MALLOC, device, peak_memory, result
-from benchmarks.workload import SHAPES, training
+from benchmarks.steps import SHAPES
+from benchmarks.workload import training
 
 
 def train(task, batch_size, length):

@@ -25,7 +25,7 @@ def measure():
 
     seconds = time_in_turns({
         "SMP-L": lambda: ours("local"), "SMP-S": lambda: ours("shared"), "sort": sort_each
-    }, rounds=3, warm_up=0)
+    }, rounds=2, warm_up=0)
     goal = 10 if device() == "cuda" else 40
     return [
         result(

@@ -21,8 +21,6 @@ from smp.settings import choose_settings
 from smp.squad import load_squad
 from smp.train import fit, span_loss
 
-SHAPES = ((4, 128), (8, 384))  # batch, tokens
-
 
 @functools.cache
 def embedded_tokenizer():
