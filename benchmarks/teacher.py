@@ -22,7 +22,7 @@ BATCH, LENGTH, STEPS = 4, 128, 12
 
 
 def plain_training(teacher=None):
-    """(model, run): a plain loop over all weights, which asks the teacher, if any, in every step."""
+    """(model, run): a plain loop over all weights that asks the teacher, if any, in every step."""
     model, steps = bert(), 6
     loader = make_loader(
         random_windows(steps * BATCH, LENGTH), embedded_tokenizer(), BATCH, shuffle=False
