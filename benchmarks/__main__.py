@@ -71,15 +71,16 @@ def draw(document, path):
     above, below = figure.subfigures(2, height_ratios=[1 + 0.3 * len(compared), 3])
     axis = above.subplots()
     for row, one in enumerate(compared):
-        bound = float(one["goal"].split()[1])
-        low, high = (number / bound for number in one["spread"])
+        kind, bound = one["goal"].split()
+        power = 1 if kind == ">=" else -1
+        middle, low, high = ((n / float(bound)) ** power for n in (one["value"], *one["spread"]))
         axis.plot([low, high], [row, row], color="grey")
-        axis.plot(one["value"] / bound, row, "o", color="tab:green" if one["met"] else "tab:red")
+        axis.plot(middle, row, "o", color="tab:green" if one["met"] else "tab:red")
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_yticks(range(len(compared)), [f"{o['name']} ({o['goal']})" for o in compared])
     axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_xlabel("measured / goal: median and quartiles; green: met")
+    axis.set_xlabel("times better than the goal: median and quartiles")
     panels = below.subplots(1, len(axes_names), squeeze=False)[0] if axes_names else []
     for panel, name in zip(panels, axes_names):
         points = [one for one in document["growth"] if one["axis"] == name]

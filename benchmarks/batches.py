@@ -7,7 +7,7 @@ from benchmarks.references import padded_batches, train_plainly
 from benchmarks.workload import bert, embedded_tokenizer, questions
 from smp.squad import featurise, make_loader
 
-BATCH, ROUNDS = 8, 5
+BATCH, ROUNDS = 8, 4
 MINI = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 
 

@@ -15,7 +15,7 @@ from benchmarks.workload import (
 from smp.squad import make_loader
 from smp.train import pick_precision
 
-SHAPES = {(4, 128): (12, "<= 1.05"), (8, 384): (6, "<= 1.00")}  # steps, goal of a
+SHAPES = {(4, 128): (10, "<= 1.05"), (8, 384): (5, "<= 1.00")}  # steps, goal of a
 
 
 def sorted_training(batch_size, length, steps):
@@ -45,7 +45,7 @@ def of_shape(batch_size, length, precisions):
         for precision in precisions for task in ("fine-tune", "smp")
     }
     if length == 128:  # of the reference, a few: they take long
-        trainings["sorted"] = sorted_training(batch_size, length, 5)
+        trainings["sorted"] = sorted_training(batch_size, length, 4)
     seconds, results = steps_in_turns(trainings), []
     shape, tokens = f"{batch_size} x {length}", batch_size * length
     for precision in precisions:

@@ -18,12 +18,12 @@ from smp.settings import choose_settings
 from smp.squad import featurise, make_loader
 from smp.train import MODEL_INPUTS
 
-BATCH, LENGTH, STEPS = 4, 128, 12
+BATCH, LENGTH, STEPS = 4, 128, 10
 
 
 def plain_training(teacher=None):
     """(model, run): a plain loop over all weights that asks the teacher, if any, in every step."""
-    model, steps = bert(), 6
+    model, steps = bert(), 5
     loader = make_loader(
         random_windows(steps * BATCH, LENGTH), embedded_tokenizer(), BATCH, shuffle=False
     )
