@@ -1,7 +1,9 @@
 """`make bench`: runs the topics, prints a table, writes results/bench.json and its picture."""
 
 import argparse
+import contextlib
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -114,7 +116,9 @@ def main(arguments=None):
                 for key in ("ratios", "growth")}
     for name in names:
         began = time.perf_counter()
-        for one in known[name].measure():
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            found = known[name].measure()
+        for one in found:
             measured["growth" if "axis" in one else "ratios"].append(one | {"topic": name})
             print(line(one), flush=True)
         print(f"    ({name}: {time.perf_counter() - began:.0f} s)", flush=True)

@@ -1,8 +1,6 @@
 """What is measured on: the models, the windows, and trainings that take their steps in turn."""
 
-import contextlib
 import functools
-import io
 import os
 import threading
 import time
@@ -112,8 +110,7 @@ def steps_in_turns(trainings, warm_up=1):
             pass_on(name)
             order.remove(name)
 
-    quiet = contextlib.redirect_stderr(io.StringIO())  # their progress bars
-    with quiet, ThreadPoolExecutor(len(trainings)) as threads:
+    with ThreadPoolExecutor(len(trainings)) as threads:
         running = [threads.submit(run, name) for name in trainings]
         turn[order[0]].release()
         for one in running:
