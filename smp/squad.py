@@ -390,7 +390,7 @@ def combining_marks(text):
 def with_marks(spans, text):
     """The spans (L, 2) of a text's tokens, their ends moved over marks that belong to no token."""
     marks = combining_marks(text)
-    if not marks:
+    if not marks or not len(spans):
         return spans
     spans = spans.copy()
     for row, following in enumerate([*spans[1:, 0], len(text)]):
