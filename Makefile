@@ -1,4 +1,5 @@
-# make run | sweep | test | soak | fuzz | notebooks | check | table | lab | clean      (make alone lists them)
+# make run | sweep | bench | test | soak | fuzz | notebooks | check | table | lab | clean
+# (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -21,7 +22,7 @@ SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA
   $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
   $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"} $${SET:+--set $$SET}
 
-.PHONY: help run sweep test soak fuzz notebooks check table lab clean
+.PHONY: help run sweep bench test soak fuzz notebooks check table lab clean
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,9 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
 	@$(PYTHON) -m smp sweep $(SHARED) $${METHODS:+--methods $$METHODS} \
 	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
+
+bench: $(READY)  ## measure what the speed is against plain ways; ONLY="a f" some topics, DATA=squad
+	@$(PYTHON) -m benchmarks $${ONLY:+--only $$ONLY}
 
 test: check  ## check, then run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile

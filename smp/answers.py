@@ -24,21 +24,25 @@ def best_spans(start_logits, end_logits, context_mask, longest=30):
     equals, the lowest start, then the lowest end. A row without a span scores -inf, at (0, 0).
     """
     kind = np.result_type(start_logits, end_logits, np.float32)
-    start_logits = np.where(context_mask, start_logits, -np.inf).astype(kind)
-    end_logits = np.where(context_mask, end_logits, -np.inf).astype(kind)
     n, length = start_logits.shape
     if length == 0:
         return np.full(n, -np.inf, kind), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    best = np.full((n, length), -np.inf, kind)  # of the spans that start here
-    extra = np.zeros((n, length), np.int64)  # tokens after the first in that best span
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which is greater than nothing
-        for k in range(min(longest, length)):
-            score = start_logits[:, : length - k] + end_logits[:, k:]
-            better = score > best[:, : length - k]
-            np.copyto(best[:, : length - k], score, where=better)
-            np.copyto(extra[:, : length - k], k, where=better)
-    rows, start = np.arange(n), best.argmax(axis=1)
-    return best[rows, start], start, start + extra[rows, start]
+    start_logits, end_logits = (  # nan, too, is nothing to choose
+        np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)
+        for logits in (start_logits, end_logits)
+    )
+    best_end, width = end_logits.copy(), 1  # the highest of the `width` end logits from here on
+    while width < longest:
+        further = min(width, longest - width)
+        best_end[:, :-further] = np.maximum(best_end[:, :-further], best_end[:, further:])
+        width += further
+    rows, none = np.arange(n), kind.type(-np.inf)
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which fmax passes over
+        start = np.fmax(start_logits + best_end, none).argmax(axis=1)
+        ends = np.minimum(start[:, None] + np.arange(longest), length - 1)  # (n, longest)
+        scores = np.fmax(start_logits[rows, start, None] + end_logits[rows[:, None], ends], none)
+    end = scores.argmax(axis=1)
+    return scores[rows, end], start, ends[rows, end]
 
 # %%
 def decode_answers(examples, features, start_logits, end_logits, longest=30):
@@ -63,18 +67,22 @@ def decode_answers(examples, features, start_logits, end_logits, longest=30):
             f"expected ({needed[0]}, {needed[1]} or more), a row for each window: predict these "
             "features again"
         )
-    window = np.repeat(np.arange(len(features)), lengths)
-    token = np.arange(len(spans)) - np.repeat(first, lengths)
-    mask = np.zeros(start_logits.shape, dtype=bool)
-    mask[window, token] = spans[:, 0] >= 0
-    score, start, end = best_spans(start_logits, end_logits, mask, longest)
+    mask = np.arange(start_logits.shape[1]) < lengths[:, None]  # (n, L) where a window has tokens
+    mask[mask] = spans[:, 0] >= 0
+    blocks = [slice(i, i + 256) for i in range(0, max(1, len(mask)), 256)]  # they fit in the cache
+    score, start, end = (
+        np.concatenate(part) for part in zip(*(
+            best_spans(start_logits[rows], end_logits[rows], mask[rows], longest) for rows in blocks
+        ))
+    )
 
     example = np.asarray(features.with_format(None)["example"][:], dtype=np.int64)
     order = np.lexsort((-score, example))  # stable: of equal windows, the first
     found, place = np.unique(example[order], return_index=True)
     chosen = dict(zip(found.tolist(), order[place].tolist()))
     answers = []
-    for i, (name, context) in enumerate(zip(examples["id"], examples["context"])):
+    names, contexts = (examples.with_format(None)[part][:] for part in ("id", "context"))
+    for i, (name, context) in enumerate(zip(names, contexts)):
         answer = {"id": name, "prediction_text": "", "score": -np.inf, "start": 0, "end": 0}
         best = chosen.get(i)
         if best is not None and score[best] > -np.inf:

@@ -14,7 +14,6 @@ import json
 import lzma
 import os
 import unicodedata
-import uuid
 import zlib
 from pathlib import Path
 
@@ -383,18 +382,18 @@ def combining_marks(text):
     """Where in the text a character belongs to the one before it: accents and vowel signs."""
     if text.isascii():
         return set()
-    return {i for i, sign in enumerate(text) if unicodedata.category(sign)[0] == "M"}
+    return {
+        i for i, sign in enumerate(text) if sign > "\x7f" and unicodedata.category(sign)[0] == "M"
+    }
 
 
-def with_marks(spans, marks, end):
-    """The spans (L, 2) of tokens, their ends moved over marks that belong to no token.
-
-    marks: of the context (`combining_marks`), which is `end` characters long.
-    """
-    if not marks:
+def with_marks(spans, text):
+    """The spans (L, 2) of a text's tokens, their ends moved over marks that belong to no token."""
+    marks = combining_marks(text)
+    if not marks or not len(spans):
         return spans
-    rows, spans = np.flatnonzero(spans[:, 0] >= 0), spans.copy()
-    for row, following in zip(rows, [*spans[rows[1:], 0], end]):
+    spans = spans.copy()
+    for row, following in enumerate([*spans[1:, 0], len(text)]):
         while spans[row, 1] < following and spans[row, 1] in marks:
             spans[row, 1] += 1
     return spans
@@ -405,53 +404,73 @@ def seen_part(text):
     seen = [i for i, sign in enumerate(text) if unicodedata.category(sign)[0] not in "CZ"]
     return (seen[0], seen[-1] + 1) if seen else (0, 0)
 
+# %% [markdown]
+# Each question and each paragraph is tokenised once, however many windows it comes to stand in
+# (a paragraph of SQuAD has five questions), and the windows are put together from them.
 
-def check_question_fits(ids, questions, contexts, tokenizer, max_length, stride):
+# %%
+def tokenise(texts, tokenizer, at_once=1000):
+    """[(ids (L,), spans (L, 2): characters of each token)] of texts, without special tokens."""
+    tokens = []
+    for i in range(0, len(texts), at_once):
+        found = tokenizer(
+            texts[i : i + at_once], add_special_tokens=False, return_offsets_mapping=True,
+            verbose=False,
+        )
+        tokens += [
+            (np.array(ids, np.int32), with_marks(np.array(spans, np.int32).reshape(-1, 2), text))
+            for text, ids, spans in zip(texts[i:], found["input_ids"], found["offset_mapping"])
+        ]
+    return tokens
+
+
+WINDOW_COLUMNS = {"input_ids": np.int32, "attention_mask": np.int8, "token_type_ids": np.int8}
+
+
+def pair_layout(tokenizer):
+    """{column: five arrays, what stands before, at each token of, between, at each token of and
+    after the two parts of a pair}, read off the pair "a", "b"."""
+    pair = tokenizer("a", "b")
+    part = pair.sequence_ids(0)  # None: special tokens, 0: the question, 1: the context
+    cuts = [edge for n in (0, 1) for edge in (part.index(n), part.index(n) + part.count(n))]
+    columns = {
+        name: np.array(pair[name], dtype=kind) for name, kind in WINDOW_COLUMNS.items()
+        if name in pair
+    }
+    columns["offsets"] = np.full((len(part), 2), -1, dtype=np.int32)
+    layout = {name: np.split(values, cuts) for name, values in columns.items()}
+    return {
+        name: (before, question[:1], between, context[:1], after)
+        for name, (before, question, between, context, after) in layout.items()
+    }
+
+
+def make_window(layout, question, context, spans):
+    """{column: (L, ...)} of the window that these tokens of a question and a context make."""
+    window = {}
+    for name, (before, asked, between, told, after) in layout.items():
+        asked = question if name == "input_ids" else asked.repeat(len(question), axis=0)
+        told = {"input_ids": context, "offsets": spans}.get(name, told.repeat(len(context), axis=0))
+        window[name] = np.concatenate([before, asked, between, told, after])
+    return window
+
+
+def check_room(identity, question, context, room, max_length, stride):
     """ValueError where a question leaves a window no more room than two windows share."""
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    lengths = [len(q) for q in tokenizer(questions, add_special_tokens=False)["input_ids"]]
-    for i, length in enumerate(lengths):
-        room = max_length - special - length
-        if room > stride:
-            continue
-        context = tokenizer(contexts[i], add_special_tokens=False, verbose=False)["input_ids"]
-        if len(context) > room:
-            raise ValueError(
-                f"question {ids[i]!r} has {length} tokens and leaves {max(room, 0)} of max_length "
-                f"{max_length} to its context, not more than the stride {stride}; raise "
-                "max_length, lower the stride, or leave the question out"
-            )
+    if room <= stride and len(context) > room:
+        raise ValueError(
+            f"question {identity!r} has {len(question)} tokens and leaves {max(room, 0)} of "
+            f"max_length {max_length} to its context, not more than the stride {stride}; raise "
+            "max_length, lower the stride, or leave the question out"
+        )
 
 
-def featurise_batch(batch, indices, tokenizer, max_length, stride):
-    questions = [question.lstrip() for question in batch["question"]]
-    check_question_fits(batch["id"], questions, batch["context"], tokenizer, max_length, stride)
-    windows = tokenizer(
-        questions,
-        batch["context"],
-        truncation="only_second",
-        max_length=max_length,
-        stride=stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    sample, offsets = windows.pop("overflow_to_sample_mapping"), windows.pop("offset_mapping")
-    columns = {name: windows[name] for name in windows}
-    columns |= {name: [] for name in ("start_positions", "end_positions", "example", "offsets")}
-    marks = [combining_marks(context) for context in batch["context"]]
-    for i, one in enumerate(sample):
-        # None stands for special tokens, 0 for the question, 1 for the context
-        of_context = np.array(windows.sequence_ids(i), dtype=float) == 1  # (L,)
-        spans = np.where(of_context[:, None], np.array(offsets[i]), -1)  # (L, 2)
-        spans = with_marks(spans, marks[one], len(batch["context"][one]))
-        answers = batch["answers"][one]
-        first, last = (answers["answer_start"][0] + at for at in seen_part(answers["text"][0]))
-        start, end = label_window(spans, first, last)
-        columns["start_positions"].append(start)
-        columns["end_positions"].append(end)
-        columns["example"].append(indices[one])
-        columns["offsets"].append(spans)
-    return columns
+def list_column(arrays):
+    """The Arrow column of lists with what the arrays (L,) or (L, 2) hold."""
+    bounds, values = np.cumsum([0, *map(len, arrays)]), np.concatenate(arrays)
+    if values.ndim == 2:
+        values = pyarrow.FixedSizeListArray.from_arrays(values.ravel(), 2)
+    return pyarrow.ListArray.from_arrays(bounds.astype(np.int32), values)
 
 
 def featurise(examples, tokenizer, max_length, stride):
@@ -472,27 +491,34 @@ def featurise(examples, tokenizer, max_length, stride):
         raise ValueError(
             f"stride {stride}: expected 0 or more, and less than max_length {max_length}"
         )
-    inputs = {"input_ids": "int32", "attention_mask": "int8", "token_type_ids": "int8"}
-    columns = {
-        name: List(Value(kind)) for name, kind in inputs.items()
-        if name in tokenizer("a", "b")
+    asked = examples.with_format(None)[:]
+    contexts = list(dict.fromkeys(asked["context"]))
+    passages = dict(zip(contexts, tokenise(contexts, tokenizer)))
+    questions = tokenise([question.lstrip() for question in asked["question"]], tokenizer)
+    layout = pair_layout(tokenizer)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    whole = ("start_positions", "end_positions", "example")  # one number a window
+    columns = {name: [] for name in (*layout, *whole)}
+    for row, (question, _) in enumerate(questions):
+        (context, spans), answers = passages[asked["context"][row]], asked["answers"][row]
+        room = max_length - special - len(question)
+        check_room(asked["id"][row], question, context, room, max_length, stride)
+        first, last = (answers["answer_start"][0] + at for at in seen_part(answers["text"][0]))
+        for start in range(0, max(1, len(context) - stride), max(1, room - stride)):
+            here = slice(start, start + room)
+            window = make_window(layout, question, context[here], spans[here])
+            labels = label_window(window["offsets"], first, last)
+            for name, value in (*window.items(), *zip(whole, (*labels, row))):
+                columns[name].append(value)
+    kinds = {
+        name: List(Value(np.dtype(kind).name)) for name, kind in WINDOW_COLUMNS.items()
+        if name in layout
     }
-    columns |= {n: Value("int32") for n in ("start_positions", "end_positions", "example")}
-    columns["offsets"] = List(List(Value("int32"), length=2))
-    if len(examples) == 0:  # map would return no columns at all
-        return Dataset.from_dict({name: [] for name in columns}, Features(columns))
-    return examples.with_format(None).map(
-        featurise_batch,
-        batched=True,
-        with_indices=True,
-        remove_columns=examples.column_names,
-        features=Features(columns),
-        fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length, stride=stride),
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        new_fingerprint=uuid.uuid4().hex,  # to hash the tokenizer takes longer than to use it
-        desc="featurising",
-    )
+    kinds["offsets"] = List(List(Value("int32"), length=2))
+    kinds |= {name: Value("int32") for name in whole}
+    if questions:
+        columns |= {name: list_column(columns[name]) for name in layout}
+    return Dataset.from_dict(columns, Features(kinds))
 
 # %% [markdown]
 # Padding is work for nothing. Windows are shuffled and then sorted by length within stretches of
@@ -508,23 +534,33 @@ def make_loader(features, tokenizer, batch_size, shuffle, seed=0):
     """
     if len(features) == 0:
         raise ValueError("no features to load batches from; give at least one question")
-    wanted = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
-    windows = features.with_format("arrow")[:]
-    lengths = pyarrow.compute.list_value_length(windows["input_ids"]).to_pylist()
-    columns = [name for name in features.column_names if name in wanted]
-    rows = features.with_format(None).select_columns(columns)
-    rows = rows.add_column("row", np.arange(len(features)))
+    columns = features.with_format("arrow")[:]
+    lengths = pyarrow.compute.list_value_length(columns["input_ids"]).to_numpy()
+    first = np.cumsum(lengths) - lengths  # where each window begins in `tokens`
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0,
+               "token_type_ids": tokenizer.pad_token_type_id}
+    tokens = {name: pyarrow.compute.list_flatten(columns[name]).to_numpy()
+              for name in padding if name in features.column_names}
+    labels = {name: columns[name].to_numpy() for name in ("start_positions", "end_positions")
+              if name in features.column_names}
     if shuffle:
         order = torch.Generator().manual_seed(seed)
-        sampler = LengthGroupedSampler(batch_size, lengths=lengths, generator=order)
+        sampler = LengthGroupedSampler(batch_size, lengths=lengths.tolist(), generator=order)
     else:
-        sampler = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        sampler = np.argsort(-lengths, kind="stable").tolist()
 
-    def collate(batch):
+    def collate(rows):
         # padded on the right whatever the tokenizer prefers, so that token i is offset i
-        return dict(tokenizer.pad(batch, padding_side="right", return_tensors="pt"))
+        place = np.arange(lengths[rows].max())
+        inside = place < lengths[rows, None]  # (B, longest)
+        where = np.where(inside, first[rows, None] + place, 0)
+        batch = {"row": np.array(rows)} | {name: values[rows] for name, values in labels.items()}
+        for name, values in tokens.items():
+            batch[name] = np.where(inside, values[where], padding[name])
+        return {name: torch.from_numpy(values.astype(np.int64)) for name, values in batch.items()}
 
     # its own generator: otherwise each epoch would draw a number from torch's global one
     return DataLoader(
-        rows, batch_size, sampler=sampler, collate_fn=collate, generator=torch.Generator()
+        range(len(features)), batch_size, sampler=sampler, collate_fn=collate,
+        generator=torch.Generator(),
     )

@@ -1,0 +1,139 @@
+"""`make bench`: runs the topics, prints a table, writes results/bench.json and its picture."""
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import pkgutil
+import sys
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import datasets
+import matplotlib.pyplot as plt
+import numpy as np
+
+import benchmarks
+from benchmarks import run_on_a_t4
+from benchmarks.measure import ROOT, machine, versions
+from smp.results import replace_text_file
+
+RESULTS = ROOT / "results"
+
+
+def topics():
+    """{name: module} of the modules here that have a function measure(), by their docstrings, which
+    begin with the letter of the goal."""
+    found = [importlib.import_module(f"benchmarks.{module.name}")
+             for module in pkgutil.iter_modules(benchmarks.__path__) if module.name != "__main__"]
+    measuring = [module for module in found if hasattr(module, "measure")]
+    measuring.sort(key=lambda module: module.__doc__ or module.__name__)
+    return {module.__name__.split(".")[-1]: module for module in measuring}
+
+
+def choose(wanted, known):
+    """The topics wanted, by name or by letter; all without any. ValueError for an unknown one."""
+    letters = {letter: name for name, module in known.items()
+               for letter in (module.__doc__ or name).split(":")[0].split(", ")}
+    names = [letters.get(one, one) for one in wanted or known]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no topic {name!r}: expected some of {', '.join(known)}, or their "
+                             "letters")
+    return names
+
+
+def earlier(path, described):
+    """What the file holds of other topics, measured here with the same versions; ValueError where
+    it is of another machine or other versions, FileNotFoundError where there is none."""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for part, now in described.items():
+        odd = [f"{k} {before[part].get(k)}, not {v}" for k, v in now.items()
+               if before[part].get(k) != v]
+        if odd:
+            raise ValueError(f"{path.name} was measured with {odd[0]}: run all topics to replace "
+                             "it, or move it away")
+    return before
+
+
+def line(one):
+    goal = "" if one["goal"] is None else f"{one['goal']:>8} {'met' if one['met'] else 'MISSED'}"
+    spread = "..".join(f"{number:.4g}" for number in one["spread"])
+    return f"{one['name']:<68} {one['value']:>9.4g}  {spread:<18} {goal}\n    {one['detail']}"
+
+
+def draw(document, path):
+    """Ratios against their goals, and a panel for each direction the work grows in."""
+    compared = [one for one in document["ratios"] if one["goal"]]
+    axes_names = list(dict.fromkeys(one["axis"] for one in document["growth"]))
+    figure = plt.figure(figsize=(12, 1.5 + 0.3 * len(compared) + 3), layout="constrained")
+    above, below = figure.subfigures(2, height_ratios=[1 + 0.3 * len(compared), 3])
+    axis = above.subplots()
+    for row, one in enumerate(compared):
+        kind, bound = one["goal"].split()
+        power = 1 if kind == ">=" else -1
+        middle, low, high = ((n / float(bound)) ** power for n in (one["value"], *one["spread"]))
+        axis.plot([low, high], [row, row], color="grey")
+        axis.plot(middle, row, "o", color="tab:green" if one["met"] else "tab:red")
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(compared)), [f"{o['name']} ({o['goal']})" for o in compared])
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlabel("times better than the goal: median and quartiles")
+    panels = below.subplots(1, len(axes_names), squeeze=False)[0] if axes_names else []
+    for panel, name in zip(panels, axes_names):
+        points = [one for one in document["growth"] if one["axis"] == name]
+        x, y = ([one[key] for one in points] for key in ("x", "value"))
+        low, high = np.transpose([one["spread"] for one in points])
+        panel.errorbar(x, y, [np.subtract(y, low), np.subtract(high, y)], fmt="o-")
+        panel.set(title=name, xlim=(0, None), ylim=(0, None))
+    if axes_names:
+        panels[0].set_ylabel("seconds of an SMP step")
+    draft = path.with_name(f".{path.name}.part.png")
+    figure.savefig(draft, dpi=100)
+    plt.close(figure)
+    os.replace(draft, path)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="TOPIC", help="names or letters of topics")
+    parser.add_argument("--results", type=type(RESULTS), default=RESULTS)
+    wanted = parser.parse_args(arguments)
+    datasets.disable_progress_bars()
+    plt.switch_backend("agg")
+    known, path = topics(), wanted.results / "bench.json"
+    described = {"machine": machine(), "versions": versions()}
+    names = choose(wanted.only, known)
+    before = {"ratios": [], "growth": []}
+    if wanted.only and path.exists():
+        before = earlier(path, described)
+    print(json.dumps(described))
+    measured = {key: [one for one in before[key] if one["topic"] not in names]
+                for key in ("ratios", "growth")}
+    for name in names:
+        began = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            found = known[name].measure()
+        for one in found:
+            measured["growth" if "axis" in one else "ratios"].append(one | {"topic": name})
+            print(line(one), flush=True)
+        print(f"    ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
+    place = {name: row for row, name in enumerate(known)}
+    for rows in measured.values():
+        rows.sort(key=lambda one: place.get(one["topic"], len(place)))
+    document = described | measured
+    replace_text_file(path, json.dumps(document, indent=1) + "\n")
+    draw(document, path.with_suffix(".png"))
+    print(run_on_a_t4.table())
+    print(f"written: {path.name}, {path.with_suffix('.png').name}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"benchmarks: {error}")

@@ -1,0 +1,137 @@
+"""The work as it is usually done, written plainly for comparison; nothing in smp/ uses it."""
+
+import collections
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from smp.distill import distillation_loss
+from smp.masks import encoder_linears
+from smp.squad import label_window, seen_part, with_marks
+from smp.train import span_loss
+
+
+class SortedTopK(torch.autograd.Function):
+    """The mask of the k highest scores by a full sort; its gradient goes straight through."""
+
+    @staticmethod
+    def forward(ctx, scores, k):
+        mask = torch.zeros_like(scores).flatten()
+        mask[scores.flatten().argsort(descending=True)[:k]] = 1
+        return mask.view_as(scores)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class SortedMask(nn.Module):
+    """A mask that is made anew in every forward."""
+
+    def __init__(self, weight, density):
+        super().__init__()
+        self.scores = nn.Parameter(weight.detach().abs() / weight.detach().abs().mean())
+        self.kept = int(density * weight.numel())
+
+    def forward(self, weight):
+        return weight * SortedTopK.apply(self.scores, self.kept)
+
+
+def attach_sorted_masks(model, density):
+    """Masks on the model's encoder, everything but their scores frozen. -> the scores"""
+    model.base_model.requires_grad_(False)
+    masks = []
+    for *_, linear in encoder_linears(model):
+        masks.append(SortedMask(linear.weight, density))
+        parametrize.register_parametrization(linear, "weight", masks[-1])
+    return [mask.scores for mask in masks]
+
+
+def train_plainly(model, batches, scores=(), regulariser=400.0, teacher=None):
+    """One step a batch, the regulariser in the graph; a teacher is asked in every step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+    for batch in batches:
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
+        model.train()
+        out = model(**inputs)
+        loss = span_loss(out.start_logits, out.end_logits, batch)
+        if teacher is not None:
+            with torch.no_grad():
+                said = teacher(**inputs)
+            loss = (loss + distillation_loss(
+                torch.stack([out.start_logits, out.end_logits], dim=-1),
+                torch.stack([said.start_logits, said.end_logits], dim=-1),
+                batch["attention_mask"], 2.0,
+            )) / 2
+        if scores:
+            loss = loss + regulariser * torch.stack([s.sigmoid().mean() for s in scores]).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def padded_batches(features, tokenizer, batch_size, length, order):
+    """Batches in the given order of rows, every window padded to the same length."""
+    names = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
+    for first in range(0, len(order), batch_size):
+        rows = [features[row] for row in order[first : first + batch_size]]
+        yield dict(tokenizer.pad(
+            [{name: row[name] for name in names if name in row} for row in rows],
+            padding="max_length", max_length=length, padding_side="right", return_tensors="pt",
+        ))
+
+
+def plain_windows(examples, tokenizer, max_length, stride):
+    """Rows as `featurise` makes them: question and context as a pair, a loop over the windows."""
+    rows, columns = [], examples.with_format(None)[:]
+    for first in range(0, len(examples), 1000):
+        batch = {name: values[first : first + 1000] for name, values in columns.items()}
+        windows = tokenizer(
+            [question.lstrip() for question in batch["question"]], batch["context"],
+            truncation="only_second", max_length=max_length, stride=stride,
+            return_overflowing_tokens=True, return_offsets_mapping=True,
+        )
+        for i, one in enumerate(windows["overflow_to_sample_mapping"]):
+            of_context = np.array([part == 1 for part in windows.sequence_ids(i)])
+            spans = np.where(of_context[:, None], windows["offset_mapping"][i], -1)
+            spans[of_context] = with_marks(spans[of_context], batch["context"][one])
+            answers = batch["answers"][one]
+            start, end = (answers["answer_start"][0] + at for at in seen_part(answers["text"][0]))
+            labels = label_window(spans, start, end)
+            rows.append({name: windows[name][i] for name in tokenizer.model_input_names} | {
+                "start_positions": labels[0], "end_positions": labels[1], "example": first + one,
+                "offsets": spans.tolist(),
+            })
+    return rows
+
+
+def n_best_answers(examples, features, start_logits, end_logits, n_best=20, longest=30):
+    """{id: text} by the usual loop: the best 20 starts by the best 20 ends of each window."""
+    windows = collections.defaultdict(list)
+    for row, example in enumerate(features["example"]):
+        windows[example].append(row)
+    answers = {}
+    for i, example in enumerate(examples):
+        found = []
+        for row in windows[i]:
+            offsets, starts, ends = features[row]["offsets"], start_logits[row], end_logits[row]
+            best_starts = np.argsort(starts, kind="stable")[-1 : -n_best - 1 : -1].tolist()
+            best_ends = np.argsort(ends, kind="stable")[-1 : -n_best - 1 : -1].tolist()
+            for start in best_starts:
+                for end in best_ends:
+                    if start >= len(offsets) or end >= len(offsets):
+                        continue
+                    if offsets[start][0] < 0 or offsets[end][0] < 0:
+                        continue
+                    if end < start or end - start + 1 > longest:
+                        continue
+                    found.append({"score": starts[start] + ends[end],
+                                  "span": (offsets[start][0], offsets[end][1])})
+        found = sorted(found, key=lambda one: one["score"], reverse=True)[:n_best]
+        first, last = found[0]["span"] if found else (0, 0)
+        answers[example["id"]] = example["context"][first:last]
+    return answers

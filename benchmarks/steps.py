@@ -1,0 +1,82 @@
+"""a, e: steps of SMP and of fine-tuning, both of the loop itself, in fp32 and in what is faster."""
+
+import torch
+
+from benchmarks.measure import device, ratio, result, seconds_of
+from benchmarks.references import attach_sorted_masks, train_plainly
+from benchmarks.run_on_a_t4 import flops_per_token
+from benchmarks.workload import (
+    bert,
+    embedded_tokenizer,
+    random_windows,
+    steps_in_turns,
+    training,
+)
+from smp.squad import make_loader
+from smp.train import pick_precision
+
+SHAPES = {(4, 128): (10, "<= 1.05"), (8, 384): (5, "<= 1.00")}  # steps, goal of a
+
+
+def sorted_training(batch_size, length, steps):
+    """(model, run) of SMP with a full sort of every matrix in every forward, in fp32."""
+    model = bert()
+    scores = attach_sorted_masks(model, 0.1)
+    loader = make_loader(
+        random_windows(steps * batch_size, length), embedded_tokenizer(), batch_size, shuffle=False
+    )
+    batches = [{k: v.to(device()) for k, v in batch.items()} for batch in loader]
+    return model, lambda: train_plainly(model, batches, scores)
+
+
+def matmul_rate(precision):
+    """FLOPs a second of the device in one large matrix product: the best of ten."""
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    size = 8192 if device() == "cuda" else 2048
+    one = torch.randn(size, size, device=device()).to(kind)
+    return 2 * size**3 / min(seconds_of(lambda: one @ one) for _ in range(10))
+
+
+def of_shape(batch_size, length, precisions):
+    """The results of one batch size and length, all trainings in turns."""
+    steps, goal = SHAPES[batch_size, length]
+    trainings = {
+        (task, precision): training(batch_size, length, steps, task, precision)
+        for precision in precisions for task in ("fine-tune", "smp")
+    }
+    if length == 128:  # of the reference, a few: they take long
+        trainings["sorted"] = sorted_training(batch_size, length, 4)
+    seconds, results = steps_in_turns(trainings), []
+    shape, tokens = f"{batch_size} x {length}", batch_size * length
+    for precision in precisions:
+        ours, plain = seconds["smp", precision], seconds["fine-tune", precision]
+        rate, flops = matmul_rate(precision), tokens * flops_per_token(length)
+        results += [
+            result(f"a: SMP step / fine-tuning step, {shape}, {precision}", *ratio(ours, plain),
+                   goal, f"BERT-base, random weights, fused AdamW, {len(ours)} pairs of steps"),
+            result(f"a: SMP, tokens a second, {shape}, {precision}", *ratio(tokens, ours)),
+            result(f"a: SMP, share of the matrix rate, {shape}, {precision}",
+                   *ratio(flops / rate, ours),
+                   detail=f"of one large product, measured: {rate / 1e9:,.0f} GFLOP/s"),
+        ]
+    if "sorted" in seconds:
+        few = len(seconds["sorted"])
+        results.append(result(
+            f"a: SMP step with a sort a forward / fine-tuning step, {shape}, fp32",
+            *ratio(seconds["sorted"], seconds["fine-tune", "fp32"][:few]),
+            detail="the reference: masks by a full sort in every forward, the regulariser in the "
+            "graph",
+        ))
+    for fast in precisions[1:]:
+        results.append(result(
+            f"e: SMP throughput, {fast} / fp32, {shape}",
+            *ratio(seconds["smp", "fp32"], seconds["smp", fast]),
+            ">= 3" if device() == "cuda" else ">= 1.4",
+            "what it does to EM is for the records of runs to say",
+        ))
+    return results
+
+
+def measure():
+    precisions = list(dict.fromkeys(["fp32", pick_precision()]))
+    return [one for shape in SHAPES for one in of_shape(*shape, precisions)]

@@ -1,0 +1,69 @@
+"""c: distillation with stored logits, against a step without; and what asking the teacher costs."""
+
+import torch
+
+from benchmarks.measure import device, ratio, result, time_in_turns
+from benchmarks.references import train_plainly
+from benchmarks.workload import (
+    bert,
+    embedded_tokenizer,
+    questions,
+    random_windows,
+    steps_in_turns,
+    training,
+)
+from smp.distill import ask_teacher, distilled_loss
+from smp.masks import Masks
+from smp.settings import choose_settings
+from smp.squad import featurise, make_loader
+from smp.train import MODEL_INPUTS
+
+BATCH, LENGTH, STEPS = 4, 128, 10
+
+
+def plain_training(teacher=None):
+    """(model, run): a plain loop over all weights that asks the teacher, if any, in every step."""
+    model, steps = bert(), 5
+    loader = make_loader(
+        random_windows(steps * BATCH, LENGTH), embedded_tokenizer(), BATCH, shuffle=False
+    )
+    batches = [{k: v.to(device()) for k, v in batch.items()} for batch in loader]
+    return model, lambda: train_plainly(model, batches, teacher=teacher)
+
+
+def passes():
+    """{who: function} over the same real windows: the teacher's pass, an epoch's forwards."""
+    data, _ = questions()
+    windows = featurise(data["train"].select(range(16)), embedded_tokenizer(), 384, 128)
+    student, teacher = bert(), bert()
+    Masks(student)
+
+    def forwards():
+        for batch in make_loader(windows, embedded_tokenizer(), 8, shuffle=True):
+            student.train()
+            student(**{name: batch[name].to(device()) for name in MODEL_INPUTS})
+
+    return {"forwards": forwards,
+            "teacher": lambda: ask_teacher(teacher, windows, embedded_tokenizer(), "fp32")}
+
+
+def measure():
+    logits = torch.randn(STEPS * BATCH, LENGTH, 2, generator=torch.manual_seed(0)).half()
+    listening = distilled_loss(logits, choose_settings("squad", "smp-kd"))
+    seconds = steps_in_turns({
+        "without": training(BATCH, LENGTH, STEPS),
+        "stored": training(BATCH, LENGTH, STEPS, loss_function=listening),
+    })
+    plain = steps_in_turns({"without": plain_training(), "asked": plain_training(bert().eval())})
+    once = time_in_turns(passes(), rounds=3)
+    shape = f"{BATCH} x {LENGTH}, fp32"
+    return [
+        result(f"c: KD step with stored logits / step without KD, {shape}",
+               *ratio(seconds["stored"], seconds["without"]), "<= 1.03",
+               f"BERT-base, {len(seconds['stored'])} pairs of SMP steps"),
+        result(f"c: KD step that asks the teacher / step without KD, {shape}",
+               *ratio(plain["asked"], plain["without"]),
+               detail="the reference, of a plain loop that trains all weights"),
+        result("c: the one pass of the teacher / the forwards of one epoch, fp32",
+               *ratio(once["teacher"], once["forwards"]), "<= 1.00", "16 windows of real lengths"),
+    ]

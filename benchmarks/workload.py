@@ -1,0 +1,118 @@
+"""What is measured on: the models, the windows, and trainings that take their steps in turn."""
+
+import functools
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
+
+from benchmarks.measure import ROOT, device
+from smp.baselines import attach_pruning
+from smp.models import EMBEDDED_ENCODER, load_pretrained
+from smp.settings import choose_settings
+from smp.squad import load_squad
+from smp.train import fit, span_loss
+
+
+@functools.cache
+def embedded_tokenizer():
+    return load_pretrained(AutoTokenizer, EMBEDDED_ENCODER)
+
+
+@functools.cache
+def questions():
+    """(DatasetDict, what it is): DATA, or SQuAD where it lies beside the clone, or the almanac."""
+    beside = ROOT.parent / "shared" / "data" / "squad"
+    data = os.environ.get("DATA") or (str(beside) if beside.is_dir() else "almanac")
+    counts = {"n_train": 8000, "n_eval": 2000} if data == "almanac" else {}
+    return load_squad(data, **counts), os.path.basename(data.rstrip("/"))
+
+
+def bert(**changes):
+    """A BERT-base with random weights, or one of another size, on the device."""
+    torch.manual_seed(0)
+    return BertForQuestionAnswering(BertConfig(**changes)).to(device())
+
+
+def random_windows(count, length, seed=0):
+    """Windows of random tokens, all of one length, as `featurise` makes them."""
+    rng = np.random.default_rng(seed)
+    ones = np.ones((count, length), dtype=np.int8)
+    ends = np.sort(rng.integers(1, length, (2, count)), axis=0)
+    return Dataset.from_dict({
+        "input_ids": rng.integers(1000, 20_000, (count, length), dtype=np.int32),
+        "attention_mask": ones, "token_type_ids": 0 * ones,
+        "start_positions": ends[0], "end_positions": ends[1],
+    })
+
+
+def training(batch_size, length, steps, task="smp", precision="fp32", loss_function=span_loss,
+             density=0.1, **config):
+    """(model, function that trains it by `fit` for so many steps): SMP or fine-tuning.
+
+    The scores start from the weights' magnitudes, so that the masks are chosen among unequal scores
+    from the first step on, as they are in all but the first steps of a run.
+    """
+    model = bert(**config)
+    settings = choose_settings(
+        "squad", task, batch_size=batch_size, epochs=1, precision=precision, n_snapshots=0,
+        max_length=length, stride=0, score_start=1.0,
+        **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / steps}),
+    )
+    pruning = None if task == "fine-tune" else attach_pruning(model, settings)
+    windows = random_windows(steps * batch_size, length)
+    return model, lambda: fit(
+        model, windows, embedded_tokenizer(), settings, pruning, loss_function
+    )
+
+
+def steps_in_turns(trainings, warm_up=1):
+    """{name: seconds of each step, without the first ones} of trainings {name: (model, run)} that
+    take one step each, in turn, in one process.
+
+    Each runs in a thread of its own, stops where its model is called, and lets the next one go on:
+    a step is all that happens from one forward to the next. `warm_up` steps are left out.
+    """
+    order, seconds = list(trainings), {name: [] for name in trainings}
+    turn = {name: threading.Semaphore(0) for name in trainings}
+    began = {}
+
+    def pass_on(name):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if name in began:
+            seconds[name].append(now - began[name])
+        turn[order[(order.index(name) + 1) % len(order)]].release()
+
+    def run(name):
+        model, train = trainings[name]
+
+        def pause(*_):
+            pass_on(name)
+            turn[name].acquire()
+            began[name] = time.perf_counter()
+
+        turn[name].acquire()
+        # accelerate keeps one precision a process; each training gets a state of its own
+        AcceleratorState._shared_state = {}
+        handle = model.register_forward_pre_hook(pause)
+        try:
+            train()
+        finally:
+            handle.remove()
+            pass_on(name)
+            order.remove(name)
+
+    with ThreadPoolExecutor(len(trainings)) as threads:
+        running = [threads.submit(run, name) for name in trainings]
+        turn[order[0]].release()
+        for one in running:
+            one.result()
+    return {name: np.array(times[warm_up:-1]) for name, times in seconds.items()}
