@@ -107,36 +107,44 @@ def compiled_product():
 MARGIN = 1.1  # how many times faster than dense, to be worth it
 
 
-def speed_up(before, after, x, rounds=5):
-    """Median over rounds of seconds of before(x) / seconds of after(x), called in turns."""
+def speed_up(before, after, rounds=5):
+    """Quartiles (low, median, high) of how many times faster after() is than before(): the ratios
+    of rounds in which they are called in turns."""
     ratios = []
     for each in range(rounds + 1):
-        seconds = []
+        moments = [time.perf_counter()]
         for function in (before, after):
-            began = time.perf_counter()
-            function(x)
-            seconds.append(time.perf_counter() - began)
+            function()
+            moments.append(time.perf_counter())
         if each:  # the first warms up
-            ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+            ratios.append((moments[1] - moments[0]) / (moments[2] - moments[1]))
+    return tuple(statistics.quantiles(ratios, n=4, method="inclusive"))
 
 
-def encoder_layers_linears(model):
+def check_baked(model):
+    """ValueError where masks are still attached to the model."""
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} still has its masks attached; bake them into the weights "
+            "first: masks.bake()"
+        )
+
+
+def linears_to_accelerate(model):
     """[(name in the base model, nn.Linear)] of the encoder's layers, whatever their shapes.
 
-    Raises ValueError with one line where masks are still attached, or the weights are not fp32
-    numbers of a CPU.
+    Raises ValueError with one line where there are none, masks are still attached, or the weights
+    are not fp32 numbers of a CPU.
     """
+    check_baked(model)
+    kind = type(model).__name__
     linears = [
         (f"{stack}.{layer}.{path}", module)
         for stack, blocks in encoder_stacks(model).items()
         for layer, block in enumerate(blocks)
         for path, module in matrix_modules(block)
-        if isinstance(module, nn.Linear)
+        if type(module) is nn.Linear and module.weight.numel()
     ]
-    kind = type(model).__name__
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError(f"{kind} still has masks attached; bake them into its weights first")
     if not linears:
         raise ValueError(f"{kind} has no stack of encoder layers made of nn.Linear to accelerate")
     for name, linear in linears:
@@ -149,7 +157,7 @@ def encoder_layers_linears(model):
     return linears
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accelerate(model, example):
     """The stock model, masks baked, with those linear layers of its encoder replaced by CSR
     products that are faster so; the same logits but for rounding. For inference only.
@@ -160,14 +168,15 @@ def accelerate(model, example):
     The replaced layers leave the state_dict, so save the model before. Raises ValueError with one
     line where the model cannot be accelerated.
     """
-    linears = encoder_layers_linears(model)
+    linears = linears_to_accelerate(model)
     model.eval().requires_grad_(False)
     shapes = {}
+
+    def note(name, _, inputs):
+        shapes[name] = inputs[0].shape
+
     hooks = [
-        linear.register_forward_pre_hook(
-            lambda _, inputs, name=name: shapes.setdefault(name, inputs[0].shape)
-        )
-        for name, linear in linears
+        linear.register_forward_pre_hook(functools.partial(note, name)) for name, linear in linears
     ]
     model(**example)
     for hook in hooks:
@@ -176,7 +185,8 @@ def accelerate(model, example):
     for name, linear in linears:
         compiled = compiled_product() is not None and linear.in_features <= 65536
         sparse = (SparseLinear if compiled else TorchSparseLinear)(linear)
-        gain = speed_up(linear, sparse, torch.randn(shapes[name]))
+        x = torch.randn(shapes[name])
+        _, gain, _ = speed_up(functools.partial(linear, x), functools.partial(sparse, x))
         if gain > MARGIN:
             model.base_model.set_submodule(name, sparse)
         product = "dense" if gain <= MARGIN else "compiled CSR" if compiled else "torch CSR"
