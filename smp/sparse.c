@@ -62,7 +62,7 @@ int sparse_linear(
     const uint16_t *columns, const float *values, const float *bias, float *y, int threads)
 {
     int64_t tiles = (tokens + TILE - 1) / TILE, parts = 1, failed = 0;
-    if (tiles < threads) parts = least((threads + tiles - 1) / tiles, (out + ROWS - 1) / ROWS);
+    if (0 < tiles && tiles < threads) parts = least((threads + tiles - 1) / tiles, (out + ROWS - 1) / ROWS);
     int64_t step = ((out + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {

@@ -47,8 +47,20 @@ class TorchSparseLinear(nn.Module):
         bias = torch.zeros(self.out_features) if linear.bias is None else linear.bias.detach()
         self.register_buffer("bias", bias, persistent=False)
 
+    def tokens_of(self, x):
+        """x (..., in) as (tokens, in); ValueError where it is not what the product reads."""
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        for name, tensor in (("x", x), ("a sparse layer", self.bias)):
+            if tensor.device.type != "cpu" or self.bias.dtype != torch.float32:
+                raise ValueError(
+                    f"{name} is {tensor.dtype} on {tensor.device}: an accelerated model stays "
+                    "torch.float32 on cpu; load it anew to move it"
+                )
+        return x.reshape(-1, self.in_features).float().contiguous()
+
     def forward(self, x):
-        tokens = x.reshape(-1, self.in_features).float()
+        tokens = self.tokens_of(x)
         y = tokens.new_empty(len(tokens), self.out_features)
         for some, result in zip(tokens.split(TILE), y.split(TILE)):
             torch.add((self.weight @ some.T.contiguous()).T, self.bias, out=result)
@@ -67,7 +79,7 @@ class SparseLinear(TorchSparseLinear):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x):
-        tokens = x.reshape(-1, self.in_features).float().contiguous()
+        tokens = self.tokens_of(x)
         y = tokens.new_empty(len(tokens), self.out_features)
         tensors = (tokens, self.rows, self.columns, self.values, self.bias, y)
         if compiled_product()(
