@@ -119,7 +119,7 @@ def compiled_product():
 MARGIN = 1.1  # how many times faster than dense, to be worth it
 
 
-def speed_up(before, after, rounds=5):
+def speed_up(before, after, rounds=3):
     """Quartiles (low, median, high) of how many times faster after() is than before(): the ratios
     of rounds in which they are called in turns."""
     ratios = []
