@@ -204,7 +204,7 @@ def time_saved(before, after, example, rounds=9):
 # weights in `compact.safetensors`, the sizes in `compact.json`.
 
 # %%
-FORMAT = "smp-compact-1"
+COMPACT_FORMAT = "smp-compact-1"
 
 
 def layer_sizes(block):
@@ -228,7 +228,7 @@ def save_compact(model, tokenizer, folder):
             "AutoModelForMaskedLM, compact it and save it again"
         )
     (layers,) = encoder_stacks(model).values()
-    about = {"format": FORMAT, "class": type(model).__name__,
+    about = {"format": COMPACT_FORMAT, "class": type(model).__name__,
              "layers": [layer_sizes(block) for block in layers]}
     folder = Path(folder)
     draft, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
@@ -258,8 +258,8 @@ def load_compact(folder):
     config = load_pretrained(transformers.AutoConfig, str(folder))
     try:
         about = json.loads((folder / "compact.json").read_text())
-        if about["format"] != FORMAT:
-            raise ValueError(f"its compact.json does not say {FORMAT}")
+        if about["format"] != COMPACT_FORMAT:
+            raise ValueError(f"its compact.json does not say {COMPACT_FORMAT}")
         model_class = getattr(transformers, about["class"])
         if not issubclass(model_class, transformers.PreTrainedModel):
             raise ValueError(f"{about['class']!r} is no model of transformers")

@@ -10,7 +10,7 @@ and a row's 64 sums never leave the registers. */
 #include <stdlib.h>
 
 enum { LANE = 16, TILE = 64, ROWS = 16 };
-typedef float lane __attribute__((vector_size(LANE * sizeof(float))));
+typedef float lane __attribute__((vector_size(LANE * sizeof(float)), may_alias));
 #define least(a, b) ((a) < (b) ? (a) : (b))
 
 /* Up to ROWS rows of W times `lanes` * 16 tokens of the turned tile, then turned back into y. */
@@ -56,13 +56,15 @@ static void one_tile(
     }
 }
 
-/* Returns 0, or 1 where there is no memory. Fewer tiles than threads: the rows are shared out too. */
+/* Returns 0, or 1 where there is no memory. With fewer tiles than threads the rows are shared out
+   as well. */
 int sparse_linear(
     int64_t tokens, int64_t in, int64_t out, const float *x, const int32_t *first,
     const uint16_t *columns, const float *values, const float *bias, float *y, int threads)
 {
     int64_t tiles = (tokens + TILE - 1) / TILE, parts = 1, failed = 0;
-    if (0 < tiles && tiles < threads) parts = least((threads + tiles - 1) / tiles, (out + ROWS - 1) / ROWS);
+    if (0 < tiles && tiles < threads)
+        parts = least((threads + tiles - 1) / tiles, (out + ROWS - 1) / ROWS);
     int64_t step = ((out + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
@@ -73,8 +75,9 @@ int sparse_linear(
             for (int64_t p = 0; p < parts; p++)
                 if (tile && p * step < out)
                     one_tile(
-                        least(TILE, tokens - n * TILE), p * step, least(out, (p + 1) * step), in, out,
-                        x + n * TILE * in, tile, first, columns, values, bias, y + n * TILE * out);
+                        least(TILE, tokens - n * TILE), p * step, least(out, (p + 1) * step), in,
+                        out, x + n * TILE * in, tile, first, columns, values, bias,
+                        y + n * TILE * out);
         free(tile);
     }
     return failed;
