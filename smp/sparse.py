@@ -4,7 +4,7 @@
 # A pruned matrix is mostly zeros, but a dense product multiplies them all the same. Stored as CSR
 # (each row's kept weights and their columns) the zeros cost nothing, and at 10% of the weights or
 # fewer that beats the dense product, if the activations stay in cache: a tile of 64 tokens at a
-# time. `smp/sparse.c` does that, compiled on the spot; where there is no C compiler, torch's own CSR
+# time. `smp/sparse.c` does that, compiled on the spot; without a C compiler torch's own CSR
 # product takes its place, slower. `accelerate` measures it against the dense product, matrix by
 # matrix, and takes the faster one.
 
