@@ -1,0 +1,219 @@
+"""inference: a pruned BERT-base on a CPU, by CSR products, compact, in bf16 and by other engines,
+against dense fp32."""
+
+import copy
+import functools
+import importlib.util
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import BertConfig, BertForQuestionAnswering
+
+from benchmarks.measure import peak_memory, ratio, result, time_in_turns
+from smp.compact import compact
+from smp.masks import encoder_linears
+from smp.sparse import accelerate, compiled_product
+
+SHAPES = ((1, 384), (8, 128))  # batch, tokens
+GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # times faster than dense
+DEAD = 1 / 3  # of the neurons and of the heads, planted for compaction
+ROUNDS = 5
+
+
+@functools.cache
+def random_bert():
+    torch.manual_seed(0)
+    return BertForQuestionAnswering(BertConfig()).eval()
+
+
+def bert(density=1.0):
+    """A BERT-base of random weights, each kept with this probability; on the CPU."""
+    model = copy.deepcopy(random_bert())
+    with torch.no_grad():
+        for *_, linear in encoder_linears(model):
+            linear.weight.mul_(torch.rand_like(linear.weight) < density)
+    return model
+
+
+def compacted():
+    """(dense BERT-base from which what was planted dead is taken out, compaction's report)."""
+    model = bert()
+    with torch.no_grad():
+        for block in model.bert.encoder.layer:
+            for linear in (block.attention.self.value, block.intermediate.dense):
+                linear.weight[: int(DEAD * len(linear.weight))] = 0
+    return model, compact(model)
+
+
+def batch_of(size, tokens):
+    ids = torch.randint(1000, 20_000, (size, tokens), generator=torch.manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def run(model, batch):
+    def answer():
+        with torch.inference_mode():
+            return model(**batch)
+
+    return answer
+
+
+def run_in_bf16(model, batch):
+    def answer():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return model(**batch)
+
+    return answer
+
+
+class Logits(nn.Module):
+    """The model with tensors in and out, as exporters want it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask):
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return out.start_logits, out.end_logits
+
+
+def installed(*packages):
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def export(model, batch, path):
+    """Writes the model as ONNX, for batches of this size."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits(model).eval(), tuple(batch.values()), path, input_names=list(batch),
+            dynamo=True, verbose=False,
+        )
+
+
+def onnxruntime_fp32(path, batch):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # waiting threads would take the cores from whoever has the next turn
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    inputs = {name: tensor.numpy() for name, tensor in batch.items()}
+    return lambda: session.run(None, inputs)
+
+
+def openvino(path, batch, precision="f32"):
+    from openvino import Core
+
+    core = Core()
+    model = core.compile_model(core.read_model(path), "CPU", {
+        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    })
+    inputs = {name: tensor.numpy() for name, tensor in batch.items()}
+    return lambda: model(inputs)
+
+
+ENGINES = {  # name: (its package, what makes a function that answers the batch)
+    "ONNX Runtime fp32": ("onnxruntime", onnxruntime_fp32),
+    "OpenVINO fp32": ("openvino", openvino),
+    "OpenVINO bf16": ("openvino", functools.partial(openvino, precision="bf16")),
+}
+EXPORTER = ("onnx", "onnxscript")  # what torch.onnx.export needs
+
+
+def engines():
+    """{name: function} of the other engines that are installed."""
+    return {name: make for name, (package, make) in ENGINES.items()
+            if installed(package, *EXPORTER)}
+
+
+def speeds(size, tokens):
+    """Results of all ways to answer one batch, timed in turns."""
+    batch, dense = batch_of(size, tokens), bert(0.1)
+    small, report = compacted()
+    ways = {"dense fp32": run(dense, batch), "dense bf16": run_in_bf16(dense, batch),
+            "compact fp32": run(small, batch)}
+    before, after = report["parameters"]
+    details = {
+        "dense bf16": "autocast",
+        "compact fp32": f"a third of heads and neurons planted dead: {before / 1e6:.1f}M -> "
+        f"{after / 1e6:.1f}M parameters",
+    }
+    for density in GOALS:
+        model = accelerate(bert(density), batch)
+        name = f"CSR fp32, {density:.0%}"
+        ways[name] = run(model, batch)
+        products = [row["product"] for row in model.acceleration]
+        details[name] = ", ".join(f"{products.count(p)} {p}" for p in sorted(set(products)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        if engines():
+            export(dense, batch, path)
+        ways |= {name: make(path, batch) for name, make in engines().items()}
+        seconds = time_in_turns(ways, ROUNDS)
+    goals = {f"CSR fp32, {density:.0%}": goal for density, goal in GOALS.items()}
+    milliseconds = {name: 1000 * float(sorted(each)[ROUNDS // 2]) for name, each in seconds.items()}
+    return [
+        result(
+            f"{size} x {tokens}: {name}, times faster than dense fp32",
+            *ratio(seconds["dense fp32"], seconds[name]), goals.get(name),
+            f"{milliseconds[name]:.0f} ms, dense {milliseconds['dense fp32']:.0f} ms; "
+            + details.get(name, "dense"),
+        )
+        for name in ways if name != "dense fp32"
+    ]
+
+def answer(kind, size, tokens, path):
+    """For `peak_memory`: what a way to answer takes once it is set up; Linux forgets the peak of
+    the setting-up."""
+    batch = batch_of(size, tokens)
+    if kind in ENGINES:
+        function = ENGINES[kind][1](path, batch)
+    elif kind == "dense fp32":
+        function = run(random_bert(), batch)
+    elif kind == "compact fp32":
+        function = run(compacted()[0], batch)
+    else:
+        function = run(accelerate(bert(float(kind)), batch), batch)
+    random_bert.cache_clear()
+    function()
+    Path("/proc/self/clear_refs").write_text("5")
+    function()
+
+
+def memory(size, tokens):
+    """Results of the memory that each way takes while it answers, against dense."""
+    kinds = {"CSR fp32, 10%": "0.1", "CSR fp32, 3%": "0.03", "compact fp32": "compact fp32"}
+    kinds |= {name: name for name in engines()}
+    about, results = {"size": size, "tokens": tokens}, []
+    with tempfile.TemporaryDirectory() as folder:
+        about["path"] = str(Path(folder) / "model.onnx")
+        if engines():
+            export(bert(0.1), batch_of(size, tokens), about["path"])
+        dense = peak_memory(answer, kind="dense fp32", **about)
+        for name, kind in kinds.items():
+            peak = peak_memory(answer, kind=kind, **about)
+            results.append(result(
+                f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
+                detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",
+            ))
+    return results
+
+
+def measure():
+    missing = [name for name in (*EXPORTER, "onnxruntime", "openvino") if not installed(name)]
+    if missing:
+        print(f"inference: other engines left out, not installed: {', '.join(missing)}")
+    if compiled_product() is None:
+        print("inference: no C compiler with OpenMP, so CSR is torch's own product")
+    return [
+        *(one for shape in SHAPES for one in speeds(*shape)),
+        *(memory(*SHAPES[0]) if Path("/proc/self/clear_refs").exists() else []),
+    ]
