@@ -6,6 +6,7 @@
 
 # %%
 import base64
+import gc
 import html
 import os
 import textwrap
@@ -111,7 +112,7 @@ def plot_masks(saved, name: str, blocks: int = 64, most: int = 5) -> Figure:
 # %% [markdown]
 # ### The explorer
 #
-# Widgets from ipywidgets, and the picture as a PNG, which JupyterLab, Notebook 7 and Colab all show;
+# Widgets from ipywidgets, and the picture as a PNG, for JupyterLab, Notebook 7 and Colab alike;
 # where a notebook is only read, the picture stands alone.
 
 # %%
@@ -236,19 +237,25 @@ class Explorer:
         """Draws what the controls say; what cannot be read is told in the caption."""
         if self.busy:
             return  # a control that was moved by what follows
-        self.busy = True
+        self.busy, collects = True, gc.isenabled()
+        gc.disable()  # a figure is full of cycles: swept while it is young, it costs nothing
         try:
             self.read_again()
             self.offer_steps()
             self.show_controls()
-            sight = self.sight()
-            figure, words = VIEWS[self.view.value](sight)
-            self.picture.value, self.words = png_bytes(figure), words
+            self.paint()
         except (OSError, ValueError) as error:
             self.words = str(error)
         finally:
             self.busy = False
+            gc.collect(0)
+            if collects:
+                gc.enable()
         self.caption.value = f'<div style="max-width:60em">{html.escape(self.words)}</div>'
+
+    def paint(self):
+        figure, self.words = VIEWS[self.view.value](self.sight())
+        self.picture.value = png_bytes(figure)
 
     def _repr_mimebundle_(self, **_):
         """Widgets where they live, and the picture of the moment where a page is only read."""
