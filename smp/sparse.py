@@ -11,6 +11,7 @@
 # %%
 import ctypes
 import functools
+import importlib.resources
 import os
 import shutil
 import statistics
@@ -98,7 +99,7 @@ def compiled_product():
     """`sparse_linear` of smp/sparse.c, for this machine's vector units; None without a C compiler
     that knows OpenMP (CC names one, else cc). Takes about a second, once a process."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    source = Path(__file__).with_name("sparse.c")
+    source = importlib.resources.files("smp") / "sparse.c"
     if compiler is None:
         return None
     with tempfile.TemporaryDirectory(prefix="sparse-") as folder:
