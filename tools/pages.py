@@ -17,6 +17,10 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from smp.__main__ import tidy_outputs
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATIC = ("image/png", "image/svg+xml", "text/html", "text/markdown")
 NOTE = "(something to click is here: open the notebook and run it to see it)\n"
@@ -37,7 +41,9 @@ main { max-width: 62rem; margin: 0 auto; }
 .jp-InputArea-editor .highlight { overflow-x: auto; }
 details.definitions > summary { color: #616161; cursor: pointer; font: 13px monospace;
   overflow-wrap: anywhere; padding: .2rem 0 .2rem calc(var(--jp-cell-prompt-width) + 5px); }
+[data-mime-type="application/vnd.jupyter.stderr"] { background: none !important; color: #616161; }
 @media (max-width: 50rem) {
+  .jp-RenderedImage img { max-width: max(100%, 45rem); }
   body.jp-Notebook { padding: 0 .3rem 3rem; --jp-cell-prompt-width: 0px; }
   .jp-InputPrompt, .jp-OutputPrompt { display: none !important; }
 }
@@ -88,26 +94,20 @@ def first_definition(cell):
 
 
 def without_widgets(notebook):
-    """The notebook in place: a widget shows what it has beside itself, else a line; a progress
-    bar, and what else is empty in the end, goes."""
+    """The notebook in place, tidy: a widget shows what it has beside itself, else a line; a bar of
+    progress goes, or is text as it looked in the end."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if data.pop(WIDGET, None) is not None and not any(kind in data for kind in STATIC):
-                is_bar = "%|" in data.get("text/plain", "")
-                data.clear()
-                data["text/plain"] = "" if is_bar else NOTE
-        if cell.get("outputs"):
-            cell.outputs = [output for output in cell.outputs if says_something(output)]
+            is_bar = "%|" in data.get("text/plain", "")
+            if WIDGET in data and not is_bar:  # one that shows a bar is left to tidy_outputs
+                del data[WIDGET]
+                if not any(kind in data for kind in STATIC):
+                    data["text/plain"] = NOTE
+        if cell.cell_type == "code":
+            tidy_outputs(cell)
     return notebook
-
-
-def says_something(output):
-    """Whether an output is more than white space."""
-    data = output.get("data", {})
-    return bool(output.get("text", "").strip() or output.get("traceback") or len(data) > 1
-                or data.get("text/plain", "x" if data else "").strip())
 
 
 def page_of(notebook, name):
