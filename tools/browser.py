@@ -209,6 +209,69 @@ class NotebookPage:
 
 # What is done and seen
 
+EXPLORER = "document.querySelector('.smp-explorer')"
+SEEN = f"""fetch({EXPLORER}.querySelector('img').src).then(file => file.arrayBuffer())
+  .then(bytes => crypto.subtle.digest('SHA-1', bytes))
+  .then(hash => ({{picture: [...new Uint8Array(hash)].join(),
+                  caption: {EXPLORER}.querySelector('.smp-caption').innerText}}))"""
+
+
+class Explorer:
+    """The mask explorer in the page: what it shows, and its controls moved by mouse and keys."""
+
+    def __init__(self, page):
+        self.page, self.browser = page, page.browser
+        page.show(page.find("explore("))
+        self.browser.wait_for(f"{EXPLORER}?.querySelector('img')?.naturalWidth > 99", 30,
+                              "the explorer shows a picture")
+        self.seen = self.browser.evaluate(SEEN)
+
+    def changed(self, what):
+        """Waits until picture and caption are others than before; the new caption."""
+        until = time.monotonic() + 20
+        while True:
+            now = self.browser.evaluate(SEEN)
+            same = [part for part in now if now[part] == self.seen[part]]
+            if not same:
+                self.seen = now
+                return now["caption"]
+            check(time.monotonic() < until, f"{what}: the explorer's {same[0]} stays as it was")
+            time.sleep(0.1)
+
+    def press(self, control, key, what):
+        """Gives a control the focus, and presses a key."""
+        self.browser.evaluate(f"{EXPLORER}.querySelector('{control}').focus()")
+        self.browser.press(key)
+        return self.changed(what)
+
+    def views(self):
+        return self.browser.evaluate(f"[...{EXPLORER}.querySelectorAll('.smp-view button')]"
+                                     ".map(button => button.innerText.trim())")
+
+    def view(self, name):
+        """Presses the button of a view."""
+        self.browser.click(f"[...{EXPLORER}.querySelectorAll('.smp-view button')]"
+                           f".find(button => button.innerText.trim() == {json.dumps(name)})")
+        return self.changed(f"view {name!r}")
+
+
+def look_at_masks(page):
+    """Moves the step, goes through every view, and picks another matrix and layer."""
+    explorer = Explorer(page)
+    page.shot("explorer")
+    explorer.press(".smp-step .noUi-handle", "ArrowLeft", "one step back")
+    page.shot("explorer step back")
+    first, *views = explorer.views()
+    check({"heads", "one matrix"} <= {first, *views}, f"the explorer's views are {[first, *views]}")
+    for name in views:
+        explorer.view(name)
+        page.shot(f"explorer {name}")
+    explorer.view("one matrix")
+    explorer.press(".smp-matrix select", "ArrowDown", "another matrix")
+    explorer.press(".smp-layer select", "ArrowUp", "another layer")  # the last one is picked first
+    page.shot("explorer another matrix")
+
+
 
 def ask_a_question(page):
     """Changes the question of the last part, runs the cell; the answer must be of the passage."""
@@ -246,6 +309,7 @@ def try_app(app, folder, shots):
             page.shot("opened")
             page.run_all()
             page.check_figures(least=5)
+            look_at_masks(page)
             ask_a_question(page)
             page.save()
             if app == "lab":

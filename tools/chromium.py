@@ -35,11 +35,12 @@ class BrowserError(Exception):
 
 def find_chromium():
     """Path of the browser: $BROWSER, or what is installed under a name it goes by."""
-    names = [name for name in (os.environ.get("BROWSER"), *NAMES) if name]
-    found = next(filter(None, map(shutil.which, names)), None)
+    named = os.environ.get("BROWSER")
+    found = next(filter(None, map(shutil.which, [named] if named else NAMES)), None)
     if not found:
-        raise BrowserError("no Chromium found: install one (Debian, Ubuntu: apt install chromium) "
-                           "or name one with BROWSER=/path/to/chrome")
+        raise BrowserError(f"no Chromium found{f' at BROWSER={named!r}' if named else ''}: install "
+                           "one (Debian, Ubuntu: apt install chromium), or name one with "
+                           "BROWSER=/path/to/chromium")
     return found
 
 
