@@ -142,7 +142,7 @@ def caption(name: str, reading: dict, references: dict) -> str:
     unsure = (entropy_bits(reading[part]) for part in ("starts", "ends"))
     return (
         f"<b>{html.escape(name)}</b>, {verdict}: {said}<br>start {rounded_percent(start)}, end "
-        f"{rounded_percent(end)}, both {rounded_percent(start * end)}; entropy "
+        f"{rounded_percent(end)}, both {rounded_percent(start * end)}<br>entropy "
         + ", ".join(f"{bits:.1f}" for bits in unsure) + " bits"
     )
 

@@ -116,7 +116,7 @@ def test_bars_stand_where_the_probabilities_are():
 def test_the_caption_tells_the_numbers():
     reading = make_reading(PASSAGE, "Henrik Dahl", sure=0.5)
     text = Page(caption("dense", reading, TRUE)).text
-    assert text.startswith("dense, ✓ right: Henrik Dahlstart 50%, end 50%, both 25%; entropy 2.7, ")
+    assert text.startswith("dense, ✓ right: Henrik Dahlstart 50%, end 50%, both 25%entropy 2.7, ")
     assert "✗ wrong" in caption("dense", reading, {"text": ["nobody"], "answer_start": [0]})
 
 
