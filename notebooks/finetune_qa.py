@@ -68,7 +68,7 @@ from smp.record import begin_record, finish_record, keep_record, run_checkpoints
 results = results_folder() if RESULTS is None else Path(RESULTS)
 
 # %%
-from smp.look import plot_lengths, plot_training, show_answers, show_example
+from smp.pictures import plot_lengths, plot_training, show_answers, show_example
 
 # %% [markdown]
 # # 1. The data

@@ -70,10 +70,7 @@ from smp.record import begin_record, finish_record, keep_record, run_checkpoints
 results = results_folder() if RESULTS is None else Path(RESULTS)
 
 # %%
-from smp.look import browse_masks, plot_churn, plot_layers, plot_lengths, plot_masks, plot_training
-
-# %%
-from smp.look import show_answers, show_example
+from smp.pictures import plot_lengths, plot_training, show_answers, show_example
 
 # %% [markdown]
 # # 1. The data
@@ -191,11 +188,15 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 from smp.train import evaluate_answers, fit, validator
 
 # %%
+from smp.snapshots import run_snapshots
+
+# %%
 checkpoints = run_checkpoints(record, results, CHECKPOINTS)
+snapshots = run_snapshots(record, results, model.config.num_attention_heads)
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
-    checkpoints=checkpoints,
+    checkpoints=checkpoints, snapshots=snapshots,
 )
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
@@ -209,22 +210,40 @@ plot_training(run["history"])
 # layers compete.
 
 # %%
+from smp.look import explore, plot_masks, still
+
+# %%
+from smp.snapshots import Snapshots
+
+# %%
 layers = masks.layers()
-plot_layers(layers)
+saved = Snapshots(snapshots.path)
+still(saved, "layers")
 
 # %% [markdown]
-# Masks on the way: the same matrix at steps of the run, then the share of kept weights that were
-# exchanged between two of them. Late in the run the density stands still, and the mask still moves.
+# One matrix on its way: the same query at steps of the run.
 
 # %%
 last_query = next(name for name, layer, *_ in masks.places if layer == layers[-1]["layer"])
-plot_masks(run["snapshots"], last_query)
+plot_masks(saved, last_query)
+
+# %% [markdown]
+# How many of the kept weights were exchanged between two snapshots: late in the run the density
+# stands still, and the mask still moves. And how much of the mask the weights' sizes would have
+# chosen too.
 
 # %%
-plot_churn(run["snapshots"])
+still(saved, "over the run")
 
-# %% tags=["skip-execution"]
-browse_masks(run["snapshots"])  # for someone at the screen: runs without one pass it over
+# %%
+still(saved, "heads")
+
+# %% [markdown]
+# All of it, step by step, down to single weights. If the training above was stopped, this cell
+# still shows what was saved; while it runs, another notebook can show it with the same call.
+
+# %%
+explore(snapshots.path)
 
 # %% [markdown]
 # # 5. Baked: a plain model again

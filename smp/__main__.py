@@ -161,11 +161,9 @@ def tidy_outputs(cell):
             kept.append(output)
     for stream in streams.values():
         stream.text = terminal_text(stream.text)
-    # a widget lives only as long as its kernel: a page that is read later would show its name
-    cell.outputs = [
-        output for output in kept if output.get("text", "-").strip()
-        and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-    ]
+    for output in kept:  # a widget lives only as long as its kernel; its picture stays
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    cell.outputs = [output for output in kept if output.get("text", "-").strip()]
 
 
 class Screen:

@@ -26,9 +26,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 # %%
-from smp.maskfile import unpack_mask
-
-# %%
 CHECKPOINT_FORMAT = "smp-checkpoint-1"
 
 
@@ -203,8 +200,8 @@ class TrainingState:
     """The parts of a training that a checkpoint holds.
 
     trained: {name: parameter}, in the optimiser's order; optimizer, decay: torch's; scaler: that
-    of fp16, or None; curves: {"history", "losses", "snapshots", "seconds"} of `fit`; run: what
-    decides how it goes on.
+    of fp16, or None; curves: {"history", "losses", "seconds"} of `fit`; run: what decides how
+    it goes on.
     """
 
     def __init__(self, trained, optimizer, decay, scaler, curves, run):
@@ -217,13 +214,8 @@ class TrainingState:
             tensors[f"value.{name}"] = parameter
             for slot, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{slot}.{name}"] = value
-        shapes = {}
-        for at, masks in self.curves["snapshots"].items():
-            for name, mask in masks.items():
-                tensors[f"snapshot.{at}.{name}"] = torch.from_numpy(np.packbits(mask))
-                shapes[name] = list(mask.shape)
         checkpoints.keep(step, tensors, {
-            "run": self.run, "chance": chance, "shapes": shapes, "seconds": seconds,
+            "run": self.run, "chance": chance, "seconds": seconds,
             "rates": [[group["lr"], group["initial_lr"]] for group in self.optimizer.param_groups],
             "decay": {k: v for k, v in self.decay.state_dict().items() if k != "lr_lambdas"},
             "scaler": self.scaler.state_dict() if self.scaler else None,
@@ -253,10 +245,5 @@ class TrainingState:
         self.curves["losses"][:] = torch.tensor(state["losses"], device=device).unbind()
         self.curves["history"].update(state["history"])
         self.curves["seconds"] = state["seconds"]
-        for key, bits in tensors.items():
-            if key.startswith("snapshot."):
-                _, at, name = key.split(".", 2)
-                mask = unpack_mask(name, bits.numpy(), state["shapes"][name])
-                self.curves["snapshots"].setdefault(int(at), {})[name] = mask
         restore_random_states(tensors, state["chance"])
         return state["step"]

@@ -11,7 +11,7 @@ import statistics
 import numpy as np
 
 # %%
-from smp.look import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
+from smp.pictures import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 
 # %%
 from smp.results import (

@@ -18,7 +18,7 @@ from IPython.display import HTML
 from smp.answers import decode_answers, normalize_answer
 
 # %%
-from smp.look import BLUE, RED, html_box
+from smp.pictures import BLUE, RED, html_box
 
 # %%
 from smp.results import as_percent

@@ -49,7 +49,8 @@ class Settings:
     # distillation
     kd_weight: float = 0.5  # alpha: loss = (1 - alpha) CE + alpha KD
     kd_temperature: float = 2.0  # tau
-    n_snapshots: int = 8  # masks kept along the way, and validations
+    n_snapshots: int = 8  # validations along the way (in older records, of masks kept too)
+    n_masks: int = 24  # masks kept along the way, for the explorer
 
 # %%
 SETTING_DEFAULTS = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
@@ -186,8 +187,8 @@ def check_settings(settings):
         need(name, lambda v: v is None or (is_number(v, int) and v >= 1), "a whole number from 1")
     for name in ("n_valid", "stride", "seed", "data_seed"):
         need(name, lambda v: is_number(v, int) and v >= 0, "a whole number from 0")
-    need("n_snapshots", lambda v: is_number(v, int) and 0 <= v <= 1000,
-         "a whole number from 0 to 1000")
+    for name in ("n_snapshots", "n_masks"):
+        need(name, lambda v: is_number(v, int) and 0 <= v <= 1000, "a whole number from 0 to 1000")
     for name in ("max_length", "batch_size"):
         need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
     for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):

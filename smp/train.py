@@ -178,12 +178,13 @@ def check_finite(loss, trained, step, settings, checkpoints=None):
 
 
 def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_loss, validate=None,
-        checkpoints=None):
-    """Trains `model` in place; returns {"history", "snapshots", "steps", "seconds", ...}.
+        checkpoints=None, snapshots=None):
+    """Trains `model` in place; returns {"history", "steps", "seconds", ...}.
 
     features: windows with labels (`featurise`); pruning: a `Pruning`, or None to fine-tune;
     loss_function: (start logits, end logits, batch) -> scalar; validate: model -> {"em", "f1"},
-    called settings.n_snapshots times; checkpoints: a `Checkpoints` to write, and to go on from.
+    called settings.n_snapshots times; checkpoints: a `Checkpoints` to write, and to go on from;
+    snapshots: a `SnapshotKeeper` for masks along the way.
     Raises FloatingPointError where loss or weights are no longer finite, ValueError where no window
     holds an answer or the checkpoints are those of another run, MemoryError on a full GPU.
     """
@@ -206,12 +207,12 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
                                      "valid_step", "valid_em", "valid_f1")}
-    snapshots, losses, done, before = {}, [], 0, 0.0
+    losses, done, before = [], 0, 0.0
     if checkpoints is not None:
         state = TrainingState(
             {names[id(parameter)]: parameter for parameter in trained}, optimizer, decay,
             accelerator.scaler,
-            {"history": history, "losses": losses, "snapshots": snapshots, "seconds": 0.0},
+            {"history": history, "losses": losses, "seconds": 0.0},
             {"settings": asdict(settings), "data": windows_fingerprint(features),
              **checkpoints.about, "versions": package_versions()},
         )
@@ -220,6 +221,8 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             print(f"going on after step {done:,} of {steps:,}, from {checkpoints.folder}")
         if done == steps and pruning is not None:
             pruning.finish()
+    keeps = snapshots is not None and pruning is not None and first
+    kept_at = snapshots.begin(steps, settings, done) if keeps else ()
 
     began = time.perf_counter() - before
     batches = endless_batches(loader, sampler, done)
@@ -230,6 +233,8 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         model.train()
         if pruning is not None:
             pruning.before_forward(step, steps)
+        if step in kept_at:
+            snapshots.keep(step, pruning.masks)
         try:
             out = model(**{k: batch[k] for k in MODEL_INPUTS if k in batch})
             loss = share * loss_function(out.start_logits.float(), out.end_logits.float(), batch)
@@ -257,13 +262,12 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             bar.set_postfix(loss=f"{recent:.2f}", density=f"{history['density'][-1]:.0%}")
         if step + 1 == steps and pruning is not None:
             pruning.finish()
-        if step + 1 in stops:
-            if pruning is not None:
-                snapshots[step + 1] = pruning.masks.numpy()
-            if validate is not None:
-                scores = validate(model)
-                for name, value in {"step": step + 1, **scores}.items():
-                    history[f"valid_{name}"].append(value)
+            if steps in kept_at:
+                snapshots.keep(steps, pruning.masks)
+        if step + 1 in stops and validate is not None:
+            scores = validate(model)
+            for name, value in {"step": step + 1, **scores}.items():
+                history[f"valid_{name}"].append(value)
         if first and checkpoints is not None and checkpoints.due():
             check_finite(float(losses[-1]), trained, step + 1, settings, checkpoints)
             state.save(checkpoints, step + 1, time.perf_counter() - began)
@@ -272,7 +276,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     history["loss"] = torch.stack(losses).float().cpu().tolist()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return {
-        "history": history, "snapshots": snapshots, "steps": steps,
+        "history": history, "steps": steps,
         "seconds": round(time.perf_counter() - began, 1),
         "device": str(accelerator.device.type), "precision": pick_precision(settings.precision),
     }
