@@ -61,8 +61,8 @@ class Chromium:
         with open(profile / "chromium.log", "w") as log:
             self.process = subprocess.Popen(
                 [find_chromium(), *FLAGS, OFFLINE, f"--user-data-dir={profile}", "about:blank"],
-                env=os.environ | {"HOME": str(profile)}, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
+                env=os.environ | {"HOME": str(profile), "TMPDIR": str(profile)},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )
         try:
             self.socket, self.sent = self.connect(profile / "DevToolsActivePort"), 0
