@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import nbformat
 
-from chromium import CONTROL, SHIFT, BrowserError, Chromium, end_group, find_chromium
+from chromium import CONTROL, SHIFT, BrowserError, Chromium, end_group, find_chromium, wait_until
 from pages import write_page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,14 +91,14 @@ def jupyter(app, folder):
         end_group(server, 20)  # it ends its kernels, which are groups of their own
 
 
-def wait_for_server(server, address, log, seconds=90):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and server.poll() is None:
+def wait_for_server(server, address, log):
+    def answers():
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
-            return
-        time.sleep(0.2)
-    told = log.read_text().strip().splitlines()[-1:] or ["nothing"]
-    raise BrowserError(f"Jupyter did not start within {seconds} s; it said: {told[0]}")
+            return True
+        told = log.read_text().strip().splitlines()[-1:] or ["nothing"]
+        check(server.poll() is None, f"Jupyter did not start; it said: {told[0]}")
+
+    wait_until(answers, 90, "Jupyter answers")
 
 
 # The notebook in the page
@@ -149,7 +150,7 @@ class NotebookPage:
 
     def shot(self, name):
         time.sleep(0.5)  # until scrolling and drawing have come to rest
-        self.browser.screenshot(self.shots / f"{name}.png")
+        self.browser.screenshot(self.shots / (re.sub(r"\W+", "-", name) + ".png"))
 
     def fail_on_error(self):
         """The cells; BrowserError where one of them stopped."""
@@ -165,16 +166,12 @@ class NotebookPage:
     def run_all(self):
         """Runs all cells by the Run menu's command, and waits for the last of them."""
         self.browser.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
-        until = time.monotonic() + 60 * MINUTES
-        while True:
-            cells = self.fail_on_error()
-            code = [cell for cell in cells if cell["type"] == "code" and cell["source"].strip()]
-            done = sum(cell["count"] is not None for cell in code)
-            if done == len(code) and self.browser.evaluate(STATE)["kernel"] == "idle":
-                return cells
-            check(time.monotonic() < until,
-                  f"after {MINUTES} minutes {done} of {len(code)} cells were run")
-            time.sleep(1)
+        def done():
+            left = [number for number, cell in enumerate(self.fail_on_error())
+                    if cell["type"] == "code" and cell["source"].strip() and not cell["count"]]
+            return not left and self.browser.evaluate(STATE)["kernel"] == "idle"
+
+        wait_until(done, 60 * MINUTES, "all cells were run", pause=1)
 
     def check_figures(self, least):
         """Every picture that a cell returned is drawn in the page."""
@@ -214,7 +211,8 @@ EXPLORER = "document.querySelector('.smp-explorer')"
 SEEN = f"""fetch({EXPLORER}.querySelector('img').src).then(file => file.arrayBuffer())
   .then(bytes => crypto.subtle.digest('SHA-1', bytes))
   .then(hash => ({{picture: [...new Uint8Array(hash)].join(),
-                  caption: {EXPLORER}.querySelector('.smp-caption').innerText}}))"""
+                  caption: {EXPLORER}.querySelector('.smp-caption').innerText}}))
+  .catch(() => null)"""
 
 
 class Explorer:
@@ -228,22 +226,20 @@ class Explorer:
         self.seen = self.browser.evaluate(SEEN)
 
     def changed(self, what):
-        """Waits until picture and caption are others than before; the new caption."""
-        until = time.monotonic() + 20
-        while True:
-            now = self.browser.evaluate(SEEN)
-            same = [part for part in now if now[part] == self.seen[part]]
-            if not same:
-                self.seen = now
-                return now["caption"]
-            check(time.monotonic() < until, f"{what}: the explorer's {same[0]} stays as it was")
-            time.sleep(0.1)
+        """Waits until picture and caption are others than before."""
+        def differ():
+            now = self.browser.evaluate(SEEN) or self.seen  # null: replaced while it was read
+            return all(now[part] != self.seen[part] for part in now) and now
+
+        self.seen = wait_until(differ, 20, f"{what} changes the explorer's picture and caption")
 
     def press(self, control, key, what):
         """Gives a control the focus, and presses a key."""
-        self.browser.evaluate(f"{EXPLORER}.querySelector('{control}').focus()")
+        element = f"{EXPLORER}.querySelector('{control}')"
+        check(self.browser.evaluate(f"{element}?.checkVisibility()"), f"no {control} is to be seen")
+        self.browser.evaluate(f"{element}.focus()")
         self.browser.press(key)
-        return self.changed(what)
+        self.changed(what)
 
     def views(self):
         return self.browser.evaluate(f"[...{EXPLORER}.querySelectorAll('.smp-view button')]"
@@ -253,7 +249,7 @@ class Explorer:
         """Presses the button of a view."""
         self.browser.click(f"[...{EXPLORER}.querySelectorAll('.smp-view button')]"
                            f".find(button => button.innerText.trim() == {json.dumps(name)})")
-        return self.changed(f"view {name!r}")
+        self.changed(f"view {name!r}")
 
 
 def look_at_masks(page):
@@ -273,7 +269,6 @@ def look_at_masks(page):
     page.shot("explorer another matrix")
 
 
-
 def ask_a_question(page):
     """Changes the question of the last part, runs the cell; the answer must be of the passage."""
     number = page.find('question = "Who built the bridge?"')
@@ -281,7 +276,8 @@ def ask_a_question(page):
     source = before["source"].replace("Who built the bridge?", "How long is the bridge?")
     after = page.edit_and_run(number, source)
     said = json.dumps([output.get("data", {}) for output in after["outputs"]])
-    words = re.findall(r"\w{3,}", source[source.index("passage"):source.index("ask")])
+    _, *passage = re.findall(r'"(.*?)"', source)  # the question, then the lines of the passage
+    words = re.findall(r"\w{3,}", " ".join(passage))
     check(any(word in said for word in words), "the edited question is not answered by the passage")
     page.show(number)
     page.shot("question")
@@ -326,6 +322,7 @@ def try_app(app, folder, shots):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--apps", nargs="+", choices=APPS, default=list(APPS))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("test-browser: ended"))  # and tidies up
     for app in parser.parse_args(arguments).apps:
         shots, began = ROOT / "build" / "browser" / app, time.monotonic()
         shots.mkdir(parents=True, exist_ok=True)

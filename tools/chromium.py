@@ -44,6 +44,18 @@ def find_chromium():
     return found
 
 
+def wait_until(holds, seconds, what, pause=0.2):
+    """The first true value of holds(), asked again and again; BrowserError after `seconds`.
+
+    The pauses are counted, not the clock: a machine that is busy or asleep is waited for.
+    """
+    for _ in range(round(seconds / pause)):
+        if value := holds():
+            return value
+        time.sleep(pause)
+    raise BrowserError(f"after {seconds} s still not: {what}")
+
+
 def end_group(process, seconds=5):
     """Ends a process that leads a group, and the group; by force where it does not listen."""
     for how, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
@@ -78,14 +90,16 @@ class Chromium:
 
     def connect(self, told, seconds=30):
         """A WebSocket to the browser, once it has written where into the file `told`."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and self.process.poll() is None:
-            if told.is_file() and len(lines := told.read_text().split()) == 2:
-                return websocket.create_connection(
-                    f"ws://127.0.0.1:{lines[0]}{lines[1]}", timeout=60, suppress_origin=True
-                )
-            time.sleep(0.1)
-        raise BrowserError(f"Chromium did not start within {seconds} s; see {told.parent}")
+        def where():
+            if self.process.poll() is not None:
+                said = (told.parent / "chromium.log").read_text().strip().splitlines()[-1:]
+                raise BrowserError(f"Chromium ended at once: {said or 'it said nothing'}")
+            return told.is_file() and len(lines := told.read_text().split()) == 2 and lines
+
+        port, path = wait_until(where, seconds, "Chromium has started")
+        return websocket.create_connection(
+            f"ws://127.0.0.1:{port}{path}", timeout=60, suppress_origin=True
+        )
 
     def __enter__(self):
         return self
@@ -128,12 +142,7 @@ class Chromium:
 
     def wait_for(self, script, seconds, what):
         """Waits until the expression is true, and returns it; what: the same in words."""
-        until = time.monotonic() + seconds
-        while not (value := self.evaluate(script)):
-            if time.monotonic() > until:
-                raise BrowserError(f"after {seconds} s still not: {what}")
-            time.sleep(0.2)
-        return value
+        return wait_until(lambda: self.evaluate(script), seconds, what)
 
     def screenshot(self, path, whole=False):
         """A PNG of what is seen, or of the whole page."""
