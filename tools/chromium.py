@@ -98,7 +98,7 @@ class Chromium:
 
         port, path = wait_until(where, seconds, "Chromium has started")
         return websocket.create_connection(
-            f"ws://127.0.0.1:{port}{path}", timeout=60, suppress_origin=True
+            f"ws://127.0.0.1:{port}{path}", timeout=300, suppress_origin=True
         )
 
     def __enter__(self):
