@@ -100,7 +100,7 @@ def plot_masks(saved, name: str, blocks: int = 64, most: int = 5) -> Figure:
         image, size = draw_mask(ax, mask, window_of(mask.shape, None, 0, 0), kept, blocks)
         if not down and i:
             ax.set_yticks([])
-        if down and i < count - 1:
+        if i < count - 1:
             ax.set_xticks([])
     ax.set_xlabel("input feature", fontsize=9, color=INK)
     fig.axes[0].set_ylabel("output neuron", fontsize=9, color=INK)

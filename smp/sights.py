@@ -149,8 +149,8 @@ def draw_table(ax, table, rows, columns, form, norm, colours="cividis"):
         ax.text(-0.06 / across, i, name, ha="right", va="center", fontsize=8.5, color=INK,
                 transform=ax.get_yaxis_transform())
     for j, name in enumerate(columns):
-        ax.text(j, -0.06 / down, name, ha="center", va="top", fontsize=8.5, color=INK,
-                transform=ax.get_xaxis_transform())
+        ax.text(j, -0.06 / down, name, ha="center", va="top", color=INK,
+                fontsize=8.5 if across > 0.8 * wide else 7, transform=ax.get_xaxis_transform())
     return image
 
 
@@ -372,7 +372,7 @@ def see_matrix(sight: Sight) -> tuple[Figure, str]:
             return see_difference(sight, parts, window)
         panels = {title: (part, window) for title, part in parts.items()}
     else:
-        panels = {"the whole matrix": (mask, whole)}
+        panels = {sight.matrix: (mask, whole)}
         if spot.side:
             panels[f"the {spot.side} × {spot.side} window"] = (mask, window)
     shapes = [part[where].shape for part, where in panels.values()]

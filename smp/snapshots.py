@@ -160,8 +160,8 @@ class SnapshotKeeper:
 
     def metadata(self, tensors, masks):
         steps = sorted({int(key.split(".")[0]) for key in tensors})
-        return {"format": SNAPSHOT_FORMAT, "steps": json.dumps(steps),
-                "about": json.dumps(self.about), "matrices": json.dumps(matrix_rows(masks))}
+        told = {"steps": steps, "about": self.about, "matrices": matrix_rows(masks)}
+        return {SNAPSHOT_FORMAT: json.dumps(told)}  # one entry: the order of several would vary
 
 
 def matrix_rows(masks):
@@ -202,11 +202,10 @@ class Snapshots:
 
     def read(self, file):
         metadata = file.metadata() or {}
-        if metadata.get("format") != SNAPSHOT_FORMAT:
+        if SNAPSHOT_FORMAT not in metadata:
             raise ValueError(f"its metadata do not say {SNAPSHOT_FORMAT}")
-        self.about = json.loads(metadata["about"])
-        self.matrices = json.loads(metadata["matrices"])
-        self.steps = json.loads(metadata["steps"])
+        told = json.loads(metadata[SNAPSHOT_FORMAT])
+        self.about, self.matrices, self.steps = told["about"], told["matrices"], told["steps"]
         whole = isinstance(self.steps, list) and all(type(step) is int for step in self.steps)
         if not whole or not self.steps or self.steps != sorted(set(self.steps)):
             raise ValueError(f"its steps are {str(self.steps)[:40]}, expected rising numbers")

@@ -18,6 +18,7 @@ import uuid
 import zlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.compute
 import torch
@@ -481,18 +482,25 @@ def featurise(examples, tokenizer, max_length, stride):
     columns["offsets"] = List(List(Value("int32"), length=2))
     if len(examples) == 0:  # map would return no columns at all
         return Dataset.from_dict({name: [] for name in columns}, Features(columns))
-    return examples.with_format(None).map(
-        featurise_batch,
-        batched=True,
-        with_indices=True,
-        remove_columns=examples.column_names,
-        features=Features(columns),
-        fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length, stride=stride),
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        new_fingerprint=uuid.uuid4().hex,  # to hash the tokenizer takes longer than to use it
-        desc="featurising",
-    )
+    brief = len(examples) < 10_000 and not datasets.are_progress_bars_disabled()
+    if brief:  # over in seconds: no bar
+        datasets.disable_progress_bars()
+    try:
+        return examples.with_format(None).map(
+            featurise_batch,
+            batched=True,
+            with_indices=True,
+            remove_columns=examples.column_names,
+            features=Features(columns),
+            fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length, stride=stride),
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=uuid.uuid4().hex,  # to hash the tokenizer takes longer than to use it
+            desc="featurising",
+        )
+    finally:
+        if brief:
+            datasets.enable_progress_bars()
 
 # %% [markdown]
 # Padding is work for nothing. Windows are shuffled and then sorted by length within stretches of

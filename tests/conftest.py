@@ -62,3 +62,27 @@ def windows(almanac, tokenizer):
     from smp.squad import featurise
 
     return featurise(almanac["train"], tokenizer, max_length=96, stride=32)
+
+
+@pytest.fixture(scope="session")
+def kept_masks(tmp_path_factory):
+    """(snapshot file of a tiny encoder, {step: {name: (mask, scores, |W|)}} as they were kept)."""
+    from smp.masks import Masks
+    from smp.snapshots import SnapshotKeeper
+
+    torch.manual_seed(0)
+    masks = Masks(BertForQuestionAnswering(tiny_config()), "shared", start=1.0)
+    path, kept = tmp_path_factory.mktemp("kept") / "run.safetensors", {}
+    keeper = SnapshotKeeper(path, name="tiny", model="bert", heads=4)
+    for step, density in ((0, 1.0), (10, 0.4), (20, 0.05), (30, 0.05)):
+        for scores in masks.scores:
+            scores.data += 0.3 * torch.randn(scores.shape) - 0.1 * torch.rand(len(scores), 1)
+        masks.refresh(density)
+        keeper.keep(step, masks)
+        kept[step] = {
+            name: (masks.masks[name].mask.numpy().copy(),
+                   masks.ranking(name).detach().numpy().copy(),
+                   linear.parametrizations.weight.original.detach().abs().numpy())
+            for name, _, _, linear in masks.places
+        }
+    return path, kept

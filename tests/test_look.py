@@ -1,34 +1,23 @@
+"""The pictures say what the masks are, and the explorer's controls do what they say."""
+
+import base64
 import builtins
-import html.parser
-import io
+import shutil
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 matplotlib.use("Agg")
 
-from smp.look import (
-    browse_masks,
-    mask_churn,
-    plot_churn,
-    plot_layers,
-    plot_lengths,
-    plot_masks,
-    plot_training,
-    pool_mask,
-    running_mean,
-    show_answers,
-    show_example,
-    spread_out,
-)
+from smp.look import Explorer, explore, plot_masks, still
+from smp.results import as_percent
+from smp.sights import VIEWS, Sight, Spot, png_bytes, see_layers, see_matrix, see_scores
+from smp.snapshots import SnapshotKeeper, Snapshots
+from smp.views import kept_shares, pool_mask
 
-QUERY = "encoder.layer.0.attention.self.query"
-DENSE = "encoder.layer.0.output.dense"
-NASTY = "<script>alert('&')</script>"
+PNG = b"\x89PNG"
 
 
 @pytest.fixture(autouse=True)
@@ -38,93 +27,194 @@ def no_open_figures():
 
 
 @pytest.fixture
-def snapshots():
-    rng = np.random.default_rng(0)
-    return {
-        step: {QUERY: rng.random((64, 64)) < density, DENSE: rng.random((16, 64)) < density}
-        for step, density in ((10, 1.0), (20, 0.5), (30, 0.1))
-    }
+def saved(kept_masks):
+    return Snapshots(kept_masks[0])
 
 
-def make_history(n=100, pruned=True):
-    density = list(np.linspace(1, 0.1, n)) if pruned else [1.0] * n
-    strength = list(np.linspace(0, 400, n)) if pruned else [0.0] * n
-    return {"step": list(range(1, n + 1)), "loss": list(np.random.default_rng(0).random(n)),
-            "density": density, "lambda": strength, "valid_step": [50, 100],
-            "valid_em": [0.1, 0.3], "valid_f1": [0.2, 0.4]}
+@pytest.fixture
+def other(kept_masks, tmp_path):
+    """The path of a second run's file, of the same encoder."""
+    return shutil.copy(kept_masks[0], tmp_path / "other.safetensors")
 
 
-def draw(figure):
-    figure.savefig(io.BytesIO(), format="png", dpi=40)
-    return figure
+# The views
 
 
-# Masks
+def test_the_layers_are_drawn_with_their_shares(saved):
+    figure, words = see_layers(Sight(saved, Spot(20, saved.names[0])))
+    shares, layers, types = kept_shares(saved.layers(20))
+    ax = figure.axes[0]
+    np.testing.assert_array_equal(ax.images[0].get_array(), shares)
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[: shares.size] == [f"{100 * share:.1f}%" for share in shares.ravel()]
+    i, j = np.unravel_index(shares.argmin(), shares.shape)
+    assert f"Least is left of layer {i}, {types[j]} ({as_percent(shares.min())})" in words
+    assert f"{saved.parts[20]['kept'].sum():,} of its {saved.weights:,}" in words
+    assert "Every matrix keeps the same share" in see_layers(Sight(saved, Spot(0, "")))[1]
 
 
-@pytest.mark.parametrize("shape, blocks", [((384, 384), 64), ((24, 96), 8), ((10, 7), 3),
-                                           ((5, 5), 64), ((1, 9), 4), ((100, 33), 10)])
-def test_a_pooled_mask_holds_the_means_of_its_blocks(shape, blocks):
-    mask = np.random.default_rng(1).random(shape) < 0.3
-    size = int(np.ceil(min(shape) / blocks))
-    expected = [[mask[i:i + size, j:j + size].mean() for j in range(0, shape[1], size)]
-                for i in range(0, shape[0], size)]
-    np.testing.assert_allclose(pool_mask(mask, blocks), expected, rtol=1e-12)
+def test_a_matrix_is_pooled_and_its_window_shows_single_weights(saved, kept_masks):
+    name, mask = saved.names[4], kept_masks[1][20][saved.names[4]][0]
+    figure, words = see_matrix(Sight(saved, Spot(20, name, side=16, row=8, column=30)))
+    whole, window = figure.axes[0].images[0], figure.axes[1].images[0]
+    np.testing.assert_array_equal(whole.get_array(), pool_mask(mask, 128)[0])
+    np.testing.assert_array_equal(window.get_array(), mask[8:24, 16:32])  # pushed inside
+    assert whole.norm.vmin == 0 and whole.norm.vmax == 1
+    assert f"{mask.sum():,} of {mask.size:,} weights are kept" in words
+    assert f"rows 8 to 23 and columns 16 to 31, {mask[8:24, 16:32].sum():,} of 256." in words
+    assert "Every point is one weight" in words
 
 
-def test_the_masks_are_drawn_as_pooled_with_step_and_density(snapshots):
-    figure = draw(plot_masks(snapshots, QUERY, blocks=8))
-    panels = figure.axes[:3]
-    for ax, (step, masks) in zip(panels, snapshots.items(), strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), pool_mask(masks[QUERY], 8))
-        title = ax.get_title(loc="left")
-        assert f"step {step}" in title and f"{100 * masks[QUERY].mean():.3g}% kept" in title
-        assert ax.images[0].norm.vmin == 0 and ax.images[0].norm.vmax == 1
+def test_two_moments_of_a_matrix_are_counted(saved, kept_masks):
+    name = saved.names[0]
+    a, b = (kept_masks[1][step][name][0] for step in (10, 20))
+    counts = ((a & b).sum(), (a & ~b).sum(), (b & ~a).sum())
+    figure, words = see_matrix(Sight(saved, Spot(10, name), saved, 20))
+    assert ": {:,} kept in both, {:,} only in A, {:,} only in B".format(*counts) in words
+    assert [int(ax.images[0].get_array().sum()) for ax in figure.axes[:3]] == [*counts]
+    figure, words = see_matrix(Sight(saved, Spot(10, name, 16, 4, 4), saved, 20))
+    kinds = figure.axes[0].images[0].get_array()
+    part = (slice(4, 20), slice(4, 20))
+    np.testing.assert_array_equal(kinds, (a + 2 * (b & ~a) + 0 * a)[part] + (a & ~b)[part])
 
 
-def test_of_many_snapshots_first_and_last_are_shown(snapshots):
-    many = {step: snapshots[10] for step in range(1, 21)}
-    figure = plot_masks(many, DENSE)
-    titles = [ax.get_title(loc="left") for ax in figure.axes[:-1]]
-    assert len(titles) == 5 and "step 1:" in titles[0] and "step 20:" in titles[-1]
+def test_the_histogram_has_every_weight_once(saved, kept_masks):
+    name, (mask, _, _) = saved.names[2], kept_masks[1][10][saved.names[2]]
+    figure, words = see_scores(Sight(saved, Spot(10, name)))
+    both, kept = (patch.get_data().values for patch in figure.axes[0].patches[:2])
+    assert (both.sum(), kept.sum()) == (mask.size, mask.sum())
+    assert f"{mask.sum():,} of {mask.size:,} weights have a score of at least" in words
 
 
-def test_an_unknown_matrix_is_told(snapshots):
-    with pytest.raises(ValueError, match=f"'nothing'; expected one of: {QUERY}"):
-        plot_masks(snapshots, "nothing")
-    with pytest.raises(ValueError, match="no matrix at all"):
-        plot_masks({}, QUERY)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("compare", [None, 0, 10])
+def test_every_view_draws_every_step_and_says_something(saved, view, compare):
+    for step in saved.steps:
+        other = (saved, compare) if compare is not None else ()
+        figure, words = VIEWS[view](Sight(saved, Spot(step, saved.names[1]), *other))
+        assert png_bytes(figure).startswith(PNG)
+        assert words[:1].isalpha() and words.endswith(".") and "nan" not in words
 
 
-def test_churn_equals_a_direct_count(snapshots):
-    steps, removed, returned = mask_churn(snapshots)
-    assert steps == [20, 30]
-    for i, (a, b) in enumerate(((10, 20), (20, 30))):
-        before = np.concatenate([m.ravel() for m in snapshots[a].values()])
-        now = np.concatenate([m.ravel() for m in snapshots[b].values()])
-        assert removed[i] == np.sum(before & ~now) / before.sum()
-        assert returned[i] == np.sum(now & ~before) / now.sum()
-    lines = draw(plot_churn(snapshots)).axes[0].lines
-    assert list(lines[0].get_ydata()) == removed and list(lines[1].get_ydata()) == returned
-    assert list(lines[0].get_xdata()) == steps
-    with pytest.raises(ValueError, match="expected at least 2"):
-        plot_churn({1: snapshots[10]})
+def test_without_a_number_of_heads_the_view_says_so(saved):
+    saved.about = {}
+    assert VIEWS["heads"](Sight(saved, Spot(0, saved.names[0])))[1].startswith("Heads cannot be")
 
 
-def test_masks_can_be_browsed_and_without_widgets_seen(snapshots, monkeypatch, capsys):
-    widgets = pytest.importorskip("ipywidgets")
-    shown = []
-    monkeypatch.setattr(widgets.widgets.interaction, "display", shown.append)
-    widget = browse_masks(snapshots)
-    slider, menu = widget.children[:2]
-    assert list(slider.options) == [10, 20, 30]
-    assert menu.value == QUERY and menu.options[0] == ("layer 0, attention.self.query", QUERY)
-    shown.clear()
-    menu.value = DENSE
-    slider.value = 30
-    assert [figure.get_suptitle() for figure in shown] == ["layer 0, output.dense (16 × 64)"] * 2
-    assert "step 30" in shown[-1].axes[0].get_title(loc="left")
+# On paper
 
+
+def test_a_still_has_its_caption_and_refuses_what_is_not_there(saved):
+    figure = still(saved, "one matrix", 20, saved.names[0], side=16)
+    assert "query (32 × 32) at step 20" in " ".join(figure.texts[-1].get_text().split())
+    assert "step 30" in still(saved).texts[-1].get_text()
+    for wrong, told in ((dict(view="all"), "no view 'all'; expected one of: layers, one matrix"),
+                        (dict(step=5), "no step 5; expected one of: 0, 10, 20, 30"),
+                        (dict(name="x"), "no matrix 'x'; expected one of: encoder.layer.0")):
+        with pytest.raises(ValueError) as error:
+            still(saved, **wrong)
+        assert told in str(error.value)
+
+
+@pytest.mark.parametrize("place", [0, 4, 5])  # square, tall, wide
+def test_a_strip_shows_first_and_last(saved, kept_masks, place):
+    name = saved.names[place]
+    figure = plot_masks(saved, name, blocks=8, most=3)
+    panels = figure.axes[:-1]
+    assert [ax.get_title(loc="left").split()[1].strip(":") for ax in panels] == ["0", "20", "30"]
+    for ax, step in zip(panels, (0, 20, 30)):
+        expected = pool_mask(kept_masks[1][step][name][0], 8)[0]
+        np.testing.assert_array_equal(ax.images[0].get_array(), expected)
+    with pytest.raises(ValueError, match="no matrix 'x'"):
+        plot_masks(saved, "x")
+
+
+# The explorer
+
+
+def test_the_controls_change_picture_and_caption(kept_masks):
+    explorer = explore(kept_masks[0])
+    assert explorer.picture.value.startswith(PNG) and "At step 30" in explorer.caption.value
+    seen = {explorer.picture.value}
+    for view in VIEWS:
+        explorer.view.value = view
+        seen.add(explorer.picture.value)
+    assert len(seen) == len(VIEWS)
+    explorer.view.value = "one matrix"
+    explorer.layer.value, explorer.matrix.value, explorer.step.value = 0, "key", 10
+    mask = kept_masks[1][10]["encoder.layer.0.attention.self.key"][0]
+    assert f"layer 0, key (32 × 32) at step 10: {mask.sum():,} of" in explorer.words
+    explorer.zoom.value, explorer.row.value = 16, 9
+    assert f"rows 9 to 24 and columns 0 to 15, {mask[9:25, :16].sum():,} of 256" in explorer.words
+    explorer.play.value = 2  # as when it plays
+    assert explorer.step.value == 20 and "at step 20" in explorer.words
+
+
+def test_what_a_view_has_no_use_for_is_hidden(kept_masks):
+    explorer = explore(kept_masks[0])
+
+    def shown():
+        return {name for name in ("where", "zoom", "window", "other_step")
+                if getattr(explorer, name).layout.display != "none"}
+
+    assert shown() == set()
+    explorer.view.value = "scores"
+    assert shown() == {"where"}
+    explorer.view.value, explorer.zoom.value = "one matrix", 16
+    explorer.compare.value = "another step"
+    assert shown() == {"where", "zoom", "window", "other_step"}
+
+
+def test_two_runs_are_compared(kept_masks, other, tmp_path):
+    explorer = explore(kept_masks[0], other)
+    explorer.view.value, explorer.step.value = "one matrix", 10
+    explorer.compare.value, explorer.other_step.value = "the other run", 20
+    assert "step 10 of the first run" in explorer.words
+    assert "B is step 20 of the other run" in explorer.words
+    name = "encoder.layer.1.attention.self.query"
+    a, b = (kept_masks[1][step][name][0] for step in (10, 20))
+    assert f"{(a & b).sum():,} kept in both" in explorer.words
+    assert "the other run" not in explore(kept_masks[0]).compare.options
+    from test_snapshots import small_masks
+
+    SnapshotKeeper(tmp_path / "small").keep(0, small_masks())
+    with pytest.raises(ValueError, match="is of another encoder than"):
+        explore(kept_masks[0], tmp_path / "small")
+
+
+def test_what_training_adds_is_seen_when_a_control_moves(tmp_path):
+    from test_snapshots import small_masks
+
+    masks, path = small_masks(), tmp_path / "run.safetensors"
+    keeper = SnapshotKeeper(path, heads=4)
+    keeper.keep(0, masks)
+    explorer = explore(path)
+    masks.refresh(0.5)
+    keeper.keep(7, masks)
+    explorer.view.value = "heads"
+    assert [step for _, step in explorer.step.options] == [0, 7] and explorer.step.value == 0
+    explorer.step.value = 7
+    assert "Step 7" in explorer.words and explorer.play.max == 1
+    path.write_bytes(b"damaged")
+    explorer.view.value = "layers"
+    assert "is not a snapshot file of this project" in explorer.caption.value
+
+
+def test_the_widgets_have_names_and_a_picture_for_readers(kept_masks):
+    pytest.importorskip("ipywidgets")
+    explorer = explore(kept_masks[0])
+    for name in ("view", "step", "play", "layer", "matrix", "compare", "other_step", "zoom", "row",
+                 "column", "picture", "caption"):
+        assert "smp-" + name.replace("_", "-") in getattr(explorer, name)._dom_classes
+    assert "smp-explorer" in explorer.panel._dom_classes
+    bundle = explorer._repr_mimebundle_()
+    view = bundle["application/vnd.jupyter.widget-view+json"]
+    assert view["model_id"] == explorer.panel.model_id
+    assert base64.b64decode(bundle["image/png"]).startswith(PNG)
+    assert bundle["text/plain"] == explorer.words
+
+
+def test_without_ipywidgets_there_is_a_picture_and_a_line(kept_masks, monkeypatch, capsys):
     real = builtins.__import__
 
     def without_widgets(name, *rest):
@@ -133,140 +223,14 @@ def test_masks_can_be_browsed_and_without_widgets_seen(snapshots, monkeypatch, c
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_widgets)
-    assert len(browse_masks(snapshots).axes) == 4
-    assert "pip install ipywidgets" in capsys.readouterr().out
+    figure = explore(kept_masks[0])
+    assert not isinstance(figure, Explorer) and "At step 30" in figure.texts[-1].get_text()
+    assert capsys.readouterr().out.count("pip install ipywidgets") == 1
 
 
-# Layers
-
-
-def test_the_heat_map_shows_the_shares_and_says_its_range():
-    layers = [{"layer": i, "matrix": m, "kept": 10 * i + j, "total": 100}
-              for i in range(3) for j, m in enumerate(("query", "key"))]
-    ax = draw(plot_layers(layers[:-1])).axes[0]
-    shares = ax.images[0].get_array()
-    expected = np.array([[0, 0.01], [0.1, 0.11], [0.2, np.nan]])
-    np.testing.assert_array_equal(np.ma.filled(shares, np.nan), expected)
-    assert ax.images[0].get_clim() == (0, 0.2)
-    assert ax.get_title(loc="left") == "8.4% kept in all; 0% to 20% a matrix"
-    assert [text.get_text() for text in ax.texts] == ["0.0%", "1.0%", "10.0%", "11.0%", "20.0%"]
-
-
-def test_equal_shares_say_so():
-    layers = [{"layer": i, "matrix": "query", "kept": k, "total": n}
-              for i, (k, n) in enumerate([(14745, 147456), (58982, 589824)])]
-    ax = plot_layers(layers).axes[0]
-    assert ax.get_title(loc="left") == "Every matrix keeps the same share: 10%"
-    assert ax.images[0].get_clim() == (0, 1)
-    with pytest.raises(ValueError, match="no layers"):
-        plot_layers([])
-
-
-# Training and data
-
-
-def test_training_shows_what_there_is():
-    history = make_history()
-    figure = draw(plot_training(history))
-    loss, density, valid = figure.axes
-    np.testing.assert_array_equal(loss.lines[0].get_ydata(), history["loss"])
-    np.testing.assert_array_equal(density.lines[0].get_ydata(), history["density"])
-    np.testing.assert_allclose(density.lines[1].get_ydata() * 400, history["lambda"])
-    assert [list(line.get_ydata()) for line in valid.lines] == [[0.2, 0.4], [0.1, 0.3]]
-    assert len(draw(plot_training(make_history(pruned=False))).axes) == 2
-    unvalidated = make_history(pruned=False) | {"valid_step": [], "valid_em": [], "valid_f1": []}
-    assert len(plot_training(unvalidated).axes) == 1
-    one_step = {key: [1.0] for key in ("step", "loss", "density", "lambda")}
-    assert len(draw(plot_training(unvalidated | one_step)).axes) == 2
-    with pytest.raises(ValueError, match="holds no step"):
-        plot_training(dict.fromkeys(history, []))
-
-
-def test_the_running_mean_is_a_mean_at_the_edges_too():
-    values = np.arange(10.0)
-    np.testing.assert_allclose(running_mean(values, 3), [0.5, *range(1, 9), 8.5])
-    np.testing.assert_allclose(running_mean(values, 1), values)
-    np.testing.assert_allclose(running_mean([4.0], 25), [4.0])
-
-
-def test_lengths_are_counted():
-    ax = draw(plot_lengths([100, 200, 384, 385, 500], 384)).axes[0]
-    assert ax.get_title(loc="left") == "2 of 5 (40%) are longer than the window"
-    assert sum(patch.get_height() for patch in ax.patches) == 5
-
-
-def test_an_example_is_marked_and_escaped():
-    context = f"The ship {NASTY} sailed from <b>Oslo</b> in May."
-    answer = "<b>Oslo</b>"
-    example = {"question": NASTY, "context": context,
-               "answers": {"text": [answer], "answer_start": [context.index(answer)]}}
-    page = show_example(example).data
-    assert "<script" not in page and page.count("&lt;script&gt;") == 2
-    assert ">&lt;b&gt;Oslo&lt;/b&gt;</mark> in May." in page
-
-
-# Answers
-
-
-def make_answers(n=20):
-    examples = [{"id": str(i), "question": f"{NASTY} {i}?", "context": "…",
-                 "answers": {"text": [f"the {i}", f"the {i}", NASTY], "answer_start": [0, 0, 0]}}
-                for i in range(n)]
-    predictions = [{"id": str(i), "score": 1.0,
-                    "prediction_text": f"{i}." if i % 4 == 0 else f"{NASTY} wrong {i}"}
-                   for i in range(n)]
-    return examples, predictions
-
-
-def test_answers_are_compared_as_em_does_and_escaped():
-    examples, predictions = make_answers()
-    page = show_answers(examples, predictions, n_right=2, n_wrong=3).data
-    assert "5 of 20 right, EM 0.250." in page
-    assert page.count("✓ right") == 2 and page.count("✗ wrong") == 3
-    assert "<script" not in page and page.count("<tr>") == 6
-    references = [{"id": row["id"], "answers": {"text": ["no"]}} for row in examples]
-    assert "0 of 20 right" in show_answers(examples, predictions[::-1], references).data
-    assert "<i>nothing</i>" in show_answers(examples, [{"id": "1", "prediction_text": ""}]).data
-    with pytest.raises(ValueError, match="'x' belongs to no example"):
-        show_answers(examples, [{"id": "x", "prediction_text": ""}])
-
-
-def test_examples_are_taken_evenly():
-    assert spread_out(list(range(10)), 2) == [2, 7]
-    assert spread_out([1, 2], 5) == [1, 2] and spread_out([], 3) == [] == spread_out([1], 0)
-
-
-# HTML made from data
-
-
-class Page(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.text = set(), ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add((tag, *(name for name, _ in attributes)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-OURS = {("div", "style"), ("p",), ("b",), ("mark", "style"), ("table",), ("thead",), ("tbody",),
-        ("tr",), ("th", "style"), ("td", "style"), ("span", "style"), ("i",)}
-hostile = st.text(st.sampled_from("<>&\"'/=!-; abimgscript\u202e"), max_size=30).map(
-    lambda text: text.replace("\0", ""))
-
-
-@settings(deadline=None, max_examples=100)
-@given(hostile, hostile, hostile.filter(bool), hostile)
-def test_no_text_of_the_data_becomes_html(question, before, answer, after):
-    example = {"id": "x", "question": question, "context": before + answer + after,
-               "answers": {"text": [answer], "answer_start": [len(before)]}}
-    page = Page(show_example(example).data)
-    assert page.tags <= OURS and page.text == question + before + answer + after
-    page = Page(show_answers([example], [{"id": "x", "prediction_text": after}]).data)
-    assert page.tags <= OURS and question + (after or "nothing") + answer in page.text
+def test_a_missing_or_foreign_file_is_told_in_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no snapshots there"):
+        explore(tmp_path / "none")
+    (tmp_path / "x").write_text("hello")
+    with pytest.raises(ValueError, match="is not a snapshot file of this project"):
+        explore(tmp_path / "x")

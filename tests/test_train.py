@@ -11,6 +11,7 @@ from smp.masks import Masks, kept_count
 from smp.models import load_qa_model, save_model
 from smp.schedule import Pruning
 from smp.settings import choose_settings
+from smp.snapshots import SnapshotKeeper, Snapshots, snapshot_steps
 from smp.squad import featurise
 from smp.train import evaluate_answers, fit, predict_logits
 
@@ -41,7 +42,7 @@ class Watch(Pruning):
 @pytest.mark.parametrize("sharing", ["local", "shared"])
 @pytest.mark.parametrize("density", [0.5, 0.1])
 def test_weights_stay_bit_identical_and_density_exact_in_every_step(
-    tiny_qa, windows, tokenizer, sharing, density
+    tiny_qa, windows, tokenizer, sharing, density, tmp_path
 ):
     before = copy.deepcopy(tiny_qa.bert.state_dict())
     settings = short(density=density, sharing=sharing)
@@ -62,14 +63,17 @@ def test_weights_stay_bit_identical_and_density_exact_in_every_step(
         assert all(torch.equal(now[name], before[name]) for name in before)
 
     masks = Masks(tiny_qa, sharing)
-    run = fit(tiny_qa, windows, tokenizer, settings, pruning=Watch(masks, settings, look))
+    keeper = SnapshotKeeper(tmp_path / "run")
+    run = fit(tiny_qa, windows, tokenizer, settings, pruning=Watch(masks, settings, look),
+              snapshots=keeper)
     assert len(seen) == run["steps"] and seen[0] == 1.0
     assert seen == run["history"]["density"]
     assert any((score != 0).any() for score in masks.scores)
     share = sum(row["kept"] for row in masks.layers()) / sum(r["total"] for r in masks.layers())
     assert share == pytest.approx(density, abs=1e-3)
-    last = run["snapshots"][run["steps"]]
-    assert all(np.array_equal(last[name], mask) for name, mask in masks.numpy().items())
+    saved, steps = Snapshots(tmp_path / "run"), run["steps"]
+    assert all(np.array_equal(saved.mask(steps, name), mask)
+               for name, mask in masks.numpy().items())
 
 
 def test_same_seed_same_masks_another_seed_others(tiny_qa, windows, tokenizer):
@@ -122,7 +126,6 @@ def test_fine_tuning_moves_every_weight_that_hears_of_the_loss(tiny_qa, windows,
     still = [n for n, p in tiny_qa.named_parameters() if torch.equal(p, before[n])]
     assert all(name.endswith("key.bias") for name in still), still
     assert set(run["history"]["density"]) == {1.0} and set(run["history"]["lambda"]) == {0.0}
-    assert run["snapshots"] == {}
 
 
 def test_a_loss_that_is_not_finite_says_so(tiny_qa, windows, tokenizer):
@@ -169,12 +172,31 @@ def test_windows_without_answers_are_refused(tiny_qa, windows, tokenizer):
         fit(tiny_qa, empty, tokenizer, short("fine-tune"))
 
 
-def test_validation_and_snapshots_come_at_even_distances(tiny_qa, windows, tokenizer):
+def test_validation_comes_at_even_distances(tiny_qa, windows, tokenizer):
     settings = short(density=0.5, epochs=2, n_snapshots=4)
     calls = []
     run = fit(tiny_qa, windows, tokenizer, settings, pruning=Pruning(Masks(tiny_qa), settings),
               validate=lambda model: calls.append(model) or {"em": 0.5, "f1": 0.75})
     quarters = [round(run["steps"] * part / 4) for part in (1, 2, 3, 4)]
-    assert list(run["snapshots"]) == run["history"]["valid_step"] == quarters
+    assert run["history"]["valid_step"] == quarters
     assert run["history"]["valid_em"] == [0.5] * 4 and run["history"]["valid_f1"] == [0.75] * 4
     assert len(calls) == 4
+
+
+def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenizer, tmp_path):
+    settings = short(density=0.2, epochs=2, n_masks=5)
+    seen, pruning = [], Pruning(Masks(tiny_qa), settings)
+    refresh = pruning.masks.refresh
+
+    def watched(density):
+        refresh(density)
+        seen.append(pruning.masks.numpy())
+
+    pruning.masks.refresh = watched
+    run = fit(tiny_qa, windows, tokenizer, settings, pruning,
+              snapshots=SnapshotKeeper(tmp_path / "run"))
+    saved = Snapshots(tmp_path / "run")
+    assert set(saved.steps) == snapshot_steps(run["steps"], settings) and len(saved.steps) == 5
+    for step in saved.steps:  # step `steps` is that of the shipped mask
+        assert all(np.array_equal(saved.mask(step, name), mask)
+                   for name, mask in seen[step].items())
