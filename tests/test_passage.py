@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_look import NASTY, OURS, Page, hostile
+from test_pictures import NASTY, OURS, Page, hostile
 
 from smp.passage import (
     caption,

@@ -93,19 +93,22 @@ def first_definition(cell):
     return next((line for line in lines if line.startswith(("def ", "class "))), lines[0])
 
 
+def is_bar(output):
+    """Whether an output is a widget that shows a bar of progress."""
+    data = output.get("data", {})
+    return WIDGET in data and "%|" in data.get("text/plain", "")
+
+
 def without_widgets(notebook):
     """The notebook in place, tidy: a widget shows what it has beside itself, else a line; a bar of
     progress goes, or is text as it looked in the end."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            is_bar = "%|" in data.get("text/plain", "")
-            if WIDGET in data and not is_bar:  # one that shows a bar is left to tidy_outputs
-                del data[WIDGET]
-                if not any(kind in data for kind in STATIC):
-                    data["text/plain"] = NOTE
         if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_bar(output)]
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if WIDGET in data and not any(kind in data for kind in STATIC):
+                    data["text/plain"] = NOTE
             tidy_outputs(cell)
     return notebook
 
