@@ -233,12 +233,23 @@ class Explorer:
 
         self.seen = wait_until(differ, 20, f"{what} changes the explorer's picture and caption")
 
-    def press(self, control, key, what):
+    def control(self, name):
+        """The expression of a control that is to be seen."""
+        element = f"{EXPLORER}.querySelector('{name}')"
+        check(self.browser.evaluate(f"{element}?.checkVisibility()"), f"no {name} is to be seen")
+        return element
+
+    def press(self, name, key, what):
         """Gives a control the focus, and presses a key."""
-        element = f"{EXPLORER}.querySelector('{control}')"
-        check(self.browser.evaluate(f"{element}?.checkVisibility()"), f"no {control} is to be seen")
-        self.browser.evaluate(f"{element}.focus()")
+        self.browser.evaluate(f"{self.control(name)}.focus()")
         self.browser.press(key)
+        self.changed(what)
+
+    def choose(self, name, further, what):
+        """Another entry of a menu: as by mouse, since the arrow keys move the notebook's cells."""
+        self.browser.evaluate(f"(menu => {{menu.selectedIndex += {further};"
+                              "menu.dispatchEvent(new Event('change', {bubbles: true}))})"
+                              f"({self.control(name)})")
         self.changed(what)
 
     def views(self):
@@ -264,8 +275,8 @@ def look_at_masks(page):
         explorer.view(name)
         page.shot(f"explorer {name}")
     explorer.view("one matrix")
-    explorer.press(".smp-matrix select", "ArrowDown", "another matrix")
-    explorer.press(".smp-layer select", "ArrowUp", "another layer")  # the last one is picked first
+    explorer.choose(".smp-matrix select", 1, "another matrix")
+    explorer.choose(".smp-layer select", -1, "another layer")  # the last one is picked at first
     page.shot("explorer another matrix")
 
 
