@@ -111,8 +111,8 @@ def plot_masks(saved, name: str, blocks: int = 64, most: int = 5) -> Figure:
 # %% [markdown]
 # ### The explorer
 #
-# Widgets from ipywidgets, and the picture as a PNG: that works in JupyterLab, in Notebook 7 and in
-# Colab, and what is not moved still shows a picture where a notebook is only read.
+# Widgets from ipywidgets, and the picture as a PNG, which JupyterLab, Notebook 7 and Colab all
+# show; where a notebook is only read, the picture stands alone.
 
 # %%
 ALL, EACH_STEP = "whole matrix", 700  # milliseconds a step when played

@@ -75,8 +75,9 @@ def kept_masks(tmp_path_factory):
     path, kept = tmp_path_factory.mktemp("kept") / "run.safetensors", {}
     keeper = SnapshotKeeper(path, name="tiny", model="bert", heads=4)
     for step, density in ((0, 1.0), (10, 0.4), (20, 0.05), (30, 0.05)):
-        for scores in masks.scores:
+        for number, scores in enumerate(masks.scores):  # layer 1 scores higher
             scores.data += 0.3 * torch.randn(scores.shape) - 0.1 * torch.rand(len(scores), 1)
+            scores.data += 0.1 * (number // 6)
         masks.refresh(density)
         keeper.keep(step, masks)
         kept[step] = {

@@ -134,11 +134,11 @@ def test_a_strip_shows_first_and_last(saved, kept_masks, place):
 
 def test_the_controls_change_picture_and_caption(kept_masks):
     explorer = explore(kept_masks[0])
-    assert explorer.picture.value.startswith(PNG) and "At step 30" in explorer.caption.value
-    seen = {explorer.picture.value}
+    assert bytes(explorer.picture.value).startswith(PNG) and "At step 30" in explorer.caption.value
+    seen = {bytes(explorer.picture.value)}
     for view in VIEWS:
         explorer.view.value = view
-        seen.add(explorer.picture.value)
+        seen.add(bytes(explorer.picture.value))
     assert len(seen) == len(VIEWS)
     explorer.view.value = "one matrix"
     explorer.layer.value, explorer.matrix.value, explorer.step.value = 0, "key", 10
