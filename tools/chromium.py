@@ -23,8 +23,7 @@ FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-ru
          "--password-store=basic --force-color-profile=srgb").split()
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # nothing but loopback
 KEYS = {  # name -> code of the key, and the text it types
-    "Enter": (13, "\r"), "ArrowRight": (39, ""), "ArrowLeft": (37, ""), "ArrowDown": (40, ""),
-    "ArrowUp": (38, ""), "Home": (36, ""), "End": (35, ""), "Escape": (27, ""), "a": (65, ""),
+    "Enter": (13, "\r"), "a": (65, ""),
 }
 CONTROL, SHIFT = 2, 8
 
