@@ -1,5 +1,5 @@
-# make run | sweep | bench | test | soak | fuzz | notebooks | check | table | lab | clean
-# (make alone lists them)
+# make run | sweep | bench | test | test-browser | soak | fuzz | notebooks | check | table | pages | lab
+# | clean      (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -22,10 +22,10 @@ SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA
   $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
   $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"} $${SET:+--set $$SET}
 
-.PHONY: help run sweep bench test soak fuzz notebooks check table lab clean
+.PHONY: help run sweep bench test test-browser soak fuzz notebooks check table pages lab clean
 
 help:  ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "make run takes $(OPTIONS), e.g. make run DENSITY=0.3 EPOCHS=2 ONLY=smp"
 
 run: $(READY)  ## run the three notebooks, one after another, and print the results
@@ -41,6 +41,9 @@ bench: $(READY)  ## measure what the speed is against plain ways; ONLY="a f" som
 
 test: check  ## check, then run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile
+
+test-browser: $(READY)  ## use a notebook in headless Chromium (not part of test; needs Chromium)
+	@$(PYTHON) tools/browser.py
 
 soak: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
 	@$(PYTHON) tools/soak.py
@@ -58,11 +61,14 @@ check: $(READY)  ## lint, and see that the three .ipynb are what their sources s
 table: $(READY)  ## print the results and write them into results/summary.md and the README
 	@$(PYTHON) -m smp table
 
+pages: $(READY)  ## export the executed notebooks to results/pages/, as HTML that stands alone
+	@$(PYTHON) tools/pages.py
+
 lab: $(READY)  ## open JupyterLab here
 	@$(PYTHON) -m jupyterlab
 
 clean:  ## remove .venv, caches and what failed runs left; results stay
-	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis build
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
 	  -exec rm -rf {} +
 	@find . -name .git -prune -o -name '*.failed.ipynb' -exec rm -f {} +

@@ -89,7 +89,7 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.models import count_parameters, load_student, model_fingerprint, save_model
+from smp.models import count_parameters, load_qa_model, load_student, model_fingerprint, save_model
 
 # %%
 from transformers import set_seed
@@ -282,6 +282,26 @@ print(f"with {kept / params_masked:.1%} of the encoder's weights")
 
 # %%
 show_answers(data["eval"], predictions)
+
+# %% [markdown]
+# What pruning broke: each question's passage with the probabilities of the answer's start and end,
+# the fine-tuned model of the first notebook beside the pruned one, where there is such a model.
+
+# %%
+from smp.passage import read_passages, show_broken
+
+# %%
+from smp.record import find_teacher
+
+# %%
+asked = data["eval"].select(range(min(200, len(data["eval"]))))
+windows = featurise(asked, tokenizer, settings.max_length, settings.stride)
+readings, found = {}, find_teacher(results, model_sha, settings.data)
+if found:
+    dense, _, _ = load_qa_model(str(found[0]))
+    readings["dense"] = read_passages(dense, asked, windows, tokenizer, settings.precision)
+readings["pruned"] = read_passages(model, asked, windows, tokenizer, settings.precision)
+show_broken(asked, readings)
 
 # %% [markdown]
 # Ask the pruned model something of your own: change the question or the passage, and run the cell

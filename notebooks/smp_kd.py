@@ -352,6 +352,21 @@ print(f"with {kept / params_masked:.1%} of the encoder's weights")
 show_answers(data["eval"], predictions)
 
 # %% [markdown]
+# What pruning broke: each question's passage with the probabilities of the answer's start and end,
+# the teacher's beside the pruned student's.
+
+# %%
+from smp.passage import read_passages, show_broken
+
+# %%
+asked = data["eval"].select(range(min(200, len(data["eval"]))))
+windows = featurise(asked, tokenizer, settings.max_length, settings.stride)
+show_broken(asked, {
+    name: read_passages(reader, asked, windows, tokenizer, settings.precision)
+    for name, reader in (("teacher", teacher), ("student", model))
+})
+
+# %% [markdown]
 # Ask the pruned model something of your own: change the question or the passage, and run the cell
 # again.
 

@@ -143,7 +143,7 @@ class Explorer:
 
     def make_widgets(self):
         w, saved = self.widgets, self.saved
-        wide, narrow = w.Layout(width="26em"), w.Layout(width="15em")
+        wide, narrow = {"width": "26em"}, {"width": "15em"}  # a shared Layout would hide them all
         layers = sorted({layer for _, layer, _, _ in saved.matrices})
         types = list(dict.fromkeys(matrix for _, _, matrix, _ in saved.matrices))
         self.view = w.ToggleButtons(options=list(VIEWS), style={"button_width": "auto"})

@@ -141,7 +141,7 @@ def plot_training(history: dict):
             ax.plot(steps, np.asarray(strength) / max(strength), color=ORANGE, linewidth=1.8,
                     linestyle="--", label=f"λ as a share of {max(strength):.3g}")
         ax.set_ylim(0, 1.04)
-        ax.legend(fontsize=8.5, frameon=False, loc="center right", labelcolor=INK)
+        ax.legend(fontsize=8.5, frameon=False, loc="best", labelcolor=INK)
         tidy_axes(ax, "Density and λ", "step", "share")
 
     if len(history["valid_step"]):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 
-SHOWS_DATA = ("show_example(", "show_answers(", "convert_ids_to_tokens(")
+SHOWS_DATA = ("show_example(", "show_answers(", "show_broken(", "convert_ids_to_tokens(")
 LEFT_OUT = "(left out here: it shows text of the data set; run the notebook to see it)\n"
 
 
