@@ -35,7 +35,7 @@ from conftest import tiny_config
 from smp import squad, unpack
 from smp.answers import decode_answers
 from smp.ask import ask
-from smp.authors import apply_masks, load_authors_masks, save_authors_masks
+from smp.authors import load_authors_masks, save_authors_masks
 from smp.distill import load_teacher
 from smp.maskfile import load_masks, save_masks
 from smp.masks import encoder_linears
@@ -44,6 +44,7 @@ from smp.record import find_teacher
 from smp.results import read_records, write_record
 from smp.settings import choose_settings
 from smp.squad import SQUAD_FEATURES, featurise, load_squad
+from smp.task import apply_masks
 
 SMALL = dict(vocab_size=40, hidden_size=8, num_attention_heads=2, intermediate_size=12)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "who", "ada", "did", "it"]
