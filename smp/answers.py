@@ -17,26 +17,37 @@ import numpy as np
 from datasets import Features, List, Value
 
 # %%
-def best_spans(start_logits, end_logits, context_mask, longest=30):
-    """(score, start, end), each (n,): the span of 1 to `longest` tokens with the highest sum.
+def span_scores(start_logits, end_logits, context_mask, longest=30):
+    """For k = 0 to longest - 1, the scores (n, L - k) of the spans that end k tokens after their
+    first: the sum of its two logits, -inf where a span may not start or end.
 
-    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end. Of
-    equals, the lowest start, then the lowest end. A row without a span scores -inf, at (0, 0).
+    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end.
     """
     kind = np.result_type(start_logits, end_logits, np.float32)
     start_logits = np.where(context_mask, start_logits, -np.inf).astype(kind)
     end_logits = np.where(context_mask, end_logits, -np.inf).astype(kind)
+    length = start_logits.shape[1]
+    for k in range(min(longest, length)):
+        with np.errstate(invalid="ignore"):  # inf - inf is nan, which is greater than nothing
+            yield start_logits[:, : length - k] + end_logits[:, k:]
+
+
+def best_spans(start_logits, end_logits, context_mask, longest=30):
+    """(score, start, end), each (n,): the span of 1 to `longest` tokens with the highest sum.
+
+    Arguments as `span_scores` takes them. Of equals, the lowest start, then the lowest end. A row
+    without a span scores -inf, at (0, 0).
+    """
+    kind = np.result_type(start_logits, end_logits, np.float32)
     n, length = start_logits.shape
     if length == 0:
         return np.full(n, -np.inf, kind), np.zeros(n, np.int64), np.zeros(n, np.int64)
     best = np.full((n, length), -np.inf, kind)  # of the spans that start here
     extra = np.zeros((n, length), np.int64)  # tokens after the first in that best span
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which is greater than nothing
-        for k in range(min(longest, length)):
-            score = start_logits[:, : length - k] + end_logits[:, k:]
-            better = score > best[:, : length - k]
-            np.copyto(best[:, : length - k], score, where=better)
-            np.copyto(extra[:, : length - k], k, where=better)
+    for k, score in enumerate(span_scores(start_logits, end_logits, context_mask, longest)):
+        better = score > best[:, : length - k]
+        np.copyto(best[:, : length - k], score, where=better)
+        np.copyto(extra[:, : length - k], k, where=better)
     rows, start = np.arange(n), best.argmax(axis=1)
     return best[rows, start], start, start + extra[rows, start]
 

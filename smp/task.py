@@ -41,15 +41,16 @@ def head_weights(model):
     }
 
 
-def describe_task(begun, model, base, head, scores, n_eval):
+def describe_task(begun, model, base, revision, head, scores, n_eval):
     """What a mask file says of itself, from a record begun before and the scores after.
 
-    model: the student, trained; base: the name it was loaded by, of a path the last part goes in.
+    model: the student, trained; base: the name it was loaded by, of a path the last part goes in;
+    revision: the commit it has on the Hub, None where it is not from there.
     """
     keys = ("name", "method", "sharing", "data", "data_sha", "settings")
     return {
         "base": begun["model"] if os.path.isdir(os.path.expanduser(base)) else short_name(base),
-        "base_revision": getattr(model.config, "_commit_hash", None),  # None: not from the Hub
+        "base_revision": revision,
         "base_sha": begun["model_sha"], "density": begun["density_target"], "head": head,
         "em": scores["em"], "f1": scores["f1"], "n_eval": n_eval,
         **{key: begun[key] for key in keys},

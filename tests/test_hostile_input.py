@@ -34,7 +34,7 @@ import smp.__main__ as command_line
 from conftest import tiny_config
 from smp import squad, unpack
 from smp.answers import decode_answers
-from smp.ask import ask
+from smp.ask import PassageReader
 from smp.authors import load_authors_masks, save_authors_masks
 from smp.distill import load_teacher
 from smp.maskfile import load_masks, save_masks
@@ -357,8 +357,7 @@ UNICODE = {
 
 def asked(world, made):
     model, tokenizer, _ = load_qa_model(str(world.saved / "qa"))
-    settings = choose_settings("quick", max_length=64, stride=16, precision="fp32")
-    return ask(model, tokenizer, *made, settings)["prediction_text"]
+    return PassageReader(model, tokenizer, 64, 16, "fp32")(*made)["answer"]
 
 
 ASKED = {
