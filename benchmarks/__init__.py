@@ -1,0 +1,1 @@
+"""What the repository's speed is, against plain versions of the same work (`make bench`)."""

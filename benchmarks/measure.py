@@ -1,0 +1,155 @@
+"""How things are timed, what memory they take, and the form of a result.
+
+Two times are compared only when they were taken in turns, in one process: what else the machine
+does then falls on both. A figure is the median of the ratios of the rounds, its spread their
+quartiles.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def device():
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def seconds_of(function):
+    """Wall-clock seconds of one call, the device's work included; its result is dropped."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def time_in_turns(functions, rounds=7, warm_up=1):
+    """{name: seconds of each round (rounds,)} of {name: function}, called one after the other.
+
+    Every second round goes backwards, so that none always follows the same one.
+    """
+    for _ in range(warm_up):
+        for function in functions.values():
+            function()
+    seconds = {name: [] for name in functions}
+    for turn in range(rounds):
+        for name in list(functions)[:: -1 if turn % 2 else 1]:
+            seconds[name].append(seconds_of(functions[name]))
+    return {name: np.array(times) for name, times in seconds.items()}
+
+
+def ratio(above, below):
+    """(median, [lower quartile, upper quartile]) of above / below, round by round."""
+    low, middle, high = np.quantile(np.asarray(above) / np.asarray(below), [0.25, 0.5, 0.75])
+    return float(middle), [float(low), float(high)]
+
+
+def result(name, value, spread=None, goal=None, detail=""):
+    """{"name", "value", "spread": [low, high], "goal", "met", "detail"}, as results/bench.json has.
+
+    goal: "<= 1.05", ">= 15" or None, where the figure is for information (met is None then).
+    """
+    met = None
+    if goal is not None:
+        kind, bound = goal.split()
+        met = {"<=": value <= float(bound), ">=": value >= float(bound)}[kind]
+    spread = [value, value] if spread is None else spread
+    rounded = [float(f"{number:.4g}") for number in (value, *spread)]
+    return {"name": name, "value": rounded[0], "spread": rounded[1:], "goal": goal, "met": met,
+            "detail": detail}
+
+# Above 64 KiB glibc then takes memory from the system and gives it back when it is freed; the peak
+# is what was in use at once, not what the allocator had gathered until then.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+CHILD = """
+import importlib, json, sys
+module, name, arguments = sys.argv[1:]
+function = getattr(importlib.import_module(module), name)
+from benchmarks.measure import peak_here
+print("peak", json.dumps(peak_here(function, json.loads(arguments))))
+"""
+
+
+def peak_memory(function, **arguments):
+    """Bytes that function(**arguments) takes at most, beyond the imports, in a process of its own:
+    of the GPU's memory where there is one, else of resident memory, glibc set to MALLOC.
+
+    function: at the top level of a module; arguments: what JSON can hold.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, function.__module__, function.__name__,
+         json.dumps(arguments)],
+        cwd=ROOT, env=os.environ | MALLOC, capture_output=True, text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{function.__name__} ended with {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.split("peak ")[-1])
+
+
+def peak_here(function, arguments):
+    """The peak of this process while the function runs, less what it held before."""
+    before = resident_bytes("VmRSS")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    function(**arguments)
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resident_bytes("VmHWM") - before
+
+
+def resident_bytes(which):
+    """VmRSS or VmHWM (the highest so far) of this process.
+
+    Not getrusage: its ru_maxrss starts from that of the process which started this one. Where there
+    is no /proc (a Mac), ru_maxrss it is.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(rf"{which}:\s+(\d+) kB", status.read_text())[1])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
+
+
+UNITS = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_bf16", "amx_int8")
+
+
+def machine():
+    """The machine, as far as it decides a speed: no names of hosts or users."""
+    cpu = torch.cpu.get_capabilities()
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    described = {
+        "system": platform.system(),
+        "cpu": cpu.get("cpu_name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "units": [unit for unit in UNITS if cpu.get(unit)],
+        "memory_gb": round(gigabytes, 1),
+        "gpu": None,
+    }
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        described["gpu"] = f"{card.name}, {card.total_memory / 2**30:.0f} GB"
+    return described
+
+
+def versions():
+    packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
