@@ -276,7 +276,8 @@ def save_model(model, tokenizer, folder, base=None):
 
 def model_bytes(folder):
     """Bytes of the weights in a saved model's folder."""
-    return sum(path.stat().st_size for path in Path(folder).glob("model*.safetensors"))
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")
+               if path.stem.startswith(("model", "compact")))
 
 
 def count_parameters(model):
