@@ -69,7 +69,8 @@ class PrunedModel:
             model, tokenizer, head = load_student(base, head=read_task(path)[3])
         else:
             model, base = base, base.config._name_or_path
-            head = "label words" if isinstance(model.qa_outputs, LabelWordHead) else "trained"
+            words = isinstance(getattr(model, "qa_outputs", None), LabelWordHead)
+            head = "label words" if words else "trained"
             tokenizer = load_pretrained(AutoTokenizer, base, use_fast=True)
         pruned = cls(model, tokenizer, base, head, ready)
         pruned.load_mask(path, name)

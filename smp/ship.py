@@ -163,6 +163,8 @@ def read_run(folder):
     find_model(str(folder))  # says what is wrong with the folder
     try:
         record = check_record(json.loads(path.read_text(encoding="utf-8")))
+        if record.get("head") not in ("label words", "embedding rows", "trained"):
+            raise ValueError(f"its head is {record.get('head')!r}")
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} has no record.json: name a run in results/models") from (
             None)
@@ -175,10 +177,9 @@ def read_run(folder):
 def ship_masks(folder, record, found, model):
     """Writes the mask file as it is written today, whatever form it had. -> what is told of it"""
     masks, about = found
-    about = {"base_revision": None} | about | record_task(record) | {
-        "density": record["density_target"], "settings": record["settings"],
-        **({"head_weights": head_weights(model)} if record["head"] == "trained" else {}),
-    }
+    about = {"base_revision": None, "settings": record["settings"]} | record_task(record) | about
+    if record["head"] == "trained":
+        about["head_weights"] = head_weights(model)
     size, bound = save_masks(masks, folder / MASK_FILE, **about), entropy_bytes(masks)
     head = sum(array.nbytes for array in about.get("head_weights", {}).values())
     return {"bytes": size, "bytes_entropy_bound": round(bound), "bytes_head": head,
@@ -258,7 +259,7 @@ def ship(folder, data=None, base=None, onnx=False, questions=200):
     forms, report = Forms(), {"run": record["name"], "mask_file": None, "questions": len(asked)}
     if found:
         report["mask_file"] = ship_masks(folder, record, found, model)
-        add_base_and_masks(forms, folder, base or record["model"], record)
+        add_base_and_masks(forms, folder, base or found[1].get("base", record["model"]), record)
     forms.add("plain model", model, model_bytes(folder))
     if record["method"] != "fine-tuned":
         report["compact"], report["csr"] = add_compact(forms, folder, model, tokenizer, example)
