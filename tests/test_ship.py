@@ -62,7 +62,7 @@ def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head):
         assert forms[name]["bytes"] == (folder / file).stat().st_size
     again, said = load_masks(folder / MASK_FILE)
     assert all(np.array_equal(again[name], masks[name]) for name in masks)
-    assert said["em"] == 0.4804 and said["base_sha"] == about["base_sha"]
+    assert said["em"] == about["em"] and said["base_sha"] == about["base_sha"]
     assert ("head_weights" in said) == (head == "trained")
     assert report["mask_file"]["bytes_entropy_bound"] == round(sum(map(bound, masks.values())))
     assert json.loads((folder / "ship.json").read_text())["run"] == report["run"]
