@@ -1,8 +1,12 @@
-"""inference: a pruned BERT-base on a CPU: what CSR products, compaction, bf16 and other engines make
-of it, against dense fp32."""
+"""inference: a pruned BERT-base on a CPU, by CSR products, compact, in bf16 and by other engines,
+against dense fp32."""
 
+import copy
+import functools
 import importlib.util
+import logging
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,26 +16,31 @@ from transformers import BertConfig, BertForQuestionAnswering
 from benchmarks.measure import peak_memory, ratio, result, time_in_turns
 from smp.compact import compact
 from smp.masks import encoder_linears
-from smp.sparse import TorchSparseLinear, accelerate, compiled_product
+from smp.sparse import accelerate, compiled_product
 
 SHAPES = ((1, 384), (8, 128))  # batch, tokens
 GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # times faster than dense
 DEAD = 1 / 3  # of the neurons and of the heads, planted for compaction
-ROUNDS = 7
+ROUNDS = 5
+
+
+@functools.cache
+def random_bert():
+    torch.manual_seed(0)
+    return BertForQuestionAnswering(BertConfig()).eval()
 
 
 def bert(density=1.0):
     """A BERT-base of random weights, each kept with this probability; on the CPU."""
-    torch.manual_seed(0)
-    model = BertForQuestionAnswering(BertConfig()).eval()
+    model = copy.deepcopy(random_bert())
     with torch.no_grad():
         for *_, linear in encoder_linears(model):
-            linear.weight *= torch.rand_like(linear.weight) < density
+            linear.weight.mul_(torch.rand_like(linear.weight) < density)
     return model
 
 
 def compacted():
-    """A dense BERT-base with a planted dead part taken out, and what compaction says of it."""
+    """(dense BERT-base from which what was planted dead is taken out, compaction's report)."""
     model = bert()
     with torch.no_grad():
         for block in model.bert.encoder.layer:
@@ -73,45 +82,56 @@ class Logits(nn.Module):
         return out.start_logits, out.end_logits
 
 
-def installed(package):
-    return importlib.util.find_spec(package) is not None
+def installed(*packages):
+    return all(importlib.util.find_spec(package) for package in packages)
 
 
-def others(batch, wanted=("onnxruntime", "openvino"), density=0.1):
-    """{name: function that answers the batch} of the other engines that are installed, which read
-    the zeros as numbers like others."""
-    wanted = [name for name in wanted if installed(name)]
-    if not wanted or not installed("onnx"):
-        return {}
-    functions = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+def export(model, batch, path):
+    """Writes the model as ONNX, for batches of this size."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         torch.onnx.export(
-            Logits(bert(density)), tuple(batch.values()), path, input_names=list(batch),
+            Logits(model).eval(), tuple(batch.values()), path, input_names=list(batch),
             dynamo=True, verbose=False,
         )
-        inputs = {name: tensor.numpy() for name, tensor in batch.items()}
-        if "onnxruntime" in wanted:
-            import onnxruntime
 
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            # its threads would take the cores from whoever has the next turn
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-            functions["ONNX Runtime fp32"] = lambda: session.run(None, inputs)
-        if "openvino" in wanted:
-            import openvino
 
-            model = openvino.Core().read_model(path)
-            for precision in ("f32", "bf16"):
-                compiled = openvino.compile_model(model, "CPU", {
-                    "INFERENCE_PRECISION_HINT": precision,
-                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                })
-                name = f"OpenVINO {precision.replace('f32', 'fp32')}"
-                functions[name] = lambda compiled=compiled: compiled(inputs)
-    return functions
+def onnxruntime_fp32(path, batch):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # waiting threads would take the cores from whoever has the next turn
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    inputs = {name: tensor.numpy() for name, tensor in batch.items()}
+    return lambda: session.run(None, inputs)
+
+
+def openvino(path, batch, precision="f32"):
+    from openvino import Core
+
+    core = Core()
+    model = core.compile_model(core.read_model(path), "CPU", {
+        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    })
+    inputs = {name: tensor.numpy() for name, tensor in batch.items()}
+    return lambda: model(inputs)
+
+
+ENGINES = {  # name: (its package, what makes a function that answers the batch)
+    "ONNX Runtime fp32": ("onnxruntime", onnxruntime_fp32),
+    "OpenVINO fp32": ("openvino", openvino),
+    "OpenVINO bf16": ("openvino", functools.partial(openvino, precision="bf16")),
+}
+EXPORTER = ("onnx", "onnxscript")  # what torch.onnx.export needs
+
+
+def engines():
+    """{name: function} of the other engines that are installed."""
+    return {name: make for name, (package, make) in ENGINES.items()
+            if installed(package, *EXPORTER)}
 
 
 def speeds(size, tokens):
@@ -132,8 +152,12 @@ def speeds(size, tokens):
         ways[name] = run(model, batch)
         products = [row["product"] for row in model.acceleration]
         details[name] = ", ".join(f"{products.count(p)} {p}" for p in sorted(set(products)))
-    ways |= others(batch)
-    seconds = time_in_turns(ways, ROUNDS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        if engines():
+            export(dense, batch, path)
+        ways |= {name: make(path, batch) for name, make in engines().items()}
+        seconds = time_in_turns(ways, ROUNDS)
     goals = {f"CSR fp32, {density:.0%}": goal for density, goal in GOALS.items()}
     milliseconds = {name: 1000 * float(sorted(each)[ROUNDS // 2]) for name, each in seconds.items()}
     return [
@@ -146,32 +170,19 @@ def speeds(size, tokens):
         for name in ways if name != "dense fp32"
     ]
 
-# %% Memory
-
-
-def weight_bytes(model):
-    """Bytes of what the layers of the encoder hold for their matrices and biases."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for module in model.bert.encoder.modules()
-        if isinstance(module, (nn.Linear, TorchSparseLinear))
-        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if tensor.layout == torch.strided
-    )
-
-
-def answer_once(kind, size, tokens):
+def answer(kind, size, tokens, path):
     """For `peak_memory`: what a way to answer takes once it is set up; Linux forgets the peak of
     the setting-up."""
     batch = batch_of(size, tokens)
-    if kind in ("onnxruntime", "openvino"):
-        function = list(others(batch, [kind]).values())[0]
-    elif kind == "dense":
-        function = run(bert(), batch)
-    elif kind == "compact":
+    if kind in ENGINES:
+        function = ENGINES[kind][1](path, batch)
+    elif kind == "dense fp32":
+        function = run(random_bert(), batch)
+    elif kind == "compact fp32":
         function = run(compacted()[0], batch)
     else:
         function = run(accelerate(bert(float(kind)), batch), batch)
+    random_bert.cache_clear()
     function()
     Path("/proc/self/clear_refs").write_text("5")
     function()
@@ -179,23 +190,27 @@ def answer_once(kind, size, tokens):
 
 def memory(size, tokens):
     """Results of the memory that each way takes while it answers, against dense."""
-    kinds = {"CSR fp32, 10%": "0.1", "CSR fp32, 3%": "0.03", "compact fp32": "compact"}
-    kinds |= {name: name for name in ("onnxruntime", "openvino") if installed(name)}
-    dense = peak_memory(answer_once, kind="dense", size=size, tokens=tokens)
-    results = []
-    for name, kind in kinds.items():
-        peak = peak_memory(answer_once, kind=kind, size=size, tokens=tokens)
-        results.append(result(
-            f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
-            detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",
-        ))
+    kinds = {"CSR fp32, 10%": "0.1", "CSR fp32, 3%": "0.03", "compact fp32": "compact fp32"}
+    kinds |= {name: name for name in engines()}
+    about, results = {"size": size, "tokens": tokens}, []
+    with tempfile.TemporaryDirectory() as folder:
+        about["path"] = str(Path(folder) / "model.onnx")
+        if engines():
+            export(bert(0.1), batch_of(size, tokens), about["path"])
+        dense = peak_memory(answer, kind="dense fp32", **about)
+        for name, kind in kinds.items():
+            peak = peak_memory(answer, kind=kind, **about)
+            results.append(result(
+                f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
+                detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",
+            ))
     return results
 
 
 def measure():
-    missing = [name for name in ("onnx", "onnxruntime", "openvino") if not installed(name)]
+    missing = [name for name in (*EXPORTER, "onnxruntime", "openvino") if not installed(name)]
     if missing:
-        print(f"inference: not compared with others: {', '.join(missing)} not installed")
+        print(f"inference: other engines left out, not installed: {', '.join(missing)}")
     if compiled_product() is None:
         print("inference: no C compiler with OpenMP, so CSR is torch's own product")
     return [

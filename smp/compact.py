@@ -72,6 +72,7 @@ class CompactSelfAttention(nn.Module):
         self.value_sizes = values.sum(dim=1)[heads].tolist()
         # torch's fused attention wants one width; zeros change neither scores nor values
         self.width = max(self.key_sizes + self.value_sizes, default=0)
+        self.train(stock.training)  # a new module is in training mode, with dropout
 
     def forward(self, hidden_states, attention_mask=None, **kwargs):
         value = self.value(hidden_states)

@@ -74,8 +74,11 @@ class SparseLinear(TorchSparseLinear):
         super().__init__(linear)
         weight = self.weight
         del self.weight
-        rows, columns = weight.crow_indices().int(), weight.col_indices().to(torch.uint16)
-        for name, tensor in zip(("rows", "columns", "values"), (rows, columns, weight.values())):
+        parts = {
+            "rows": weight.crow_indices().int(), "columns": weight.col_indices().to(torch.uint16),
+            "values": weight.values().clone(),  # a view would keep the whole of it
+        }
+        for name, tensor in parts.items():
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x):

@@ -78,6 +78,13 @@ def test_any_leading_sizes_and_layouts(kind):
     assert sparse.state_dict() == {}
 
 
+@needs_compiler
+def test_a_kept_weight_takes_six_bytes():
+    sparse = SparseLinear(sparse_linear(64, 40, 0.1))
+    assert sparse.columns.element_size() + sparse.values.element_size() == 6
+    assert not any(buffer._is_view() for buffer in sparse.buffers() if buffer is not sparse.bias)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_product_cannot_read_is_refused(kind):
     sparse = kind(sparse_linear(24, 40, 0.3))
