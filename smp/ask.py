@@ -78,7 +78,7 @@ class PassageReader:
     tokens of a window, and those that neighbours share.
     """
 
-    def __init__(self, model, tokenizer, max_length=None, stride=128, precision="auto"):
+    def __init__(self, model, tokenizer, max_length=None, stride=128, precision="fp32"):
         most = readable_tokens(model) or 384
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self.max_length = min(384, most) if max_length is None else max_length

@@ -18,7 +18,7 @@ class Reader(PassageReader):
     """A `PassageReader` of a saved model."""
 
     @classmethod
-    def from_pretrained(cls, name, max_length=None, stride=128, precision="auto"):
+    def from_pretrained(cls, name, max_length=None, stride=128, precision="fp32"):
         """Of a saved model, a folder or a Hub name; or of (base model, mask file).
 
         Raises ValueError or FileNotFoundError with one line where there is none, or where it was

@@ -10,6 +10,7 @@
 import copy
 import importlib.util
 import json
+import logging
 import os
 import statistics
 import time
@@ -71,6 +72,7 @@ def export_onnx(model, example, path):
                if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -r requirements.txt")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it tells what is not needed
     path, names = Path(path), list(example)
     draft = path.with_name(path.stem + ".part.onnx")
 

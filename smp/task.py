@@ -64,11 +64,11 @@ def find_mask_file(name):
     Raises FileNotFoundError with one line where there is none.
     """
     path = Path(os.path.expanduser(name))
-    if path.is_dir():
-        path = path / MASK_FILE
+    is_folder, text = path.is_dir(), str(name)
+    path = path / MASK_FILE if is_folder else path
     if path.is_file():
         return path
-    if path.parent.is_dir() and path.parent != Path(".") or str(name).count("/") != 1:
+    if is_folder or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise FileNotFoundError(f"{path}: no such mask file")
     try:
         return Path(hf_hub_download(str(name), MASK_FILE))
