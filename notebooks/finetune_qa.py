@@ -96,7 +96,7 @@ show_example(example)
 # BERT reads numbers. First the encoder and its tokenizer.
 
 # %%
-from smp.models import count_parameters, load_qa_model, model_fingerprint, save_model
+from smp.models import count_parameters, load_qa_model, model_bytes, model_fingerprint, save_model
 
 # %%
 from transformers import set_seed
@@ -194,7 +194,7 @@ show_answers(data["eval"], predictions)
 # Change the question or the passage and run the cell again.
 
 # %%
-from smp.ask import ask
+from smp.ask import PassageReader
 
 # %%
 question = "Who built the bridge?"
@@ -202,16 +202,20 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-ask(model, tokenizer, question, passage, settings)
+reader = PassageReader(
+    model, tokenizer, settings.max_length, settings.stride, settings.precision
+)
+reader(question, passage)
 
+# %% [markdown]
 # # 5. The model and its record
 
 # %%
+saved = save_model(model, tokenizer, results / "models" / record["name"])
 record = finish_record(
     record, run, scores, head="trained", params_total=count_parameters(model),
-    n_train=len(data["train"]), n_eval=len(data["eval"]),
+    bytes_model=model_bytes(saved), n_train=len(data["train"]), n_eval=len(data["eval"]),
 )
-saved = save_model(model, tokenizer, results / "models" / record["name"])
 keep_record(record, results, saved)
 checkpoints.clear()
 print(f"the model is in {saved}")

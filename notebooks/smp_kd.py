@@ -89,7 +89,14 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.models import count_parameters, load_qa_model, load_student, model_fingerprint, save_model
+from smp.models import (
+    count_parameters,
+    load_qa_model,
+    load_student,
+    model_bytes,
+    model_fingerprint,
+    save_model,
+)
 
 # %%
 from transformers import set_seed
@@ -99,6 +106,7 @@ model, tokenizer, head = load_student(
     settings.model, settings.dropout, settings.max_length, settings.head
 )
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
+revision = getattr(model.config, "_commit_hash", None)  # where it came from the Hub
 print(f"{settings.model}: {params_total:,} parameters, head: {head}")
 
 # %% [markdown]
@@ -165,11 +173,11 @@ else:
     checkpoints = run_checkpoints(teacher_record, results, CHECKPOINTS)
     run = fit(teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
     scores, _ = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer)
+    teacher_name = save_model(teacher, tokenizer, results / "models" / teacher_record["name"])
     teacher_record = finish_record(
         teacher_record, run, scores, head="trained", params_total=count_parameters(teacher),
-        n_train=len(data["train"]), n_eval=len(data["eval"]),
+        bytes_model=model_bytes(teacher_name), n_train=len(data["train"]), n_eval=len(data["eval"]),
     )
-    teacher_name = save_model(teacher, tokenizer, results / "models" / teacher_record["name"])
     keep_record(teacher_record, results, teacher_name)
     checkpoints.clear()
 
@@ -320,9 +328,6 @@ explore(snapshots.path)
 # loaded below by stock code, and it is this one that is evaluated, once, on the evaluation set.
 
 # %%
-from smp.maskfile import save_masks
-
-# %%
 model.cpu().eval()
 with torch.no_grad():
     masked_logits = model(**probe).start_logits
@@ -331,14 +336,10 @@ with torch.no_grad():
     assert torch.equal(masked_logits, model(**probe).start_logits)
 
 saved = save_model(model, tokenizer, results / "models" / record["name"], base=settings.model)
-mask_bytes = save_masks(
-    final_masks, saved / "masks.safetensors", base=record["model"], base_sha=model_sha,
-    density=settings.density,
-)
 model, tokenizer, _ = load_student(str(saved))
 with torch.no_grad():
     assert torch.equal(masked_logits, model.eval()(**probe).start_logits)
-print(f"{saved}: masks alone {mask_bytes / 1e6:.2f} MB")
+print(f"{saved}: {model_bytes(saved) / 1e6:.1f} MB")
 
 # %%
 scores, predictions = evaluate_answers(
@@ -366,12 +367,32 @@ show_broken(asked, {
     for name, reader in (("teacher", teacher), ("student", model))
 })
 
+
+# What must be shipped for this task is less than that model: the masks, and the head if it was
+# trained. Put onto the untouched encoder they must give the same logits, to the last bit.
+
+# %%
+from smp.maskfile import save_masks
+
+# %%
+from smp.task import MASK_FILE, describe_task, load_task
+
+# %%
+about = describe_task(
+    record, model, settings.model, revision, head, scores, len(data["eval"])
+)
+mask_bytes = save_masks(final_masks, saved / MASK_FILE, **about)
+with torch.no_grad():
+    from_masks, _, _ = load_task(settings.model, saved)
+    assert torch.equal(masked_logits, from_masks(**probe).start_logits)
+print(f"{MASK_FILE}: {mask_bytes / 1e6:.2f} MB")
+
 # %% [markdown]
 # Ask the pruned model something of your own: change the question or the passage, and run the cell
 # again.
 
 # %%
-from smp.ask import ask
+from smp.ask import PassageReader
 
 # %%
 question = "Who built the bridge?"
@@ -379,7 +400,10 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-ask(model, tokenizer, question, passage, settings)
+reader = PassageReader(
+    model, tokenizer, settings.max_length, settings.stride, settings.precision
+)
+reader(question, passage)
 
 # %% [markdown]
 # # 7. The record, and the table so far
@@ -387,7 +411,7 @@ ask(model, tokenizer, question, passage, settings)
 # %%
 record = finish_record(
     record, run, scores, head=head, params_total=params_total, layers=layers,
-    bytes_mask_file=mask_bytes, n_train=len(data["train"]), n_eval=len(data["eval"]),
+    bytes_mask_file=mask_bytes, bytes_model=model_bytes(saved), n_train=len(data["train"]), n_eval=len(data["eval"]),
 )
 keep_record(record, results, saved)
 checkpoints.clear()

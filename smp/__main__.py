@@ -1,5 +1,6 @@
 """`python -m smp run` runs the three notebooks, `python -m smp table` prints their results,
-`python -m smp sweep` runs a grid of methods, densities and seeds."""
+`python -m smp sweep` runs a grid of methods, densities and seeds, `python -m smp ask` answers
+questions about a text, `python -m smp ship` says what a trained run comes to when it is shipped."""
 
 import argparse
 import logging
@@ -407,6 +408,13 @@ def sweep_table(results):
     return 0
 
 
+def count_from_one(text):
+    """The whole number from 1 that is written there; ValueError, which argparse tells, else."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 class OneLineParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog.split()[-1]}: {message}\n")
@@ -428,10 +436,31 @@ def main(arguments=None):
             if parser_of_verb is runner or name not in ("density", "seed", "sharing"):
                 option = "--" + name.replace("_", "-")
                 parser_of_verb.add_argument(option, metavar=name[0].upper(), help=text)
+    asker = verbs.add_parser("ask", help="answer questions about a text", allow_abbrev=False)
+    asker.add_argument("--model", required=True, help="a saved model: folder or Hub name; with "
+                       "--masks, the base model")
+    asker.add_argument("--masks", help="a mask file, its folder, or a Hub name")
+    asker.add_argument("--passage", required=True, help="a text file, UTF-8")
+    asker.add_argument("--question", nargs="+", help="default: from the terminal, a line each")
+    asker.add_argument("--n-best", type=count_from_one, default=1, help="answers to show")
+    shipper = verbs.add_parser("ship", help="what a trained run comes to", allow_abbrev=False)
+    shipper.add_argument("run", help="a run in results/models/, or its folder")
+    shipper.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    shipper.add_argument("--data", help="where its questions are, if not where the record says")
+    shipper.add_argument("--base", help="where its base model is, likewise")
+    shipper.add_argument("--questions", type=count_from_one, default=200,
+                         help="to measure on (default: 200)")
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
     if options.verb == "table":
         return table(ROOT / "results") or sweep_table(ROOT / "results")
+    if options.verb in ("ask", "ship"):
+        import datasets
+
+        from smp.terminal import ask_verb, ship_verb
+
+        datasets.disable_progress_bars()
+        return ask_verb(options) if options.verb == "ask" else ship_verb(options, ROOT / "results")
     return {"run": run, "sweep": sweep}[options.verb](options)
 
 

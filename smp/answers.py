@@ -17,20 +17,39 @@ import numpy as np
 from datasets import Features, List, Value
 
 # %%
+def choosable(start_logits, end_logits, context_mask):
+    """The logits (n, L), -inf where none may be chosen: outside the mask, and where they are nan."""
+    kind = np.result_type(start_logits, end_logits, np.float32)
+    return tuple(
+        np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)
+        for logits in (start_logits, end_logits)
+    )
+
+
+def span_scores(start_logits, end_logits, context_mask, longest=30):
+    """For k = 0 to longest - 1, the scores (n, L - k) of the spans that end k tokens after their
+    first: the sum of its two logits, -inf where a span may not start or end.
+
+    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end.
+    """
+    start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
+    length = start_logits.shape[1]
+    for k in range(min(longest, length)):
+        with np.errstate(invalid="ignore"):  # inf - inf is nan
+            yield start_logits[:, : length - k] + end_logits[:, k:]
+
+
 def best_spans(start_logits, end_logits, context_mask, longest=30):
     """(score, start, end), each (n,): the span of 1 to `longest` tokens with the highest sum.
 
-    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end. Of
-    equals, the lowest start, then the lowest end. A row without a span scores -inf, at (0, 0).
+    Arguments as `span_scores` takes them. Of equals, the lowest start, then the lowest end. A row
+    without a span scores -inf, at (0, 0).
     """
     kind = np.result_type(start_logits, end_logits, np.float32)
     n, length = start_logits.shape
     if length == 0:
         return np.full(n, -np.inf, kind), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    start_logits, end_logits = (  # nan, too, is nothing to choose
-        np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)
-        for logits in (start_logits, end_logits)
-    )
+    start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
     best_end, width = end_logits.copy(), 1  # the highest of the `width` end logits from here on
     while width < longest:
         further = min(width, longest - width)

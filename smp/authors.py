@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 # %%
 from smp.masks import encoder_linears
 
 # %%
 from smp.models import load_student
+
+# %%
+from smp.task import apply_masks
 
 # %%
 from smp.zipped import open_zip
@@ -122,34 +124,7 @@ def load_authors_masks(path, model):
         first += rows * columns
     return masks
 
-# %% [markdown]
-# On the model, a mask is a product: the stock model's weights become $W \odot M$. With the frozen
-# label-word head nothing else is needed.
-
 # %%
-@torch.no_grad()
-def apply_masks(model, masks):
-    """Writes W * M into the weights of a stock model, for each mask {name: bool array (out, in)}.
-
-    Raises ValueError, with nothing changed, where names or shapes are not the encoder's, where a
-    mask is not bool, or where masks are being learned on the model.
-    """
-    linears = {name: linear for name, *_, linear in encoder_linears(model)}
-    odd = sorted(linears.keys() ^ masks.keys())
-    if odd:
-        whose = "model" if odd[0] in linears else "masks"
-        raise ValueError(f"only the {whose} has {odd[0]}: expected one mask for each matrix")
-    for name, linear in linears.items():
-        found, expected = masks[name].shape, tuple(linear.weight.shape)
-        if found != expected or masks[name].dtype != bool:
-            raise ValueError(
-                f"the mask {name} is {masks[name].dtype} of shape {found}, expected bool of "
-                f"shape {expected}"
-            )
-    for name, linear in linears.items():
-        linear.weight.mul_(torch.from_numpy(masks[name]).to(linear.weight.device))
-
-
 def load_authors_student(name, path, max_length=None):
     """(model, tokenizer, density): the checkpoint `name` pruned by the authors' mask file `path`.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 # %%
 BITS, GAPS_OF_KEPT, GAPS_OF_REMOVED = range(3)  # the first byte inside says what follows
+MOST_WEIGHTS = 2**28  # of one matrix, for who reads a file: a few bytes may say that none stays
 
 
 def gaps_to_bytes(places):

@@ -235,27 +235,49 @@ def load_student(name, dropout=None, max_length=None, head="auto"):
 # label-word head is saved as the masked language model it came from, with its encoder pruned.
 
 # %%
-def save_model(model, tokenizer, folder, base=None):
-    """Saves a stock model (masks baked) and its tokenizer; replaces what `folder` held.
+def stock_model(model, base=None):
+    """The model, masks baked, as a stock class that holds all of it: itself; of one with a
+    label-word head the masked language model `base` with its encoder, whose logits of the label
+    words are the start and end logits."""
+    if not isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
+        return model
+    host, _ = load_model(AutoModelForMaskedLM, base)
+    host.base_model.load_state_dict(model.base_model.state_dict())
+    return host.eval()
 
-    base: the name the model was loaded by, needed for one with a label-word head.
-    """
+
+def replace_folder(folder, write):
+    """write(draft) makes a folder; when it is whole it takes the place of what `folder` held."""
     folder = Path(folder)
     draft, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    if isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
-        host, _ = load_model(AutoModelForMaskedLM, base)
-        host.base_model.load_state_dict(model.base_model.state_dict())
-    else:
-        host = model
-    host.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
+    write(draft)
     if folder.exists():
         folder.rename(old)
     draft.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def save_model(model, tokenizer, folder, base=None):
+    """Saves a stock model (masks baked) and its tokenizer; replaces what `folder` held.
+
+    base: the name the model was loaded by, needed for one with a label-word head.
+    """
+    host = stock_model(model, base)
+
+    def write(draft):
+        host.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+
+    return replace_folder(folder, write)
+
+
+def model_bytes(folder):
+    """Bytes of the weights in a saved model's folder."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")
+               if path.stem.startswith(("model", "compact")))
 
 
 def count_parameters(model):

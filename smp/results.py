@@ -164,6 +164,7 @@ RECORD_TEXTS = "name method model data profile device precision".split()
 RECORD_NAMES = "model model_sha data data_sha".split()  # in the headings of the tables
 RECORD_SHARES = "density remaining_of_model em f1".split()
 RECORD_COUNTS = "seed params_total params_masked params_kept n_train n_eval epochs steps seconds"
+RECORD_OPTIONAL = "bytes_mask_file bytes_model ms_per_question".split()  # None: not measured
 RECORD_METHODS = (
     "fine-tuned", "SMP", "SMP + KD", "magnitude", "magnitude + KD", "movement", "movement + KD",
     "soft movement", "soft movement + KD",
@@ -217,6 +218,8 @@ def check_record(record: dict) -> dict:
               if not is_number(record[f], 0, 1)]
     wrong += [f"{f} is {record[f]!r}, expected a number from 0 to 1e18"
               for f in RECORD_COUNTS.split() if not is_number(record[f])]
+    wrong += [f"{f} is {record[f]!r}, expected null or a number from 0 to 1e18"
+              for f in RECORD_OPTIONAL if not (record.get(f) is None or is_number(record[f]))]
     wrong += [f"{f} is {record[f]!r}, expected a name, without < or line breaks"
               for f in RECORD_NAMES if not isinstance(record[f], str | None)
               or re.search(r"[<\x00-\x1f]", record[f] or "")]
@@ -413,6 +416,18 @@ def as_millions(count: float) -> str:
     return f"{count / 1e6:.1f}M"
 
 
+def shipped_bytes(record: dict) -> int | None:
+    """What must be on disk for this task: the mask file, where the weights are the base model's;
+    else the model. None where it was not measured."""
+    masks = record["bytes_mask_file"]
+    return record.get("bytes_model") if masks is None else masks
+
+
+def measured_mean(values: list, form: str) -> str:
+    """The mean in that form; "not measured" where one of the runs did not measure it."""
+    return "not measured" if None in values else form.format(statistics.fmean(values))
+
+
 def method_label(method: str, sharing: str | None) -> str:
     """SMP + KD, SMP-S -> SMP-S + KD."""
     return method.replace("SMP", sharing) if sharing else method
@@ -467,6 +482,9 @@ def result_row(runs: list[dict]) -> list[str]:
         f"{as_millions(whole * total)} of {as_millions(total)}",
         mean_and_spread([run["em"] for run in runs]),
         mean_and_spread([run["f1"] for run in runs]),
+        measured_mean([bytes_ / 1e6 if bytes_ is not None else None
+                       for bytes_ in map(shipped_bytes, runs)], "{:.2f} MB"),
+        measured_mean([run.get("ms_per_question") for run in runs], "{:.1f}"),
         f"{first['n_train']:,} questions × {epochs}, {first['steps']:,} steps, {seeds}",
     ]
 
@@ -485,7 +503,8 @@ def group_markdown(records: list[dict]) -> str:
     """Heading and table of one group of comparable records."""
     first = records[0]
     rows = group_records(sorted(records, key=record_order), seedless)
-    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "Trained on"]
+    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "To Ship",
+              "ms/Question", "Trained on"]
     return "\n\n".join([
         f"### {short_name(first['model'])} on {data_label(first)}, "
         f"{first['n_eval']:,} evaluation questions",

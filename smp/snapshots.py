@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 # %%
-from smp.maskcode import decode_mask, encode_mask
+from smp.maskcode import MOST_WEIGHTS, decode_mask, encode_mask
 
 # %%
 from smp.masks import keep_top
@@ -30,7 +30,6 @@ from smp.schedule import density_at
 # %%
 SNAPSHOT_FORMAT = "smp-snapshots-1"
 SCORE_BINS = 64
-MOST_WEIGHTS = 2**30  # of one matrix: a file cannot ask for more memory than that
 
 
 def snapshot_steps(steps, settings):

@@ -35,6 +35,9 @@ from smp.settings import choose_settings
 from smp.squad import data_fingerprint, featurise, load_squad
 
 # %%
+from smp.task import MASK_FILE, describe_task
+
+# %%
 from smp.train import evaluate_answers, fit, is_first_process
 
 # %%
@@ -159,20 +162,21 @@ class Sweep:
         run = fit(model, self.windows["train"], tokenizer, settings, pruning, **loss,
                   checkpoints=checkpoints)
         masks, layers = pruning.masks.numpy(), pruning.masks.layers()
-        mask_bytes = None  # of a method that trains the weights, the mask is not the model
-        if settings.method == "smp" and is_first_process():
-            mask_bytes = save_masks(
-                masks, self.results / "models" / begun["name"] / "masks.safetensors",
-                base=begun["model"], base_sha=self.model_sha, density=settings.density,
-            )
         pruning.masks.bake()
         scores, _ = evaluate_answers(
             model, self.data["eval"], self.windows["eval"], tokenizer, settings.precision
         )
+        n_eval = len(self.data["eval"])
+        mask_bytes = None  # of a method that trains the weights, the mask is not the model
+        if settings.method == "smp" and is_first_process():
+            revision = getattr(model.config, "_commit_hash", None)
+            mask_bytes = save_masks(
+                masks, self.results / "models" / begun["name"] / MASK_FILE,
+                **describe_task(begun, model, settings.model, revision, head, scores, n_eval),
+            )
         record = finish_record(
             begun, run, scores, head=head, params_total=params_total, layers=layers,
-            bytes_mask_file=mask_bytes, n_train=len(self.data["train"]),
-            n_eval=len(self.data["eval"]),
+            bytes_mask_file=mask_bytes, n_train=len(self.data["train"]), n_eval=n_eval,
         )
         if is_first_process():
             write_record(record, self.folder)

@@ -40,6 +40,14 @@ def tiny_masked_lm():
 
 
 @pytest.fixture
+def base(tmp_path, tiny_masked_lm, tokenizer):
+    """A folder with a masked language model, as bert-base-uncased is."""
+    tiny_masked_lm.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
 def batch():
     torch.manual_seed(1)
     ids = torch.randint(1000, 20_000, (3, 12))

@@ -14,12 +14,12 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from conftest import tiny_config
 from smp.authors import (
-    apply_masks,
     load_authors_masks,
     load_authors_student,
     save_authors_masks,
 )
 from smp.masks import Masks, encoder_linears
+from smp.task import apply_masks
 from smp.zipped import open_zip, read_from_zip
 
 

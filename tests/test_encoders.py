@@ -20,7 +20,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from smp.ask import ask
+from smp.ask import PassageReader
 from smp.distill import load_teacher
 from smp.head import MASKED_LM_TRANSFORMS, LabelWordHead
 from smp.masks import Masks, encoder_linears, kept_count
@@ -221,10 +221,9 @@ def test_a_window_is_read_alike_alone_and_beside_a_longer_one(family, checkpoint
         alone, _ = predict_logits(model, windows.select([row]), tokenizer, "fp32")
         length = alone.shape[1]
         assert np.allclose(together[row, :length], alone[0], atol=1e-5)
-    settings = choose_settings("quick", "smp", max_length=64, stride=16, precision="fp32")
     passage = "Ada built the bridge. " * 20
-    answer = ask(model, tokenizer, "Who built it?", passage, settings)
-    assert answer["prediction_text"] == passage[answer["start"]:answer["end"]] != ""
+    answer = PassageReader(model, tokenizer, 64, 16, "fp32")("Who built it?", passage)
+    assert answer["answer"] == passage[answer["start"]:answer["end"]] != ""
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "mpnet",

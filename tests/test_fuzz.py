@@ -32,8 +32,9 @@ def test_damaged_files_are_read_as_they_are_or_refused_in_a_line(kind, readers, 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind, name", [
-    ("masks", "m"), ("authors", "m.npy"), ("authors", "m.zip"), ("squad", "p.json"),
-    ("squad", "p.json.gz"), ("squad", "p.json.xz"), ("archive", "outer.zip"), ("records", "r.json"),
+    ("masks", "m"), ("old-masks", "m"), ("authors", "m.npy"), ("authors", "m.zip"),
+    ("squad", "p.json"), ("squad", "p.json.gz"), ("squad", "p.json.xz"), ("archive", "outer.zip"),
+    ("records", "r.json"),
 ])
 def test_no_bytes_at_all_are_taken_for_a_file(kind, name, readers, tmp_path):
     @settings(max_examples=100, deadline=None, database=None)

@@ -30,20 +30,22 @@ from transformers import (
     BertTokenizer,
 )
 
+import fuzz
 import smp.__main__ as command_line
 from conftest import tiny_config
 from smp import squad, unpack
 from smp.answers import decode_answers
-from smp.ask import ask
-from smp.authors import apply_masks, load_authors_masks, save_authors_masks
+from smp.ask import PassageReader
+from smp.authors import load_authors_masks, save_authors_masks
 from smp.distill import load_teacher
-from smp.maskfile import load_masks, save_masks
+from smp.maskfile import checksum_with, load_masks, save_masks
 from smp.masks import encoder_linears
 from smp.models import load_qa_model, load_student
 from smp.record import find_teacher
 from smp.results import read_records, write_record
 from smp.settings import choose_settings
 from smp.squad import SQUAD_FEATURES, featurise, load_squad
+from smp.task import apply_masks
 
 SMALL = dict(vocab_size=40, hidden_size=8, num_attention_heads=2, intermediate_size=12)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "who", "ada", "did", "it"]
@@ -356,8 +358,7 @@ UNICODE = {
 
 def asked(world, made):
     model, tokenizer, _ = load_qa_model(str(world.saved / "qa"))
-    settings = choose_settings("quick", max_length=64, stride=16, precision="fp32")
-    return ask(model, tokenizer, *made, settings)["prediction_text"]
+    return PassageReader(model, tokenizer, 64, 16, "fp32")(*made)["answer"]
 
 
 ASKED = {
@@ -647,8 +648,22 @@ def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
     shapes = shapes if isinstance(shapes, str) else json.dumps(shapes)
     tensor = {"dtype": dtype, "shape": shape or [len(bits)], "data_offsets": [0, len(bits)]}
     about = {"format": "smp-masks-1", "shapes": shapes} | metadata
-    header = json.dumps({"__metadata__": about, "w": tensor}).encode()
+    header = json.dumps({"__metadata__": about, "w": tensor}, separators=(",", ":")).encode()
     return lambda w: w.file("m", struct.pack("<Q", len(header)) + header + bits)
+
+
+def new_mask_file(shapes):
+    """A whole file of the second form with the code of 2 x 4 bits, and other shapes in it."""
+    def make(world):
+        save_masks({"w": np.eye(2, 4) > 0}, world.folder / "m")
+        header, rest = fuzz.header_of((world.folder / "m").read_bytes())
+        header["__metadata__"]["shapes"] = json.dumps(shapes)
+        header = json.dumps(header, separators=(",", ":")).encode()
+        data = struct.pack("<Q", len(header)) + header + rest
+        digest, place = checksum_with(data)
+        return world.file("m", data[: place.start(1)] + digest + data[place.end(1) :])
+
+    return make
 
 
 def of_another_model(world, made):
@@ -710,6 +725,22 @@ MASKS = {
     "an entry too deep": (masks, mask_file({"w": [2, 4]}, density=DEEP), NO_MASKS),
     "a header that is not there": (
         masks, lambda w: w.file("m", struct.pack("<Q", 2**40) + b"{}"), NO_MASKS),
+    "a mask of 9 bytes that fills the memory": (
+        masks, new_mask_file({"w": [2**31, 2**31]}),
+        "…m is not a mask file of this project: w is of shape [2147483648, 2147483648], expected "
+        "[out, in]"),
+    "a code of another shape": (
+        masks, new_mask_file({"w": [9, 9]}), "…m is not a mask file of this project: the code of a "
+        "mask is damaged, or not of shape 9 x 9"),
+    "a mask file with another checksum": (
+        masks, mask_file({"w": [2, 4]}, format="smp-masks-2", checksum="0" * 64),
+        "…m is not a mask file of this project: its bytes are not those that were written"),
+    "a mask file without a checksum": (
+        masks, mask_file({"w": [2, 4]}, format="smp-masks-2"),
+        "…m is not a mask file of this project: it has no checksum"),
+    "a mask file of a form to come": (
+        masks, mask_file({"w": [2, 4]}, format="smp-masks-3"),
+        "…m is not a mask file of this project: its metadata do not say smp-masks-2"),
     "a folder of masks": (masks, lambda w: w.folder, "… is not a mask file of this project: …"),
     "masks of another model": (
         of_another_model, other_masks,

@@ -16,6 +16,7 @@ from smp.results import (
     as_percent,
     ask_git,
     between_markers,
+    check_record,
     provenance,
     read_records,
     results_folder,
@@ -208,16 +209,35 @@ def test_a_long_history_is_thinned_without_picking():
 
 
 def test_the_numbers_in_the_table_are_those_of_the_records():
-    record = make_record(density=0.1, em=0.2784, f1=0.3846)
+    record = make_record(density=0.1, em=0.2784, f1=0.3846, ms_per_question=12.345)
     rows = table_rows(summary_markdown([record]))
-    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1",
-                       "Trained on"]
+    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "To Ship",
+                       "ms/Question", "Trained on"]
     left = record["remaining_of_model"] * record["params_total"]
     assert rows[2] == [
         "SMP-L + KD", f"10% ({100 * record['remaining_of_model']:.3g}% of the model)",
-        f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385",
+        f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385", "1.33 MB", "12.3",
         "3,000 questions × 2 epochs, 372 steps, seed 0",
     ]
+
+
+def test_what_is_shipped_and_how_fast_it_is_never_made_up():
+    old = make_record(method="fine-tuned")  # as records were before either was measured
+    assert "bytes_model" not in old and "ms_per_question" not in old
+    whole = make_record(method="fine-tuned", bytes_model=90_261_808, ms_per_question=4)
+    trained = make_record(method="movement", bytes_mask_file=None, bytes_model=8e7, seed=3)
+    several = [make_record(seed=seed, bytes_mask_file=size, ms_per_question=ms)
+               for seed, size, ms in ((0, 10**6, 2.0), (1, 2 * 10**6, 4.0))]
+    for records, said in (
+        ([old], ["not measured", "not measured"]), ([whole], ["90.26 MB", "4.0"]),
+        ([trained], ["80.00 MB", "not measured"]), (several, ["1.50 MB", "3.0"]),
+        ([*several, make_record(seed=2)], ["1.44 MB", "not measured"]),
+    ):
+        assert table_rows(summary_markdown(records))[2][5:7] == said
+    for wrong in (-1, "4", True, float("inf")):
+        for field in ("bytes_model", "ms_per_question", "bytes_mask_file"):
+            with pytest.raises(ValueError, match=field):
+                check_record(make_record(**{field: wrong}))
 
 
 def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
@@ -247,7 +267,7 @@ def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
     rows = sorted(table_rows(summary_markdown(records))[2:4], key=lambda row: row[3])
     assert rows[0][3] == f"{np.mean(ems):.3f} ± {np.std(ems, ddof=1):.3f}"
     assert rows[0][4] == f"{np.mean(ems) + 0.1:.3f} ± {np.std(ems, ddof=1):.3f}"
-    assert rows[0][5].endswith("seeds 0, 1, 2 (3 runs)")
+    assert rows[0][7].endswith("seeds 0, 1, 2 (3 runs)")
     assert rows[1][3] == "0.600"
 
 

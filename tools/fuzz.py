@@ -19,11 +19,13 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from safetensors.numpy import save
 from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering
 
@@ -31,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from smp.archive import load_archive
 from smp.authors import load_authors_masks, save_authors_masks
-from smp.maskfile import load_masks, save_masks
+from smp.maskfile import CHECKSUM, checksum_with, load_masks, save_masks
 from smp.results import read_records, record_json, summary_markdown
 from smp.squad import squad_rows_of_file
 
@@ -127,21 +129,28 @@ def random_masks(shapes):
     return {name: numbers.random(shape) < 0.4 for name, shape in shapes.items()}
 
 
-class Masks:
-    """Mask files: bytes, and headers that are whole JSON of odd values."""
+def header_of(data):
+    """(JSON header, what follows it) of a safetensors file's bytes."""
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+class OldMasks:
+    """Mask files of the first form: bytes, and headers that are whole JSON of odd values."""
 
     def __init__(self):
         masks = random_masks({"layer.0": (3, 5), "layer.1": (2, 8), "layer.10": (1, 1)})
-        self.valid = written(lambda path: save_masks(masks, path, density=0.4, model="tiny"))
+        shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
+        about = {"format": "smp-masks-1", "shapes": shapes, "density": "0.4", "model": '"tiny"'}
+        self.valid = save({name: np.packbits(mask) for name, mask in masks.items()}, about)
 
     def make(self, chance):
         if chance.random() < 0.5:
             return "m", damaged(chance, self.valid)
-        size = int.from_bytes(self.valid[:8], "little")
-        header, rest = json.loads(self.valid[8 : 8 + size]), self.valid[8 + size :]
+        header, rest = header_of(self.valid)
         about, what = header["__metadata__"], chance.randrange(3)
         if what == 0:
-            return "m", self.valid[: 8 + size] + chance.randbytes(len(rest))
+            return "m", self.valid[: -len(rest)] + chance.randbytes(len(rest))
         if what == 1:
             about["shapes"] = damaged_json(chance, json.loads(about["shapes"])).decode(
                 errors="replace")
@@ -155,15 +164,68 @@ class Masks:
 
     def check(self, masks, name, data):
         """A second reader, in plain Python."""
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
+        header, rest = header_of(data)
         shapes = json.loads(header["__metadata__"]["shapes"])
         assert masks.keys() == shapes.keys()
         for matrix, mask in masks.items():
             first, last = header[matrix]["data_offsets"]
-            bits = "".join(f"{byte:08b}" for byte in data[8 + size :][first:last])[: mask.size]
+            bits = "".join(f"{byte:08b}" for byte in rest[first:last])[: mask.size]
             assert mask.dtype == bool and list(mask.shape) == shapes[matrix]
             assert mask.ravel().tolist() == [bit == "1" for bit in bits]
+
+
+class Masks:
+    """Mask files: damaged, which the checksum tells; and odd ones whose checksum is right."""
+
+    def __init__(self):
+        self.masks = random_masks({"layer.0": (3, 50), "layer.1": (2, 8), "layer.10": (1, 1)})
+        self.head = {"bias": np.float32([1, 2])}
+        self.valid = written(lambda path: save_masks(self.masks, path, self.head, density=0.4))
+
+    def make(self, chance):
+        if chance.random() < 0.3:
+            return "damaged", damaged(chance, self.valid)
+        header, rest = header_of(self.valid)
+        what = chance.randrange(3)
+        if what == 0:  # a code, or a head's weights
+            rest = damaged(chance, rest)[: len(rest)].ljust(len(rest), b"\0")
+        elif what == 1:
+            about = header["__metadata__"]
+            about["shapes"] = damaged_json(chance, json.loads(about["shapes"])).decode(
+                errors="replace")
+        header = json.dumps(header, separators=(",", ":")).encode()
+        if what == 2:
+            header = damaged(chance, header)
+        data = len(header).to_bytes(8, "little") + header + rest
+        if place := CHECKSUM.search(data):
+            digest = checksum_with(data)[0]
+            data = data[: place.start(1)] + digest + data[place.end(1) :]
+        return "m", data
+
+    def read(self, path):
+        return load_masks(path)[0]
+
+    def check(self, masks, name, data):
+        """A damaged file is never read; another says what a second decoder makes of it."""
+        if name == "damaged":
+            assert data == self.valid
+        header, rest = header_of(data)
+        shapes = json.loads(header["__metadata__"]["shapes"])
+        assert masks.keys() == shapes.keys()
+        for matrix, mask in masks.items():
+            first, last = header[matrix]["data_offsets"]
+            way, *symbols = zlib.decompress(rest[first:last])
+            assert mask.dtype == bool and list(mask.shape) == shapes[matrix]
+            if way == 0:
+                bits = "".join(f"{byte:08b}" for byte in symbols)[: mask.size]
+                places = [place for place, bit in enumerate(bits) if bit == "1"]
+            else:
+                places, at = [], -1
+                for symbol in symbols:
+                    at += symbol + (symbol < 255)
+                    places += [at] * (symbol < 255)
+            found = mask.ravel() if way < 2 else ~mask.ravel()
+            assert np.flatnonzero(found).tolist() == places
 
 
 class Authors:
@@ -297,8 +359,8 @@ class Records:
         assert records == [expected] and summary_markdown(records).count("\n### ") >= 2
 
 
-READERS = {"masks": Masks, "authors": Authors, "squad": Squad, "archive": Archive,
-           "records": Records}
+READERS = {"masks": Masks, "old-masks": OldMasks, "authors": Authors, "squad": Squad,
+           "archive": Archive, "records": Records}
 
 # One input, many inputs
 

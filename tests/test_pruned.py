@@ -1,0 +1,203 @@
+"""Tasks on one base model: a mask file makes of it what the run saved; switching; the Hub."""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
+
+from smp.maskfile import load_masks, save_masks
+from smp.masks import Masks
+from smp.models import load_student, model_fingerprint
+from smp.pruned import PrunedModel
+from smp.task import describe_task, load_task
+
+HEADS = ("label words", "embedding rows", "trained")
+SCORES = {"em": 0.25, "f1": 0.5}
+
+
+def learn(base, path, head, seed=0, density=0.3):
+    """What a run does: masks (random ones) on a student, baked, and the mask file. -> student"""
+    torch.manual_seed(seed)
+    model, _, head = load_student(base, head=head)
+    sha, masks = model_fingerprint(model.eval()), Masks(model)
+    for score in masks.scores:
+        score.data = torch.randn_like(score)
+    masks.refresh(density)
+    final = masks.numpy()
+    masks.bake()
+    begun = {
+        "name": f"tiny_{seed}", "method": "SMP", "sharing": "SMP-L", "model": "base",
+        "model_sha": sha, "data": "almanac", "data_sha": "0" * 12, "settings": {"seed": seed},
+        "density_target": density,
+    }
+    save_masks(final, path, **describe_task(begun, model, base, None, head, SCORES, 7))
+    return model
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        out = model(**batch)
+    return torch.stack([out.start_logits, out.end_logits])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch, head):
+    student = learn(base, tmp_path / "m", head)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+    again, _, about = load_task(base, tmp_path / "m")
+    assert torch.equal(logits(again, batch), logits(student, batch))
+    assert about["head"] == head and ("head_weights" in about) == (head == "trained")
+    assert str(tmp_path) not in repr(about)  # nothing of this machine
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
+    student = learn(base, tmp_path / "m", head)
+    merged = PrunedModel.from_pretrained(base, str(tmp_path / "m")).merge_and_unload()
+    merged.save_pretrained(tmp_path / "plain")
+    if head == "label words":
+        full = AutoModelForMaskedLM.from_pretrained(tmp_path / "plain").eval()(**batch).logits
+        ids = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["yes", "no"])
+        found = full[..., ids].movedim(-1, 0)
+        assert torch.allclose(found, logits(student, batch), atol=1e-6)
+    else:
+        found = logits(AutoModelForQuestionAnswering.from_pretrained(tmp_path / "plain"), batch)
+        assert torch.equal(found, logits(student, batch))
+
+
+def test_many_tasks_on_one_base(base, tmp_path, batch):
+    """Each is its own whenever it is set, in whatever order; the base is never changed."""
+    wanted, before = {}, model_fingerprint(load_student(base)[0])
+    for seed, head in enumerate((*HEADS, "trained")):
+        wanted[str(seed)] = logits(learn(base, tmp_path / str(seed), head, seed), batch)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "0"), name="0", ready=2)
+    for name in ("1", "2", "3"):
+        pruned.load_mask(str(tmp_path / name), name)
+    assert pruned.active == "0"
+    for name in "0123321032130":
+        pruned.set_mask(name)
+        assert torch.equal(logits(pruned.model, batch), wanted[name]), name
+    for matrix, linear in pruned.linears.items():
+        linear.weight.data = pruned.own[matrix]
+    assert model_fingerprint(pruned.model) == before == pruned.sha
+    with pytest.raises(KeyError, match="no task 'news': expected one of '0', '1', '2', '3'"):
+        pruned.set_mask("news")
+    assert pruned.masked_weights.cache_info().currsize == 2
+
+
+def test_what_was_merged_stays_as_it_is(base, tmp_path, batch):
+    learn(base, tmp_path / "a", "trained", 1)
+    learn(base, tmp_path / "b", "trained", 2)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "a"), "a")
+    merged = pruned.merge_and_unload()
+    before = logits(merged, batch)
+    pruned.load_mask(str(tmp_path / "b"), "b")
+    pruned.set_mask("b")
+    assert torch.equal(logits(merged, batch), before)
+    assert not torch.equal(logits(pruned.model, batch), before)
+
+
+def test_save_and_load_again(base, tmp_path, batch):
+    student = learn(base, tmp_path / "m", "trained")
+    first = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    size = first.save_pretrained(tmp_path / "task")
+    assert {p.name: p.stat().st_size for p in (tmp_path / "task").iterdir()}.keys() == {
+        "masks.safetensors", "README.md"}
+    assert size == (tmp_path / "task/masks.safetensors").stat().st_size
+    again = PrunedModel.from_pretrained(base, str(tmp_path / "task"))
+    assert torch.equal(logits(again.model, batch), logits(student, batch))
+    card = ModelCard.load(tmp_path / "task/README.md").data
+    assert {r.metric_type: r.metric_value for r in card.eval_results} == {
+        "exact_match": 0.25, "f1": 0.5}
+    assert card.base_model == "base" and card.pipeline_tag == "question-answering"
+
+
+def test_a_loaded_model_may_be_the_base(base, tmp_path, batch):
+    student = learn(base, tmp_path / "m", "label words")
+    stock = AutoModelForQuestionAnswering.from_pretrained(base)
+    pruned = PrunedModel.from_pretrained(stock, str(tmp_path / "m"))
+    assert pruned.model is stock
+    assert torch.equal(logits(stock, batch), logits(student, batch))
+
+
+def test_another_family(tmp_path, batch, tokenizer):
+    torch.manual_seed(0)
+    RobertaForQuestionAnswering(RobertaConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=130, type_vocab_size=1,
+    )).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    student = learn(str(tmp_path / "base"), tmp_path / "m", "trained")
+    pruned = PrunedModel.from_pretrained(str(tmp_path / "base"), str(tmp_path / "m"))
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+
+
+def changed(path, **changes):
+    """The mask file with other things said in it, whole."""
+    masks, about = load_masks(path)
+    save_masks(masks, path, **{k: v for k, v in (about | changes).items() if v is not None})
+
+
+def lose_a_matrix(path):
+    masks, about = load_masks(path)
+    save_masks(dict(list(masks.items())[1:]), path, **about)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda p: changed(p, base_sha="0123456789ab", base="other"),
+     "its masks belong to 'other' with weights '0123456789ab', "),
+    (lambda p: changed(p, head="embedding rows"), "its head is 'embedding rows', which does not"),
+    (lambda p: changed(p, head_weights=None), "its head is 'trained', which does not fit"),
+    (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(2, np.float32)}),
+     "its head has nothing in qa_outputs.weight"),
+    (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(3, np.float32),
+                                        "qa_outputs.weight": np.zeros((2, 32), np.float32)}),
+     "its head has (3,) in qa_outputs.bias"),
+    (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", of a kind"),
+    (lambda p: changed(p, head=None, head_weights=None), "is of an older form"),
+    (lose_a_matrix, "only the model has encoder.layer.0.attention.self.query"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
+    (lambda p: p.unlink(), "no such mask file"),
+])
+def test_what_does_not_fit_is_refused_in_a_line(tmp_path, tiny_qa, tokenizer, change, said):
+    tiny_qa.save_pretrained(tmp_path / "base")  # without a masked-LM head
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = str(tmp_path / "base")
+    learn(base, tmp_path / "m", "trained")
+    change(tmp_path / "m")
+    for load in (load_task, PrunedModel.from_pretrained):
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            load(base, tmp_path / "m")
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_task_that_does_not_fit_changes_nothing(base, tmp_path, batch):
+    student = learn(base, tmp_path / "m", "label words")
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"), "m")
+    learn(base, tmp_path / "n", "label words", 1)
+    changed(tmp_path / "n", base_sha="0123456789ab")
+    with pytest.raises(ValueError, match="name the base they were learned on"):
+        pruned.load_mask(str(tmp_path / "n"), "n")
+    assert pruned.tasks.keys() == {"m"}
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+
+
+def test_the_hub_is_asked_and_refuses_in_a_line(base, tmp_path):
+    """Offline its client refuses before it asks (tests/conftest.py)."""
+    learn(base, tmp_path / "m", "label words")
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="'owner/name': the Hub did not take it") as error:
+        pruned.push_to_hub("owner/name")
+    assert "\n" not in str(error.value)
+    for name in ("owner/name", "name"):
+        with pytest.raises(FileNotFoundError, match=f"{name}: ") as error:
+            PrunedModel.from_pretrained(base, name)
+        assert "\n" not in str(error.value)
