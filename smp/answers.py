@@ -18,7 +18,7 @@ from datasets import Features, List, Value
 
 # %%
 def choosable(start_logits, end_logits, context_mask):
-    """The logits (n, L), -inf where none may be chosen: outside the mask, and where they are nan."""
+    """The logits (n, L), -inf where none may be chosen: outside the mask, and where nan."""
     kind = np.result_type(start_logits, end_logits, np.float32)
     return tuple(
         np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)

@@ -88,8 +88,9 @@ class PassageReader:
         """A dict as above; of lists of questions and passages a list. One passage serves all
         questions. Raises ValueError with one line for text that is empty or holds half a character.
         """
-        questions = [question] if isinstance(question, str) else list(question)
-        passages = [passage] * len(questions) if isinstance(passage, str) else list(passage)
+        many = isinstance(question, list | tuple)
+        questions = list(question) if many else [question]
+        passages = list(passage) if isinstance(passage, list | tuple) else [passage] * len(questions)
         if len(questions) != len(passages):
             raise ValueError(
                 f"{len(questions)} questions for {len(passages)} passages: expected one passage, "
@@ -101,7 +102,7 @@ class PassageReader:
                 raise ValueError(f"the {name} is empty: expected some text")
             check_characters(text, f"the {name}")
         said = self.read(questions, passages, n_best) if questions else []
-        return said[0] if isinstance(question, str) else said
+        return said if many else said[0]
 
     def read(self, questions, passages, n_best):
         rows = []
