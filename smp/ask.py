@@ -90,7 +90,7 @@ class PassageReader:
         """
         many = isinstance(question, list | tuple)
         questions = list(question) if many else [question]
-        passages = list(passage) if isinstance(passage, list | tuple) else [passage] * len(questions)
+        passages = passage if isinstance(passage, list | tuple) else [passage] * len(questions)
         if len(questions) != len(passages):
             raise ValueError(
                 f"{len(questions)} questions for {len(passages)} passages: expected one passage, "
