@@ -390,7 +390,9 @@ def see_matrix(sight: Sight) -> tuple[Figure, str]:
     fig.axes[0].set_ylabel("output neuron (row)", fontsize=9, color=INK)
     fig.axes[0].set_xlabel("input feature (column)", fontsize=9, color=INK)
     block = "one weight a point" if size == 1 else f"kept in a block of {size} × {size}"
-    colour_bar(fig, place_axes(fig, 7.6, 0.5, 0.15, 3.3), image, block, ticks=SHARE_TICKS)
+    left, _, width, _ = boxes[-1]
+    beside = place_axes(fig, left + width + 0.2, 0.5, 0.15, 3.3)
+    colour_bar(fig, beside, image, block, ticks=SHARE_TICKS)
     if sight.other:
         words = in_words(sight, parts, window)
     else:
@@ -480,9 +482,9 @@ def see_run(sight: Sight) -> tuple[Figure, str]:
         words += (f"{as_percent(removed[now - 1])} of the weights kept at step "
                   f"{sight.saved.steps[now - 1]:,} are gone, and {as_percent(returned[now - 1])} "
                   "of those kept now were not there then. ")
-    words += (f"{as_percent(overlap[now])} of the kept weights are also among the as many largest "
-              f"|W| of their matrix, which is what magnitude pruning would keep; by chance it "
-              f"would be {as_percent(chance[now])}.")
+    words += (f"{as_percent(overlap[now])} of the kept weights are also what magnitude pruning "
+              "would keep at this density, the largest |W| of their matrix; by chance it would be "
+              f"{as_percent(chance[now])}.")
     return fig, words
 
 # %%

@@ -15,8 +15,6 @@ import math
 import numpy as np
 
 # %%
-
-# %%
 def pool_mask(mask: np.ndarray, blocks: int = 64) -> tuple[np.ndarray, int]:
     """(share kept in square blocks, their side b), `blocks` of them along the shorter side.
 
