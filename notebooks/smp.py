@@ -300,6 +300,7 @@ if found:
 readings["pruned"] = read_passages(model, asked, windows, tokenizer, settings.precision)
 show_broken(asked, readings)
 
+# %% [markdown]
 # What must be shipped for this task is less than that model: the masks, and the head if it was
 # trained. Put onto the untouched encoder they must give the same logits, to the last bit.
 
@@ -343,7 +344,8 @@ reader(question, passage)
 # %%
 record = finish_record(
     record, run, scores, head=head, params_total=params_total, layers=layers,
-    bytes_mask_file=mask_bytes, bytes_model=model_bytes(saved), n_train=len(data["train"]), n_eval=len(data["eval"]),
+    bytes_mask_file=mask_bytes, bytes_model=model_bytes(saved), n_train=len(data["train"]),
+    n_eval=len(data["eval"]),
 )
 keep_record(record, results, saved)
 checkpoints.clear()
