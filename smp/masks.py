@@ -12,7 +12,6 @@
 # %%
 import inspect
 import math
-import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -23,25 +22,33 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 # %%
-def masked_weight(weight, mask):
+def masked_weight(weight, mask, out=None):
     """W' = W * M, for a bool mask; on a CPU twice as fast as with the bool itself."""
-    return weight * mask.view(torch.uint8)
+    return torch.mul(weight, mask.view(torch.uint8), out=out)
 
 
 class StraightThrough(torch.autograd.Function):
     """W' = W * M forward. Backward dL/dS = dL/dW' * W (SMP, Eq. 3) and, for methods that train the
-    weights too, dL/dW = dL/dW' * M; nothing for what is frozen."""
+    weights too, dL/dW = dL/dW' * M; nothing for what is frozen.
+
+    place: None, or a tensor that W' is written into, for one linear layer that multiplies with it
+    and with nothing else: dL/dW' is then this function's own, and dL/dS is made in its memory.
+    """
 
     @staticmethod
-    def forward(ctx, weight, scores, mask):
+    def forward(ctx, weight, scores, mask, place):
         ctx.save_for_backward(weight, mask)
-        return masked_weight(weight, mask)
+        ctx.is_own = place is not None
+        return masked_weight(weight, mask, place).detach()
 
     @staticmethod
     def backward(ctx, grad):
         weight, mask = ctx.saved_tensors
-        of_weight, of_scores, _ = ctx.needs_input_grad
-        return grad * mask if of_weight else None, grad * weight if of_scores else None, None
+        of_weight, of_scores, *_ = ctx.needs_input_grad
+        for_weight = grad * mask if of_weight else None
+        in_place = ctx.is_own and not torch.is_grad_enabled()
+        for_scores = torch.mul(grad, weight, out=grad if in_place else None) if of_scores else None
+        return for_weight, for_scores, None, None
 
 
 class StaticMask(nn.Module):
@@ -61,27 +68,39 @@ class StaticMask(nn.Module):
             size = weight.detach().abs()
             self.scores = nn.Parameter(start * size / size.mean().clamp_min(1e-12))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
-        self.made = lambda: None  # the W' of the last forward, while somebody holds it
+        self.place = None  # where W' is written, while the linear layer it belongs to runs
 
     def forward(self, weight):
-        masked = StraightThrough.apply(weight, self.scores, self.mask)
-        self.made = weakref.ref(masked)
-        return masked
+        return StraightThrough.apply(weight, self.scores, self.mask, self.place)
 
 # %% [markdown]
 # The backward needs $W'$ again, and autograd would keep every one of them until then: the encoder
-# a second time. To multiply once more costs less than to write it down and read it back.
+# a second time. To multiply once more costs less than to fetch new memory, so all matrices of a
+# shape take turns in one place.
 
 # %%
-def remake_in_backward(linear, mask):
-    """Lets the linear's backward make W' anew, instead of keeping it from the forward.
+class Scratch:
+    """scratch(tensor): memory of that shape, kind and device, the same at every call."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def __call__(self, like):
+        key = like.shape, like.dtype, like.device
+        if key not in self.kept:
+            self.kept[key] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return self.kept[key]
+
+
+def remake_in_backward(linear, mask, scratch):
+    """Lets a linear layer write W' into scratch memory, and make it anew for its backward.
 
     linear: an nn.Linear with `mask`, its StaticMask, attached. Returns the handles of two hooks.
     Under autocast what is kept is a half-precision copy of W', as in fine-tuning.
     """
     def pack(kept):
-        made = mask.made()
-        if made is None or made.untyped_storage().data_ptr() != kept.untyped_storage().data_ptr():
+        place = mask.place
+        if place is None or place.untyped_storage().data_ptr() != kept.untyped_storage().data_ptr():
             return kept, kept._version, None
         how_it_was_seen = kept.size(), kept.stride(), kept.storage_offset()
         return mask.mask, mask.mask._version, how_it_was_seen
@@ -92,15 +111,18 @@ def remake_in_backward(linear, mask):
             raise RuntimeError("masks or inputs were modified between forward and backward")
         if view is None:
             return source
-        return masked_weight(linear.parametrizations.weight.original, source).as_strided(*view)
+        with torch.no_grad():
+            return masked_weight(weight, source, scratch(weight)).as_strided(*view)
 
-    hooks = []
+    weight, hooks = linear.parametrizations.weight.original, []
 
     def enter(*_):
+        mask.place = scratch(weight)
         hooks.append(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
         hooks[-1].__enter__()
 
     def leave(*_):
+        mask.place = None
         hooks.pop().__exit__(None, None, None)
 
     return (linear.register_forward_pre_hook(enter),
@@ -118,33 +140,39 @@ def kept_count(density, total):
     return math.floor(Fraction(str(float(density))) * total)
 
 
-def keep_top(scores, k):
-    """Mask, bool and of the scores' shape, of exactly the k highest; ties to the lower index."""
+def keep_top(scores, k, out=None):
+    """Mask, bool and of the scores' shape, of exactly the k highest; ties to the lower index.
+
+    out: a contiguous bool tensor to write it into.
+    """
     n, flat = scores.numel(), scores.detach().flatten()
+    mask = torch.empty_like(scores, dtype=torch.bool) if out is None else out
     if k <= 0 or k >= n:
-        return torch.full_like(scores, k > 0, dtype=torch.bool)
-    if flat.device.type == "cpu":
-        mask = keep_top_between(flat.numpy(), k, *likely_cut(flat.numpy(), k))
-        if mask is None:
-            mask = keep_top_between(flat.numpy(), k, -np.inf, np.inf)
-        return torch.from_numpy(mask).view_as(scores)
-    return keep_top_on_device(flat, k).view_as(scores)
+        return mask.fill_(k > 0)
+    if flat.device.type != "cpu":
+        return mask.copy_(keep_top_on_device(flat, k).view_as(scores))
+    values, kept = flat.numpy(), mask.view(-1).numpy()
+    if not keep_top_between(values, k, *likely_cut(values, k), kept):
+        keep_top_between(values, k, -np.inf, np.inf, kept)
+    torch.autograd.graph.increment_version(mask)  # numpy wrote it, unseen by autograd
+    return mask
 
 
-def keep_top_between(values, k, low, high):
-    """Mask of the k highest of a float array (n,); None where the k-th is not in [low, high]."""
-    mask = values > high
+def keep_top_between(values, k, low, high, mask):
+    """Writes the mask of the k highest of a float array (n,); False where the k-th of them does not
+    lie in [low, high]."""
+    np.greater(values, high, out=mask)
     between = values >= low
     np.not_equal(between, mask, out=between)
     places = np.flatnonzero(between)
     values, left = values[places], k - np.count_nonzero(mask)
     if not 0 < left <= len(values):
-        return mask if left == 0 else None
+        return left == 0
     cut = np.partition(values, len(values) - left)[len(values) - left]
     higher = np.flatnonzero(values > cut)
     mask[places[higher]] = True
     mask[places[np.flatnonzero(values == cut)[: left - len(higher)]]] = True
-    return mask
+    return True
 
 
 def likely_cut(values, k):
@@ -329,11 +357,11 @@ class Masks:
         self.places = encoder_linears(model)
         for parameter in model.base_model.parameters():
             parameter.requires_grad_(self.trains_weights)
-        self.masks, self.hooks = {}, []
+        self.masks, self.hooks, self.scratch = {}, [], Scratch()
         for name, _, _, linear in self.places:
             self.masks[name] = StaticMask(linear.weight, start if self.learns_scores else None)
             parametrize.register_parametrization(linear, "weight", self.masks[name])
-            self.hooks += remake_in_backward(linear, self.masks[name])
+            self.hooks += remake_in_backward(linear, self.masks[name], self.scratch)
         self.linears = {name: linear for name, _, _, linear in self.places}
         self.types = {}  # type of matrix -> names of those in each layer
         for name, _, matrix, _ in self.places:
@@ -354,7 +382,7 @@ class Masks:
         kept = self.kept_counts(density, ranks)
 
         def choose(name):
-            self.masks[name].mask.copy_(keep_top(ranks[name], kept[name]))
+            keep_top(ranks[name], kept[name], out=self.masks[name].mask)
 
         names = sorted(ranks, key=lambda name: -ranks[name].numel())  # the large ones first
         if ranks[names[0]].device.type == "cpu" and torch.get_num_threads() > 1:
@@ -368,7 +396,11 @@ class Masks:
         """{name: weights kept} from {name: what is ranked}; SMP-S: shared out over the layers."""
         if self.sharing == "local":
             return {name: kept_count(density, rank.numel()) for name, rank in ranks.items()}
-        rates = torch.stack([(r / self.temperature).sigmoid().mean() for r in ranks.values()])
+        rates = torch.stack([
+            torch.sigmoid(
+                rank if self.temperature == 1 else rank / self.temperature, out=self.scratch(rank)
+            ).mean() for rank in ranks.values()
+        ])
         rates = dict(zip(ranks, rates.tolist(), strict=True))  # the one wait for a GPU in a step
         kept = {}
         for names in self.types.values():
@@ -384,11 +416,11 @@ class Masks:
         """Adds weight * dR/dS, R = mean over matrices of mean sigma(S) (SMP, Eq. 8), to the scores'
         gradients: weight / (matrices * numel) * sigma(S) * (1 - sigma(S))."""
         for scores in self.scores:
-            slope = scores.sigmoid()
+            slope = torch.sigmoid(scores, out=self.scratch(scores))
             slope.addcmul_(slope, slope, value=-1)
             scale = weight / (len(self.masks) * scores.numel())
             if scores.grad is None:
-                scores.grad = slope.mul_(scale)
+                scores.grad = slope * scale
             else:
                 scores.grad.add_(slope, alpha=scale)
 
