@@ -37,7 +37,7 @@ sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEE
 	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 
 bench: $(READY)  ## measure what the speed is against plain ways; ONLY="a f" some topics, DATA=squad
-	@$(PYTHON) -m benchmarks $${ONLY:+--only $$ONLY}
+	@MALLOC_ARENA_MAX=1 $(PYTHON) -m benchmarks $${ONLY:+--only $$ONLY}
 
 test: check  ## check, then run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile
