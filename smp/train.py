@@ -92,7 +92,7 @@ def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, 
     loader = make_loader(features, tokenizer, batch_size, shuffle=False)
     here, processes = accelerator.process_index, accelerator.num_processes
     with tqdm(total=len(features), desc=note, unit=" windows", leave=False,
-              disable=here > 0) as bar:
+              disable=here > 0 or len(loader) == 1) as bar:
         for number, batch in enumerate(loader):
             if number % processes == here:
                 inputs = {k: batch[k].to(accelerator.device) for k in MODEL_INPUTS if k in batch}
