@@ -14,6 +14,9 @@ import numpy as np
 from smp.pictures import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 
 # %%
+from smp.settings import SETTING_DEFAULTS
+
+# %%
 from smp.results import (
     as_percent,
     data_label,
@@ -109,7 +112,8 @@ def told_apart(records):
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
-        kept = [{k: v for k, v in r["settings"].items() if k not in PER_CELL} for r in group]
+        kept = [{k: v for k, v in (SETTING_DEFAULTS | r["settings"]).items() if k not in PER_CELL}
+                for r in group]  # a setting newer than a record had its default's effect
         differing = sorted(k for k in {k for one in kept for k in one}
                            if len({json.dumps(one.get(k)) for one in kept}) > 1)
         for record, one in zip(group, kept, strict=True):

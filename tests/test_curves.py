@@ -96,6 +96,9 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
                  settings={"batch_size": 8, "learning_rate": 0.1, "density_ramp": 0.5})
     rows = [line.split("|")[1].strip() for line in sweep_markdown([*CELLS, other]).splitlines()
             if "soft" in line]
-    assert sorted(rows) == [f"soft movement (learning_rate {rate})" for rate in ("0.1", "None")]
+    assert sorted(rows) == [f"soft movement (learning_rate {rate})" for rate in ("0.02", "0.1")]
+    newer = cell("SMP", 0.03, 0.1, sharing="SMP-L", settings={"batch_size": 8, "n_masks": 24})
+    assert "| SMP-L " in sweep_markdown([*CELLS, newer])  # a default that older records lack
+    assert "n_masks" not in sweep_markdown([*CELLS, newer])
     assert sweep_markdown(CELLS + [cell("SMP", 0.1, 0.1, sharing="SMP-L", steps=9)]).count(
         "###") == 2  # longer runs stand apart
