@@ -144,7 +144,7 @@ plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_
 # the authors' archive, as it was downloaded.
 
 # %%
-from smp.distill import ask_teacher, distilled_loss, load_teacher
+from smp.distill import ask_teacher, distilled_loss, load_teacher, take_head
 
 # %%
 from smp.record import find_teacher
@@ -188,6 +188,10 @@ if teacher_record and teacher_record["data_sha"] == data_sha:
 else:
     teacher_em = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer)[0]["em"]
 print(f"the teacher, {Path(teacher_name).name}: EM {teacher_em:.3f}")
+
+# %%
+if settings.head == "teacher":
+    take_head(model, teacher)
 
 # %% [markdown]
 # It is asked once about every training window; its logits serve every epoch. Here is what it says
@@ -270,7 +274,7 @@ checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 snapshots = run_snapshots(record, results, model.config.num_attention_heads)
 run = fit(
     model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
-    loss_function=distilled_loss(teacher_logits, settings),
+    loss_function=distilled_loss(teacher_logits, settings, model, teacher),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
     checkpoints=checkpoints, snapshots=snapshots,
 )

@@ -18,10 +18,13 @@ import torch
 from smp.archive import is_archive, load_archive
 
 # %%
-from smp.models import check_max_length, load_qa_model
+from smp.models import check_max_length, head_parts, load_qa_model
 
 # %%
 from smp.train import MODEL_INPUTS, predict_logits, span_loss
+
+# %%
+from smp.hidden import HiddenTeacher
 
 # %%
 def distillation_loss(student, teacher, attention_mask, temperature):
@@ -93,18 +96,37 @@ def ask_teacher(teacher, features, tokenizer, precision="auto"):
     return torch.from_numpy(logits.clip(-6e4, 6e4)).half()  # -inf is padding, masked out later
 
 
-def distilled_loss(teacher_logits, settings):
-    """The loss of `fit` that listens to the teacher: (1 - alpha) CE + alpha KD."""
+def take_head(student, teacher):
+    """Fills the student's head with the teacher's weights, from which it is trained on.
+
+    Raises ValueError with one line where the two heads are not of one form.
+    """
+    theirs = head_parts(teacher)
+    for name, part in head_parts(student).items():
+        try:
+            part.load_state_dict(theirs[name].state_dict())
+        except (KeyError, RuntimeError):
+            raise ValueError(
+                f"HEAD='teacher': the teacher has no {name} of the student's form "
+                f"({type(part).__name__}); name another TEACHER, or set head=trained"
+            ) from None
+
+
+def distilled_loss(teacher_logits, settings, student=None, teacher=None):
+    """The loss of `fit` that listens to the teacher: (1 - alpha) CE + alpha KD + beta H.
+
+    student, teacher: the models, needed where beta (hidden_weight) is not 0, see `HiddenTeacher`.
+    """
+    hidden = HiddenTeacher(student, teacher, settings.precision) if settings.hidden_weight else None
 
     def loss(start_logits, end_logits, batch):
-        teacher = teacher_logits[batch["row"], : start_logits.shape[1]]
-        teacher = teacher.to(start_logits, non_blocking=True)
-        student = torch.stack([start_logits, end_logits], dim=-1)
-        kd = distillation_loss(
-            student, teacher, batch["attention_mask"], settings.kd_temperature
-        )
-        return (1 - settings.kd_weight) * span_loss(start_logits, end_logits, batch) + (
+        said = teacher_logits[batch["row"], : start_logits.shape[1]]
+        said = said.to(start_logits, non_blocking=True)
+        answer = torch.stack([start_logits, end_logits], dim=-1)
+        kd = distillation_loss(answer, said, batch["attention_mask"], settings.kd_temperature)
+        total = (1 - settings.kd_weight) * span_loss(start_logits, end_logits, batch) + (
             settings.kd_weight * kd
         )
+        return total + settings.hidden_weight * hidden.distance(batch) if hidden else total
 
     return loss

@@ -33,6 +33,9 @@ from smp.head import (
 )
 
 # %%
+from smp.settings import HEADS
+
+# %%
 EMBEDDED_ENCODER = "all-MiniLM-L6-v2"
 
 
@@ -206,16 +209,15 @@ def load_student(name, dropout=None, max_length=None, head="auto"):
 
     head: "label words", the checkpoint's own masked-LM head, frozen; "embedding rows", the frozen
     word embeddings of the label words; "trained", a linear layer, new or the checkpoint's, trained
-    beside the scores; "auto", label words where they can be had, else trained. Raises ValueError
-    with one line where the checkpoint has not what the head is made of.
+    beside the scores; "teacher", such a layer, for `take_head` to fill; "auto", label words where
+    they can be had, else trained. Raises ValueError with one line where the checkpoint has not what
+    the head is made of.
     """
-    if head not in ("auto", "label words", "embedding rows", "trained"):
-        raise ValueError(
-            f'HEAD={head!r}: expected "auto", "label words", "embedding rows" or "trained"'
-        )
+    if head not in HEADS:
+        raise ValueError(f"HEAD={head!r}: expected one of {', '.join(HEADS)}")
     model, tokenizer, _ = load_qa_model(name, dropout, max_length)
-    if head == "trained":
-        return model, tokenizer, head
+    if head in ("trained", "teacher"):
+        return model, tokenizer, "trained"
     try:
         if head == "embedding rows":
             model.qa_outputs = embedding_rows_head(model, tokenizer)
@@ -278,6 +280,11 @@ def model_bytes(folder):
     """Bytes of the weights in a saved model's folder."""
     return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")
                if path.stem.startswith(("model", "compact")))
+
+
+def head_parts(model):
+    """{name: module} of what a question-answering model has beside its encoder."""
+    return {name: part for name, part in model.named_children() if part is not model.base_model}
 
 
 def count_parameters(model):

@@ -9,6 +9,9 @@
 from dataclasses import MISSING, asdict, dataclass, fields
 
 # %%
+HEADS = ("auto", "label words", "embedding rows", "trained", "teacher")  # see smp/head.py
+
+
 @dataclass(frozen=True)
 class Settings:
     profile: str
@@ -28,7 +31,7 @@ class Settings:
     learning_rate: float = 2e-2  # of the scores; of all weights when fine-tuning
     weight_learning_rate: float = 3e-5  # of the weights, where a method trains them too
     head_learning_rate: float = 1e-3  # of a trained head beside frozen weights
-    head: str = "auto"  # "label words", "embedding rows", "trained"; "auto": the first, or the last
+    head: str = "auto"  # one of HEADS; "auto": label words where they can be had, else trained
     warmup: float = 0.0  # share of the run in which the learning rate rises
     dropout: float = 0.1
     precision: str = "auto"  # "fp32", "bf16", "fp16"; "auto": what the device is fast at
@@ -49,6 +52,7 @@ class Settings:
     # distillation
     kd_weight: float = 0.5  # alpha: loss = (1 - alpha) CE + alpha KD
     kd_temperature: float = 2.0  # tau
+    hidden_weight: float = 0.0  # beta, of the distance from the teacher's hidden states; 0 in SMP
     n_snapshots: int = 8  # validations along the way (in older records, of masks kept too)
     n_masks: int = 24  # masks kept along the way, for the explorer
 
@@ -198,7 +202,8 @@ def check_settings(settings):
         need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
     for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):
         need(name, lambda v: is_number(v) and v > 0, "a number above 0")
-    for name in ("head_learning_rate", "weight_learning_rate", "regulariser", "score_start"):
+    for name in ("head_learning_rate", "weight_learning_rate", "regulariser", "score_start",
+                 "hidden_weight"):
         need(name, lambda v: is_number(v) and v >= 0, "a number from 0")
     for name in ("density", "density_ramp", "regulariser_ramp"):
         need(name, lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1")
@@ -209,8 +214,9 @@ def check_settings(settings):
     need("regulariser_rule", lambda v: v in ("cubic", "density"), '"cubic" or "density"')
     need("density_hold", lambda v: v < settings.density_ramp,
          f"less than DENSITY_RAMP={settings.density_ramp:g}")
-    need("head", lambda v: v in ("auto", "label words", "embedding rows", "trained"),
-         '"auto", "label words", "embedding rows" or "trained"')
+    need("head", lambda v: isinstance(v, str) and v in HEADS, "one of " + ", ".join(HEADS))
+    need("head", lambda v: v != "teacher" or settings.task != "smp",
+         "another one where there is no teacher, such as trained")
     need("sharing", lambda v: v in ("local", "shared"), '"local" (SMP-L) or "shared" (SMP-S)')
     need("precision", lambda v: v in ("auto", "fp32", "bf16", "fp16"),
          '"auto", "fp32", "bf16" or "fp16"')

@@ -14,7 +14,7 @@ from transformers import set_seed
 from smp.baselines import attach_pruning
 
 # %%
-from smp.distill import ask_teacher, distilled_loss, load_teacher
+from smp.distill import ask_teacher, distilled_loss, load_teacher, take_head
 
 # %%
 from smp.maskfile import save_masks
@@ -102,7 +102,7 @@ class Sweep:
             first.model, max_length=first.max_length, head=first.head
         )
         self.model_sha, self.student_config = model_fingerprint(model), model.config
-        self.teacher = self.teacher_logits = None
+        self.teacher = self.teacher_model = self.teacher_logits = None
         if any(cell.task == "smp-kd" for cell in cells):
             self.name_teacher(teacher, first)
         self.data = load_squad(
@@ -135,28 +135,36 @@ class Sweep:
         return begin_record(record_method(settings), settings, self.model_sha, self.data_sha,
                             teacher)
 
-    def loss(self, settings):
-        """What `fit` minimises; the teacher is asked once, for all cells that listen to it."""
-        if settings.task != "smp-kd":
-            return {}
-        if self.teacher_logits is None:
-            teacher = load_teacher(
+    def ask_teacher(self, settings):
+        """Once, for all cells that listen to it."""
+        if settings.task == "smp-kd" and self.teacher_logits is None:
+            self.teacher_model = load_teacher(
                 self.teacher_folder, self.tokenizer, settings.max_length, self.student_config
             )
             self.teacher_logits = ask_teacher(
-                teacher, self.windows["train"], self.tokenizer, settings.precision
+                self.teacher_model, self.windows["train"], self.tokenizer, settings.precision
             )
-        return {"loss_function": distilled_loss(self.teacher_logits, settings)}
+
+    def loss(self, settings, student):
+        """What `fit` minimises."""
+        if settings.task != "smp-kd":
+            return {}
+        return {"loss_function": distilled_loss(
+            self.teacher_logits, settings, student, self.teacher_model
+        )}
 
     def run(self, settings):
         """Trains and evaluates one of the cells, writes its record and returns it."""
         begun = self.begun[settings]
-        loss = self.loss(settings)
+        self.ask_teacher(settings)
         set_seed(settings.seed)  # before a new head is drawn
         model, tokenizer, head = load_student(
             settings.model, settings.dropout, settings.max_length, settings.head
         )
         params_total = count_parameters(model)
+        if settings.head == "teacher":
+            take_head(model, self.teacher_model)
+        loss = self.loss(settings, model)
         pruning = attach_pruning(model, settings)
         checkpoints = run_checkpoints(begun, self.results, self.checkpoints)
         run = fit(model, self.windows["train"], tokenizer, settings, pruning, **loss,

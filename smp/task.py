@@ -18,18 +18,13 @@ from smp.maskfile import load_masks
 from smp.masks import encoder_linears
 
 # %%
-from smp.models import first_line, load_student, model_fingerprint
+from smp.models import first_line, head_parts, load_student, model_fingerprint
 
 # %%
 from smp.results import short_name
 
 # %%
 MASK_FILE = "masks.safetensors"  # in a folder, or on the Hub
-
-
-def head_parts(model):
-    """{name: module} of what a question-answering model has beside its encoder."""
-    return {name: part for name, part in model.named_children() if part is not model.base_model}
 
 
 def head_weights(model):

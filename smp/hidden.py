@@ -1,0 +1,80 @@
+# %% [markdown]
+# ### What the teacher sees on the way
+#
+# Logits are two numbers a token. Between them and the words lie the encoder's layers, and a teacher
+# with as many of the same width can show each of its student's layers where to go:
+# $$H = \frac{1}{L}\sum_{l=1}^{L}
+# \frac{\sum_t \lVert h_{l,t}^{student} - h_{l,t}^{teacher} \rVert^2}
+# {\sum_t \lVert h_{l,t}^{teacher} \rVert^2},$$
+# over the tokens $t$ that are not padding. The loss gets $\beta H$ besides. SMP has no such term
+# ($\beta = 0$); TinyBERT (Jiao et al. 2020) has one like it. Hidden states are too many to be
+# kept (SQuAD's windows have 280 GB of them in BERT-base, as fp16), so with it the teacher reads
+# every batch along.
+
+# %%
+import torch
+
+# %%
+from smp.masks import encoder_stacks
+
+# %%
+from smp.train import MODEL_INPUTS, make_accelerator
+
+# %%
+def hidden_distance(student, teacher, attention_mask):
+    """H, the mean over the layers of the squared distance, in units of the teacher's squared norm.
+
+    student, teacher: as many (batch, length, hidden); attention_mask (batch, length): padding does
+    not count.
+    """
+    real = attention_mask.bool()
+    shares = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        ours, theirs = ours[real].float(), theirs[real].float()
+        shares.append((ours - theirs).square().sum() / theirs.square().sum())
+    return torch.stack(shares).mean()
+
+# %%
+def watch_layers(model, seen):
+    """Hooks that put the output of each encoder layer, (batch, length, hidden), into `seen` as
+    {layer: output}; returned, for them to be removed."""
+    def keep(layer, output):
+        seen[layer] = output[0] if isinstance(output, tuple) else output
+
+    (stack,) = encoder_stacks(model).values()
+    return [block.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output))
+            for layer, block in enumerate(stack)]
+
+
+class HiddenTeacher:
+    """batch -> H of the student's last forward and the teacher's of the same batch.
+
+    student, teacher: stock models; the student may have masks. Raises ValueError with one line
+    where they differ in the number of their layers or in their width.
+    """
+
+    def __init__(self, student, teacher, precision="auto"):
+        (layers, width), (theirs, wide) = (
+            (model.config.num_hidden_layers, model.config.hidden_size)
+            for model in (student, teacher)
+        )
+        if (layers, width) != (theirs, wide):
+            raise ValueError(
+                f"HIDDEN_WEIGHT needs a teacher with the student's {layers} layers of {width}, "
+                f"this one has {theirs} of {wide}: name another TEACHER, or set hidden_weight=0"
+            )
+        self.accelerator = make_accelerator(precision)
+        self.teacher = teacher.to(self.accelerator.device).eval()
+        self.ours = {}
+        watch_layers(student, self.ours)
+
+    def distance(self, batch):
+        theirs = {}
+        hooks = watch_layers(self.teacher, theirs)
+        with torch.no_grad(), self.accelerator.autocast():
+            self.teacher(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+        for hook in hooks:
+            hook.remove()
+        distance = hidden_distance(self.ours.values(), theirs.values(), batch["attention_mask"])
+        self.ours.clear()
+        return distance
