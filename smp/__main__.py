@@ -453,7 +453,8 @@ def main(arguments=None):
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     options = parser.parse_args(arguments)
     if options.verb == "table":
-        return table(ROOT / "results") or sweep_table(ROOT / "results")
+        results = ROOT / "results"
+        return table(results) or sweep_table(results) or sweep_table(results / "tried")
     if options.verb in ("ask", "ship"):
         import datasets
 

@@ -7,6 +7,7 @@
 # %%
 import json
 import statistics
+from collections import Counter
 
 import numpy as np
 
@@ -106,19 +107,25 @@ PER_CELL = ("seed", "density", "density_ramp", "regulariser_ramp", "temperature"
 
 
 def told_apart(records):
-    """{name of the record: what was set for it and not for others of its method}, mostly "".
+    """{name of the record: what was set for it and not for most others of its method}, mostly "".
 
-    Settings that go with the density (see the presets) or the seed do not count.
+    Where two values are equally common, both are told. Settings that go with the density (see the
+    presets) or the seed do not count.
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
         kept = [{k: v for k, v in (SETTING_DEFAULTS | r["settings"]).items() if k not in PER_CELL}
                 for r in group]  # a setting newer than a record had its default's effect
-        differing = sorted(k for k in {k for one in kept for k in one}
-                           if len({json.dumps(one.get(k)) for one in kept}) > 1)
+        usual = {}
+        for name in {name for one in kept for name in one}:
+            counts = Counter(json.dumps(one.get(name)) for one in kept).most_common(2)
+            tied = len(counts) == 2 and counts[0][1] == counts[1][1]
+            usual[name] = None if tied else counts[0][0]
         for record, one in zip(group, kept, strict=True):
-            labels[record["name"]] = ", ".join(f"{k} {one.get(k):g}" if isinstance(
-                one.get(k), float) else f"{k} {one.get(k)}" for k in differing)
+            labels[record["name"]] = ", ".join(
+                f"{name} {one[name]:g}" if isinstance(one[name], float) else f"{name} {one[name]}"
+                for name in sorted(one) if json.dumps(one[name]) != usual[name]
+            )
     return labels
 
 

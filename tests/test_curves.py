@@ -97,6 +97,11 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
     rows = [line.split("|")[1].strip() for line in sweep_markdown([*CELLS, other]).splitlines()
             if "soft" in line]
     assert sorted(rows) == [f"soft movement (learning_rate {rate})" for rate in ("0.02", "0.1")]
+    tried = [cell("SMP + KD", 0.1, em, sharing="SMP-S", name=str(em),
+                  settings={"batch_size": 8, "kd_weight": weight})
+             for em, weight in ((0.1, 0.5), (0.2, 0.5), (0.3, 0.9))]
+    text = sweep_markdown([*CELLS, *tried])  # what most have is not told
+    assert text.count("kd_weight") == 1 and "| SMP-S + KD (kd_weight 0.9) " in text
     newer = cell("SMP", 0.03, 0.1, sharing="SMP-L", settings={"batch_size": 8, "n_masks": 24})
     assert "| SMP-L " in sweep_markdown([*CELLS, newer])  # a default that older records lack
     assert "n_masks" not in sweep_markdown([*CELLS, newer])

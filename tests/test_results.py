@@ -210,15 +210,20 @@ def test_a_long_history_is_thinned_without_picking():
 
 def test_the_numbers_in_the_table_are_those_of_the_records():
     record = make_record(density=0.1, em=0.2784, f1=0.3846, ms_per_question=12.345)
+    dense = [make_record(method="fine-tuned", em=em) for em in (0.5, 0.6)]
     rows = table_rows(summary_markdown([record]))
-    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "To Ship",
-                       "ms/Question", "Trained on"]
+    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
+                       "To Ship", "ms/Question", "Trained on", "Training"]
     left = record["remaining_of_model"] * record["params_total"]
     assert rows[2] == [
         "SMP-L + KD", f"10% ({100 * record['remaining_of_model']:.3g}% of the model)",
-        f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385", "1.33 MB", "12.3",
+        f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385", "—", "1.33 MB", "12.3",
         "3,000 questions × 2 epochs, 372 steps, seed 0",
+        f"{record['seconds'] / 60:.0f} min, {record['device']} {record['precision']}",
     ]
+    dense[1]["settings"] = {"seed": 0, "epochs": 9}  # another experiment, and the better one
+    kept = [row[5] for row in table_rows(summary_markdown([record, *dense]))[2:5]]
+    assert sorted(kept) == ["100.0%", "46.4%", "83.3%"]
 
 
 def test_what_is_shipped_and_how_fast_it_is_never_made_up():
@@ -233,7 +238,7 @@ def test_what_is_shipped_and_how_fast_it_is_never_made_up():
         ([trained], ["80.00 MB", "not measured"]), (several, ["1.50 MB", "3.0"]),
         ([*several, make_record(seed=2)], ["1.44 MB", "not measured"]),
     ):
-        assert table_rows(summary_markdown(records))[2][5:7] == said
+        assert table_rows(summary_markdown(records))[2][6:8] == said
     for wrong in (-1, "4", True, float("inf")):
         for field in ("bytes_model", "ms_per_question", "bytes_mask_file"):
             with pytest.raises(ValueError, match=field):
@@ -267,7 +272,7 @@ def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
     rows = sorted(table_rows(summary_markdown(records))[2:4], key=lambda row: row[3])
     assert rows[0][3] == f"{np.mean(ems):.3f} ± {np.std(ems, ddof=1):.3f}"
     assert rows[0][4] == f"{np.mean(ems) + 0.1:.3f} ± {np.std(ems, ddof=1):.3f}"
-    assert rows[0][7].endswith("seeds 0, 1, 2 (3 runs)")
+    assert rows[0][8].endswith("seeds 0, 1, 2 (3 runs)")
     assert rows[1][3] == "0.600"
 
 
@@ -294,7 +299,8 @@ def test_the_published_numbers_are_marked_and_their_arithmetic_is_the_papers():
               for d in (0.1, 0.5, 0.03, 1)]
     assert [as_percent(share) for share in shares] == ["30.2%", "61.2%", "24.7%", "100%"]
     rows = table_rows(text)
-    assert ["SMP-S + KD", "10% (30.2% of the model)", "33.0M of 109.5M", "0.793", "0.872"] in rows
+    assert ["SMP-S + KD", "10% (30.2% of the model)", "33.0M of 109.5M", "0.793", "0.872",
+            "98.6%"] in rows
     assert ["SMP + KD", "50%", "~85M", "0.82"] in rows
 
 
