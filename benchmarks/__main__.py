@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import benchmarks
-from benchmarks import run_on_a_t4
+from benchmarks import run_on_gpus
 from benchmarks.measure import ROOT, machine, versions
 from smp.results import replace_text_file
 
@@ -128,7 +128,7 @@ def main(arguments=None):
     document = described | measured
     replace_text_file(path, json.dumps(document, indent=1) + "\n")
     draw(document, path.with_suffix(".png"))
-    print(run_on_a_t4.table())
+    print(run_on_gpus.table())
     print(f"written: {path.name}, {path.with_suffix('.png').name}")
 
 

@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.measure import device, ratio, result, seconds_of
 from benchmarks.references import attach_sorted_masks, train_plainly
-from benchmarks.run_on_a_t4 import flops_per_token
+from benchmarks.run_on_gpus import flops_per_token
 from benchmarks.workload import (
     bert,
     embedded_tokenizer,

@@ -110,7 +110,7 @@ METHODS = {
 #
 # Of `colab`, an epoch is 88,524 windows of 174 tokens on average, at 529 MFLOP a token: 8.1 PFLOP.
 # A T4 that reaches a tenth of its 65 TFLOP/s, as we assume, needs 21 minutes for it, and 2.9 hours
-# for the three notebooks in all (calculated in benchmarks/run_on_a_t4.py, not measured). Windows of
+# for the three notebooks in all (calculated in benchmarks/run_on_gpus.py, not measured). Windows of
 # 256 would be more tokens, 16.6 million, because more of them overlap, and miss more answers.
 
 # %%

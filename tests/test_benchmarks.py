@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForQuestionAnswering
 
 from benchmarks import __main__ as bench
-from benchmarks import run_on_a_t4
+from benchmarks import run_on_gpus
 from benchmarks.decoding import peaked_logits
 from benchmarks.measure import machine, peak_memory, ratio, result, time_in_turns, versions
 from benchmarks.references import (
@@ -305,12 +305,12 @@ def test_flops_are_those_that_torch_counts(tiny_qa):
     inputs = random_windows(3, 48).with_format("torch")[:]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tiny_qa.bert(**{name: inputs[name].long() for name in MODEL_INPUTS})
-    a_token = run_on_a_t4.forward_flops(
+    a_token = run_on_gpus.forward_flops(
         48, config.num_hidden_layers, config.hidden_size, config.intermediate_size
     )
     assert counter.get_total_flops() == 3 * 48 * a_token
 
 
 def test_the_colab_profile_fits_three_hours_at_the_lowest_share_assumed():
-    lowest = min(run_on_a_t4.SHARES_OF_PEAK)
-    assert sum(run_on_a_t4.hours(task, lowest) for task in run_on_a_t4.TRAINED) < 3
+    lowest = run_on_gpus.SHARES["half"].index(min(run_on_gpus.SHARES["half"]))
+    assert sum(run_on_gpus.hours(task, "T4", lowest, "colab") for task in run_on_gpus.TASKS) < 3
