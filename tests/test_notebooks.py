@@ -103,8 +103,10 @@ def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
     assert student["teacher"] == {"name": teacher["name"], "em": teacher["em"]}
     assert "fine-tuning one first" not in printed
 
-    printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, N_TRAIN=16)
+    printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, N_TRAIN=16,
+                        SET={"head": "teacher", "hidden_weight": 1.0})
     teacher, student = read_records(tmp_path / "results")
+    assert student["head"] == "trained" and student["settings"]["hidden_weight"] == 1
     assert "no fine-tuned all-MiniLM-L6-v2" in printed
     assert student["teacher"]["name"] == teacher["name"]
     saved = tmp_path / "results" / "models" / teacher["name"] / "record.json"
