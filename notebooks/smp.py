@@ -14,6 +14,7 @@
 # |---|---|---|---|
 # | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
 # | `laptop` | the same | 8,000 questions of SQuAD | an hour or two on two cores |
+# | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
 # | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; see the README for what has been measured |
 #
 # Run the cells from top to bottom. Nothing else is needed: all the code is in this file.
@@ -24,7 +25,7 @@
 # Leave a value at `None` to take the profile's.
 
 # %% tags=["parameters"]
-PROFILE = None  # "quick", "laptop", "squad", "colab", "paper"; None: squad with a GPU, else quick
+PROFILE = None  # of the table above, in quotes; None: squad with a GPU, else quick
 MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
 DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "almanac"
 N_TRAIN = None  # questions to train on

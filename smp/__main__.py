@@ -20,7 +20,7 @@ NOTEBOOKS = {
     "smp_kd": "Static_Model_Pruning/BERT_SMP_KD.ipynb",
 }
 OPTIONS = {
-    "profile": "quick, laptop, squad, paper or colab (default: squad with a GPU, else quick)",
+    "profile": "quick, laptop, minilm, squad, paper, colab (default: squad with a GPU, else quick)",
     "model": "Hub name, folder, or all-MiniLM-L6-v2 (embedded)",
     "data": "Hub name, SQuAD-format file or folder, or almanac (embedded)",
     "n_train": "questions to train on",
