@@ -23,8 +23,12 @@ from torch.nn.utils import parametrize
 
 # %%
 def masked_weight(weight, mask, out=None):
-    """W' = W * M, for a bool mask; on a CPU twice as fast as with the bool itself."""
-    return torch.mul(weight, mask.view(torch.uint8), out=out)
+    """W' = W * M, for a bool mask; on a CPU it is made where it will lie, for else torch would fetch
+    memory for M as numbers first, which costs more than the product."""
+    if weight.device.type != "cpu":
+        return torch.mul(weight, mask, out=out)
+    numbers = torch.empty_like(weight) if out is None else out
+    return numbers.copy_(mask.view(torch.uint8)).mul_(weight)
 
 
 class StraightThrough(torch.autograd.Function):
@@ -45,7 +49,7 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx, grad):
         weight, mask = ctx.saved_tensors
         of_weight, of_scores, *_ = ctx.needs_input_grad
-        for_weight = grad * mask if of_weight else None
+        for_weight = masked_weight(grad, mask) if of_weight else None
         in_place = ctx.is_own and not torch.is_grad_enabled()
         for_scores = torch.mul(grad, weight, out=grad if in_place else None) if of_scores else None
         return for_weight, for_scores, None, None
