@@ -65,6 +65,23 @@ def test_keep_top_of_many_is_a_stable_full_sort(n, share, seed, data):
         assert np.array_equal(keep_top_on_device(torch.from_numpy(scores), k).numpy(), expected)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(10_000, 40_000), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1),
+       st.sampled_from([0.0, 1e-3, 0.1, 10.0]), st.sampled_from([None, 1, 0]))
+def test_where_the_cut_lay_before_makes_no_difference(n, share, seed, move, decimals):
+    """Scores that move by little or much, with ties or without; told rightly, wrongly, or NaN."""
+    random = np.random.default_rng(seed)
+    scores, near = random.normal(size=n), []
+    for told in (None, None, None, [2.0, 3.0], [-9.0, -8.0], [np.nan, np.nan], None):
+        near[:] = near if told is None else told
+        scores += move * random.normal(size=n)
+        values = (scores if decimals is None else scores.round(decimals)).astype(np.float32)
+        k = round(share * n)
+        expected = np.zeros(n, dtype=bool)
+        expected[np.argsort(-values, kind="stable")[:k]] = True
+        assert np.array_equal(keep_top(torch.from_numpy(values), k, near=near).numpy(), expected)
+
+
 def test_all_equal_scores_keep_the_first():
     mask = keep_top(torch.zeros(4, 5), 7)
     assert mask.flatten().tolist() == [True] * 7 + [False] * 13
