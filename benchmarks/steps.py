@@ -8,7 +8,7 @@ from benchmarks.run_on_a_t4 import flops_per_token
 from benchmarks.workload import bert, plainly, steps_in_turns, training
 from smp.train import pick_precision
 
-SHAPES = {(4, 128): (7, "<= 1.05"), (8, 384): (3, "<= 1.00")}  # steps, goal of a
+SHAPES = {(4, 128): (6, "<= 1.05"), (8, 384): (3, "<= 1.00")}  # steps, goal of a
 
 
 def sorted_training(batch_size, length, steps):

@@ -17,7 +17,7 @@ from smp.settings import choose_settings
 from smp.squad import featurise, make_loader
 from smp.train import MODEL_INPUTS
 
-BATCH, LENGTH, STEPS, PLAIN_STEPS = 4, 128, 6, 4
+BATCH, LENGTH, STEPS, PLAIN_STEPS = 4, 128, 5, 4
 
 
 def passes():
