@@ -12,6 +12,7 @@ from smp.masks import (
     keep_top,
     keep_top_on_device,
     kept_count,
+    masked_weight,
     share_out,
 )
 
@@ -180,6 +181,19 @@ def test_shared_density_favours_the_layer_with_higher_scores(tiny_qa):
     query = [row["kept"] for row in masks.layers() if row["matrix"] == "query"]
     high, low = torch.sigmoid(torch.tensor([1.0, -1.0])).tolist()
     assert query[1] == pytest.approx(0.6 * 1024 * high / (high + low), abs=1)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_masked_weight_is_the_product_to_the_last_bit(kind, turned):
+    torch.manual_seed(5)
+    weight, mask = torch.randn(6, 10).to(kind), torch.rand(6, 10) < 0.5
+    weight[0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf])
+    if turned:
+        weight, mask = weight.T, mask.T
+    for out in (None, torch.empty(weight.shape, dtype=kind)):
+        bits = masked_weight(weight, mask, out).contiguous().view(torch.uint8)
+        assert torch.equal(bits, (weight * mask).contiguous().view(torch.uint8))
 
 
 def test_straight_through_gradient_is_that_of_an_explicit_masked_weight(tiny_qa, batch):
