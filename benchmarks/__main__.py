@@ -108,12 +108,13 @@ def main(arguments=None):
     known, path = topics(), wanted.results / "bench.json"
     described = {"machine": machine(), "versions": versions()}
     names = choose(wanted.only, known)
-    before = {"ratios": [], "growth": []}
+    before = {"ratios": [], "growth": [], "seconds": {}}
     if wanted.only and path.exists():
         before = earlier(path, described)
     print(json.dumps(described))
     measured = {key: [one for one in before[key] if one["topic"] not in names]
                 for key in ("ratios", "growth")}
+    seconds = dict(before.get("seconds", {}))  # of measuring each topic
     for name in names:
         began = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
@@ -121,15 +122,18 @@ def main(arguments=None):
         for one in found:
             measured["growth" if "axis" in one else "ratios"].append(one | {"topic": name})
             print(line(one), flush=True)
-        print(f"    ({name}: {time.perf_counter() - began:.0f} s)", flush=True)
+        seconds[name] = round(time.perf_counter() - began)
+        print(f"    ({name}: {seconds[name]} s)", flush=True)
     place = {name: row for row, name in enumerate(known)}
     for rows in measured.values():
         rows.sort(key=lambda one: place.get(one["topic"], len(place)))
-    document = described | measured
+    document = described | measured | {"seconds": {name: seconds[name] for name in known
+                                                   if name in seconds}}
     replace_text_file(path, json.dumps(document, indent=1) + "\n")
     draw(document, path.with_suffix(".png"))
     print(run_on_gpus.table())
-    print(f"written: {path.name}, {path.with_suffix('.png').name}")
+    print(f"{sum(seconds[name] for name in names)} s; written: {path.name}, "
+          f"{path.with_suffix('.png').name}")
 
 
 if __name__ == "__main__":

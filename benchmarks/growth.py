@@ -14,7 +14,7 @@ POINTS = {
 
 def training_of(layers, width, tokens, batch, density):
     return training(
-        batch, tokens, 7, density=density, num_hidden_layers=layers, hidden_size=width,
+        batch, tokens, 5, density=density, num_hidden_layers=layers, hidden_size=width,
         intermediate_size=4 * width, num_attention_heads=width // 64,
     )
 

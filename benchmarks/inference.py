@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering
 
-from benchmarks.measure import peak_memory, ratio, result, time_in_turns
+from benchmarks.measure import peak_memories, ratio, result, time_in_turns
 from smp.compact import compact
 from smp.masks import encoder_linears
 from smp.sparse import accelerate, compiled_product
@@ -21,7 +21,7 @@ from smp.sparse import accelerate, compiled_product
 SHAPES = ((1, 384), (8, 128))  # batch, tokens
 GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # times faster than dense
 DEAD = 1 / 3  # of the neurons and of the heads, planted for compaction
-ROUNDS = 5
+ROUNDS = 3
 
 
 @functools.cache
@@ -171,7 +171,7 @@ def speeds(size, tokens):
     ]
 
 def answer(kind, size, tokens, path):
-    """For `peak_memory`: what a way to answer takes once it is set up; Linux forgets the peak of
+    """For `peak_memories`: what a way to answer takes once it is set up; Linux forgets the peak of
     the setting-up."""
     batch = batch_of(size, tokens)
     if kind in ENGINES:
@@ -197,9 +197,10 @@ def memory(size, tokens):
         about["path"] = str(Path(folder) / "model.onnx")
         if engines():
             export(bert(0.1), batch_of(size, tokens), about["path"])
-        dense = peak_memory(answer, kind="dense fp32", **about)
-        for name, kind in kinds.items():
-            peak = peak_memory(answer, kind=kind, **about)
+        dense, *peaks = peak_memories(
+            answer, [{"kind": kind} for kind in ("dense fp32", *kinds.values())], **about
+        )
+        for name, peak in zip(kinds, peaks, strict=True):
             results.append(result(
                 f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
                 detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,12 @@ def peak_memory(function, **arguments):
     if done.returncode:
         raise RuntimeError(f"{function.__name__} ended with {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.split("peak ")[-1])
+
+
+def peak_memories(function, several, **arguments):
+    """The same for several {name: value}s of further arguments, two at a time: nothing is timed."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda each: peak_memory(function, **arguments, **each), several))
 
 
 def peak_here(function, arguments):

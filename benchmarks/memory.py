@@ -1,25 +1,37 @@
 """h: peak memory of training, SMP against fine-tuning, each in a process of its own."""
 
-from benchmarks.measure import MALLOC, device, peak_memory, result
+from benchmarks.measure import MALLOC, device, peak_memories, result
 from benchmarks.steps import SHAPES
 from benchmarks.workload import training
 
 
 def train(task, batch_size, length):
-    training(batch_size, length, 2, task)[1]()
+    """Two steps and a short one; the first only makes Adam's state, of eight tokens a window."""
+    model, run = training(batch_size, length, 2, task, loss_function=any_loss)
+
+    def shorten(model, _, inputs):
+        handle.remove()
+        return (), {name: tensor[:, :8] for name, tensor in inputs.items()}
+
+    handle = model.register_forward_pre_hook(shorten, with_kwargs=True)
+    run()
+
+
+def any_loss(start_logits, end_logits, _):
+    """A loss without labels, which may lie beyond the eight tokens."""
+    return start_logits.mean() + end_logits.mean()
 
 
 def measure():
     results = []
     for batch_size, length in SHAPES:
-        peaks = {
-            task: peak_memory(train, task=task, batch_size=batch_size, length=length)
-            for task in ("fine-tune", "smp")
-        }
+        plain, ours = peak_memories(
+            train, [{"task": "fine-tune"}, {"task": "smp"}], batch_size=batch_size, length=length
+        )
         results.append(result(
             f"h: peak memory of SMP / fine-tuning, {batch_size} x {length}, fp32",
-            peaks["smp"] / peaks["fine-tune"], goal="<= 1.0",
-            detail=f"{peaks['smp'] / 2**30:.2f} GB; " + (
+            ours / plain, goal="<= 1.0",
+            detail=f"{ours / 2**30:.2f} GB; " + (
                 "of the GPU" if device() == "cuda"
                 else "resident, " + ", ".join(f"{k}={v}" for k, v in MALLOC.items())
             ),

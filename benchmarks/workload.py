@@ -13,10 +13,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from benchmarks.measure import ROOT, device
+from benchmarks.references import train_plainly
 from smp.baselines import attach_pruning
 from smp.models import EMBEDDED_ENCODER, load_pretrained
 from smp.settings import choose_settings
-from smp.squad import load_squad
+from smp.squad import load_squad, make_loader
 from smp.train import fit, span_loss
 
 
@@ -56,6 +57,7 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss_funct
              density=0.1, **config):
     """(model, function that trains it by `fit` for so many steps): SMP or fine-tuning.
 
+    One more step follows, on a single window: it tells where the last of the others ends.
     The scores start from the weights' magnitudes, so that the masks are chosen among unequal scores
     from the first step on, as they are in all but the first steps of a run.
     """
@@ -63,21 +65,37 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss_funct
     settings = choose_settings(
         "squad", task, batch_size=batch_size, epochs=1, precision=precision, n_snapshots=0,
         max_length=length, stride=0, score_start=1.0,
-        **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / steps}),
+        **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / (steps + 1)}),
     )
     pruning = None if task == "fine-tune" else attach_pruning(model, settings)
-    windows = random_windows(steps * batch_size, length)
+    windows = random_windows(steps * batch_size + 1, length)
     return model, lambda: fit(
         model, windows, embedded_tokenizer(), settings, pruning, loss_function
     )
 
 
+def plainly(model, batch_size, length, steps, **how):
+    """A function that trains a model by `train_plainly` (how: its scores, its teacher) for so many
+    steps; then an empty call of the model tells where the last one ends."""
+    windows = random_windows(steps * batch_size, length)
+    loader = make_loader(windows, embedded_tokenizer(), batch_size, shuffle=False)
+    batches = [{k: v.to(device()) for k, v in batch.items()} for batch in loader]
+
+    def run():
+        train_plainly(model, batches, **how)
+        model.forward = lambda: None
+        model()
+
+    return run
+
+
 def steps_in_turns(trainings, warm_up=1):
-    """{name: seconds of each step, without the first ones} of trainings {name: (model, run)} that
-    take one step each, in turn, in one process.
+    """{name: seconds of each step, without the first ones and the last} of trainings {name: (model,
+    run)} that take one step each, in turn, in one process.
 
     Each runs in a thread of its own, stops where its model is called, and lets the next one go on:
-    a step is all that happens from one forward to the next. `warm_up` steps are left out.
+    a step is all that happens from one forward to the next. `warm_up` steps are left out, and the
+    last one, in which a run ends as well.
     """
     order, seconds = list(trainings), {name: [] for name in trainings}
     turn = {name: threading.Semaphore(0) for name in trainings}

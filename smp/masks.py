@@ -23,8 +23,12 @@ from torch.nn.utils import parametrize
 
 # %%
 def masked_weight(weight, mask, out=None):
-    """W' = W * M, for a bool mask; on a CPU twice as fast as with the bool itself."""
-    return torch.mul(weight, mask.view(torch.uint8), out=out)
+    """W' = W * M, for a bool mask; on a CPU it is made where it will lie, else torch would fetch
+    memory for M as numbers, which costs more than the product."""
+    if weight.device.type != "cpu":
+        return torch.mul(weight, mask, out=out)
+    numbers = torch.empty_like(weight) if out is None else out
+    return numbers.copy_(mask.view(torch.uint8)).mul_(weight)
 
 
 class StraightThrough(torch.autograd.Function):
@@ -45,7 +49,7 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx, grad):
         weight, mask = ctx.saved_tensors
         of_weight, of_scores, *_ = ctx.needs_input_grad
-        for_weight = grad * mask if of_weight else None
+        for_weight = masked_weight(grad, mask) if of_weight else None
         in_place = ctx.is_own and not torch.is_grad_enabled()
         for_scores = torch.mul(grad, weight, out=grad if in_place else None) if of_scores else None
         return for_weight, for_scores, None, None
@@ -69,6 +73,7 @@ class StaticMask(nn.Module):
             self.scores = nn.Parameter(start * size / size.mean().clamp_min(1e-12))
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
         self.place = None  # where W' is written, while the linear layer it belongs to runs
+        self.near = []  # where the next refresh looks for its cut
 
     def forward(self, weight):
         return StraightThrough.apply(weight, self.scores, self.mask, self.place)
@@ -140,10 +145,12 @@ def kept_count(density, total):
     return math.floor(Fraction(str(float(density))) * total)
 
 
-def keep_top(scores, k, out=None):
+def keep_top(scores, k, out=None, near=None):
     """Mask, bool and of the scores' shape, of exactly the k highest; ties to the lower index.
 
-    out: a contiguous bool tensor to write it into.
+    out: a contiguous bool tensor to write it into; near: on a CPU, a list [low, high] between which
+    the k-th highest may lie, or an empty one: it holds afterwards where to look when the scores
+    have moved by a little. It makes no difference to the mask.
     """
     n, flat = scores.numel(), scores.detach().flatten()
     mask = torch.empty_like(scores, dtype=torch.bool) if out is None else out
@@ -152,27 +159,34 @@ def keep_top(scores, k, out=None):
     if flat.device.type != "cpu":
         return mask.copy_(keep_top_on_device(flat, k).view_as(scores))
     values, kept = flat.numpy(), mask.view(-1).numpy()
-    if not keep_top_between(values, k, *likely_cut(values, k), kept):
-        keep_top_between(values, k, -np.inf, np.inf, kept)
+    found = keep_top_between(values, k, *near, kept) if near else None
+    if found is None:
+        found = keep_top_between(values, k, *likely_cut(values, k), kept)
+    if found is None:
+        found = keep_top_between(values, k, -np.inf, np.inf, kept)
+    if near is not None:
+        near[:] = found if 0 < found[1] - found[0] < math.inf else ()
     torch.autograd.graph.increment_version(mask)  # numpy wrote it, unseen by autograd
     return mask
 
 
 def keep_top_between(values, k, low, high, mask):
-    """Writes the mask of the k highest of a float array (n,); False where the k-th of them does not
-    lie in [low, high]."""
+    """Writes the mask of the k highest of a float array (n,) and returns (low, high) around the
+    k-th of them, with about a half percent of the values between; None where it does not lie
+    in [low, high]."""
     np.greater(values, high, out=mask)
     between = values >= low
     np.not_equal(between, mask, out=between)
     places = np.flatnonzero(between)
-    values, left = values[places], k - np.count_nonzero(mask)
-    if not 0 < left <= len(values):
-        return left == 0
-    cut = np.partition(values, len(values) - left)[len(values) - left]
-    higher = np.flatnonzero(values > cut)
+    near, left = values[places], k - np.count_nonzero(mask)
+    if not 0 < left <= len(near):
+        return (low, high) if left == 0 else None
+    cut = float(np.partition(near, len(near) - left)[len(near) - left])
+    higher = np.flatnonzero(near > cut)
     mask[places[higher]] = True
-    mask[places[np.flatnonzero(values == cut)[: left - len(higher)]]] = True
-    return True
+    mask[places[np.flatnonzero(near == cut)[: left - len(higher)]]] = True
+    reach = len(values) / 400 / len(near) * (high - low)
+    return (cut - reach, cut + reach)
 
 
 def likely_cut(values, k):
@@ -193,10 +207,10 @@ def likely_cut(values, k):
     if found < k and near[guess - 1] == near[guess]:  # one of many that are equal, maybe the cut
         found = np.count_nonzero(values >= near[guess])
         if found >= k:
-            return near[guess], near[guess]
+            return float(near[guess]), float(near[guess])
     rank, spread = guess + (found - k) / step, 4 * math.sqrt(abs(found - k) / step) + 3
     first, last = np.clip((round(rank - spread), round(rank + spread)), 0, len(near) - 1)
-    return near[first], near[last]
+    return float(near[first]), float(near[last])
 
 
 def keep_top_on_device(flat, k):
@@ -382,7 +396,8 @@ class Masks:
         kept = self.kept_counts(density, ranks)
 
         def choose(name):
-            keep_top(ranks[name], kept[name], out=self.masks[name].mask)
+            mask = self.masks[name]
+            keep_top(ranks[name], kept[name], out=mask.mask, near=mask.near)
 
         names = sorted(ranks, key=lambda name: -ranks[name].numel())  # the large ones first
         if ranks[names[0]].device.type == "cpu" and torch.get_num_threads() > 1:

@@ -266,6 +266,7 @@ def test_the_file_and_its_picture(three, tmp_path, capsys):
     assert [(one["axis"], one["x"], one["value"]) for one in document["growth"]] == [
         ("layers", 1, 0.1), ("layers", 2, 0.2)
     ]
+    assert list(document["seconds"]) == ["steps", "sorts", "growth"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert "MISSED" in said and "Calculated, not measured" in said

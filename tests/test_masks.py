@@ -12,6 +12,7 @@ from smp.masks import (
     keep_top,
     keep_top_on_device,
     kept_count,
+    masked_weight,
     share_out,
 )
 
@@ -63,6 +64,23 @@ def test_keep_top_of_many_is_a_stable_full_sort(n, share, seed, data):
     assert np.array_equal(keep_top(torch.from_numpy(scores), k).numpy(), expected)
     if 0 < k < n:
         assert np.array_equal(keep_top_on_device(torch.from_numpy(scores), k).numpy(), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(10_000, 40_000), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1),
+       st.sampled_from([0.0, 1e-3, 0.1, 10.0]), st.sampled_from([None, 1, 0]))
+def test_where_the_cut_lay_before_makes_no_difference(n, share, seed, move, decimals):
+    """Scores that move by little or much, with ties or without; told rightly, wrongly, or NaN."""
+    random = np.random.default_rng(seed)
+    scores, near = random.normal(size=n), []
+    for told in (None, None, None, [2.0, 3.0], [-9.0, -8.0], [np.nan, np.nan], None):
+        near[:] = near if told is None else told
+        scores += move * random.normal(size=n)
+        values = (scores if decimals is None else scores.round(decimals)).astype(np.float32)
+        k = round(share * n)
+        expected = np.zeros(n, dtype=bool)
+        expected[np.argsort(-values, kind="stable")[:k]] = True
+        assert np.array_equal(keep_top(torch.from_numpy(values), k, near=near).numpy(), expected)
 
 
 def test_all_equal_scores_keep_the_first():
@@ -163,6 +181,19 @@ def test_shared_density_favours_the_layer_with_higher_scores(tiny_qa):
     query = [row["kept"] for row in masks.layers() if row["matrix"] == "query"]
     high, low = torch.sigmoid(torch.tensor([1.0, -1.0])).tolist()
     assert query[1] == pytest.approx(0.6 * 1024 * high / (high + low), abs=1)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_masked_weight_is_the_product_to_the_last_bit(kind, turned):
+    torch.manual_seed(5)
+    weight, mask = torch.randn(6, 10).to(kind), torch.rand(6, 10) < 0.5
+    weight[0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf])
+    if turned:
+        weight, mask = weight.T, mask.T
+    for out in (None, torch.empty(weight.shape, dtype=kind)):
+        bits = masked_weight(weight, mask, out).contiguous().view(torch.uint8)
+        assert torch.equal(bits, (weight * mask).contiguous().view(torch.uint8))
 
 
 def test_straight_through_gradient_is_that_of_an_explicit_masked_weight(tiny_qa, batch):
