@@ -18,7 +18,7 @@ from transformers import BertForQuestionAnswering
 from benchmarks import __main__ as bench
 from benchmarks import run_on_gpus
 from benchmarks.decoding import peaked_logits
-from benchmarks.measure import machine, peak_memory, ratio, result, time_in_turns, versions
+from benchmarks.measure import ROOT, machine, peak_memory, ratio, result, time_in_turns, versions
 from benchmarks.references import (
     attach_sorted_masks,
     n_best_answers,
@@ -310,6 +310,22 @@ def test_flops_are_those_that_torch_counts(tiny_qa):
         48, config.num_hidden_layers, config.hidden_size, config.intermediate_size
     )
     assert counter.get_total_flops() == 3 * 48 * a_token
+
+
+@pytest.mark.parametrize("profile, tasks, changes", [
+    *((profile, run_on_gpus.TASKS, {}) for profile in ("colab", "squad", "paper")),
+    ("paper", ("smp-kd",), {"density": 0.03}),
+])
+def test_the_hours_in_the_readme_are_those_calculated(profile, tasks, changes):
+    cells = []
+    for card in run_on_gpus.CARDS:
+        high, low = (sum(run_on_gpus.hours(task, card, level, profile, **changes) for task in tasks)
+                     for level in (0, 2))
+        cells.append(f"{low:.1f} to {high:.1f}")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{profile}`,")
+              and ("3%" in line) == bool(changes)]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == cells
 
 
 def test_the_colab_profile_fits_three_hours_at_the_lowest_share_assumed():
