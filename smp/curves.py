@@ -142,7 +142,8 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     """EM and F1 over density, without and with a teacher: the shape of SMP's Fig. 1. -> Figure
 
     records: of one model and one set of data; each method is a line through the means over seeds,
-    the bars reach from the lowest to the highest seed. published: rows such as PUBLISHED["rows"],
+    dashed where something was set apart (see `told_apart`); the bars reach from the lowest to the
+    highest seed. published: rows such as PUBLISHED["rows"],
     drawn hollow and dotted. Raises ValueError for records that do not compare.
     """
     if len({record_group(record) for record in records}) != 1:
@@ -153,20 +154,24 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
         for row, (score, label) in enumerate((("em", "Exact Match"), ("f1", "F1"))):
             ax, ticks = axes[row, column], {1.0}
             for name, style in METHOD_STYLES.items():
-                ours, theirs = {}, []
+                ours, theirs = {}, []  # ours: what was set apart -> {density aimed at: runs}
                 for record in records:
                     if method_label(record["method"], record["sharing"]) == name + suffix:
-                        cell = (record["density_target"], apart[record["name"]])
-                        runs = ours.setdefault(cell, [])
+                        line = ours.setdefault(apart[record["name"]], {})
+                        runs = line.setdefault(record["density_target"], [])
                         runs.append((record["density"], record[score]))
                 for one in published or []:
                     if method_label(one["method"], one["sharing"]) == name + suffix:
                         theirs.append((one["density"], one[score]))
-                ticks |= {target for target, _ in ours} | {x for x, _ in theirs}
-                if ours:
-                    x, mean, low, high = mean_and_ends(ours)
-                    shown[name] = ax.errorbar(x, mean, (mean - low, high - mean), label=name,
-                                              linewidth=1.4, markersize=5.5, capsize=3, **style)
+                ticks |= {target for line in ours.values() for target in line}
+                ticks |= {x for x, _ in theirs}
+                for label, line in ours.items():
+                    x, mean, low, high = mean_and_ends(line)
+                    legend = f"{name}, {label}" if label and "" in ours else name
+                    shown[legend] = ax.errorbar(
+                        x, mean, (mean - low, high - mean), label=legend, linewidth=1.4,
+                        markersize=5.5, capsize=3, **style | {"linestyle": "--" if label else "-"},
+                    )
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",
                             markersize=5, markerfacecolor="none", **style)
@@ -184,7 +189,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
             [], [], linestyle=":", marker="o", markerfacecolor="none", color=INK,
             label="published: BERT-base, all of SQuAD, ten epochs",
         )[0]
-    fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=6, fontsize=8.5,
+    fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=4, fontsize=8.5,
                frameon=False, labelcolor=INK)
     return fig
 

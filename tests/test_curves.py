@@ -73,6 +73,12 @@ def test_a_sweeps_line_is_the_mean_and_its_bars_reach_the_seeds():
     assert [c.get_label() for c in em_kd.containers] == ["SMP-S"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:-1] == ["SMP-L", "soft movement", "magnitude", "SMP-S"]
+    apart = [cell("SMP + KD", 0.1, em, sharing="SMP-S", name=str(em), settings={
+        "batch_size": 8, "kd_weight": weight}) for em, weight in ((0.4, 0.5), (0.5, 0.9))]
+    usual, other = draw(plot_sweep([*CELLS, *apart])).axes[1].containers  # each a line of its own
+    np.testing.assert_allclose(usual[0].get_xydata(), [[0.1, 0.4], [0.5, 0.6]])
+    np.testing.assert_allclose(other[0].get_xydata(), [[0.1, 0.5]])
+    assert other.get_label() == "SMP-S, kd_weight 0.9" and other[0].get_linestyle() == "--"
     hollow = [one for one in em.lines if one.get_markerfacecolor() == "none"]
     np.testing.assert_allclose(hollow[0].get_xydata(), [[0.03, 0.7]])
     assert any(set(one.get_ydata()) == {0.8} for one in em.lines)

@@ -444,21 +444,25 @@ def test_the_committed_tables_are_those_of_the_committed_records():
     assert between_markers(page, text) == page, "run `make table`"
 
 
-def test_the_committed_sweep_table_is_that_of_its_records():
-    records = read_records(ROOT / "results" / "sweep")
+SWEEPS = ("results/sweep", "results/tried/sweep")
+
+
+@pytest.mark.parametrize("folder", SWEEPS)
+def test_the_committed_sweep_table_is_that_of_its_records(folder):
+    records = read_records(ROOT / folder)
     if records:
-        text = (ROOT / "results" / "sweep" / "summary.md").read_text("utf-8")
+        text = (ROOT / folder / "summary.md").read_text("utf-8")
         assert text == sweep_markdown(records), "run `make table`"
 
 
 def test_committed_records_come_from_whole_runs_of_committed_code():
-    tracked = ask_git(ROOT, "ls-files", "--", "results/*.json", "results/sweep/*.json")
+    folders = ("results", *SWEEPS)
+    tracked = ask_git(ROOT, "ls-files", "--", *(f"{folder}/*.json" for folder in folders))
     if tracked is None:
         pytest.skip("not a git checkout: nobody knows what is committed")
     changed = ask_git(ROOT, "diff", "--name-only", "HEAD", "--", "results").split()
-    places = [f"results/{one['name']}.json" for one in read_records(ROOT / "results")]
-    places += [f"results/sweep/{one['name']}.json" for one in read_records(ROOT / "results/sweep")]
-    for name in places:
+    for name in (f"{folder}/{one['name']}.json" for folder in folders
+                 for one in read_records(ROOT / folder)):
         record = json.loads((ROOT / name).read_text("utf-8"))
         if name in tracked.split() and name not in changed:
             assert not record["interrupted"] and record["dirty"] is False and record["commit"], name
