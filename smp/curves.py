@@ -165,12 +165,12 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                         theirs.append((one["density"], one[score]))
                 ticks |= {target for line in ours.values() for target in line}
                 ticks |= {x for x, _ in theirs}
-                for label, line in ours.items():
+                for changes, line in ours.items():
                     x, mean, low, high = mean_and_ends(line)
-                    legend = f"{name}, {label}" if label and "" in ours else name
+                    legend = f"{name}, {changes}" if changes and "" in ours else name
                     shown[legend] = ax.errorbar(
                         x, mean, (mean - low, high - mean), label=legend, linewidth=1.4,
-                        markersize=5.5, capsize=3, **style | {"linestyle": "--" if label else "-"},
+                        markersize=5.5, capsize=3, **style | {"linestyle": "--" if changes else "-"},
                     )
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",

@@ -64,6 +64,7 @@ def test_a_sweeps_line_is_the_mean_and_its_bars_reach_the_seeds():
                  {"method": "fine-tuned", "sharing": None, "density": 1.0, "em": 0.8, "f1": 0.88}]
     figure = draw(plot_sweep(CELLS, published))
     em, em_kd, f1, _ = figure.axes
+    assert em.get_title(loc="left") == "Exact Match, without a teacher"
     line, _, (bars,) = em.containers[0]
     np.testing.assert_allclose(line.get_xydata(), [[0.1, 0.3], [0.5, 0.5]])
     np.testing.assert_allclose(bars.get_segments()[0], [[0.1, 0.2], [0.1, 0.4]])
