@@ -7,7 +7,6 @@
 # %%
 import json
 import statistics
-from collections import Counter
 
 import numpy as np
 
@@ -15,7 +14,7 @@ import numpy as np
 from smp.pictures import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 
 # %%
-from smp.settings import SETTING_DEFAULTS
+from smp.settings import METHODS, PROFILES, SETTING_DEFAULTS
 
 # %%
 from smp.results import (
@@ -106,25 +105,31 @@ METHOD_STYLES = {  # what stands for a method in the sweep's picture
 PER_CELL = ("seed", "density", "density_ramp", "regulariser_ramp", "temperature", "epochs")
 
 
-def told_apart(records):
-    """{name of the record: what was set for it and not for most others of its method}, mostly "".
+def usual_settings(record):
+    """{setting: value} of the record's profile, task and method where nothing is changed."""
+    profile = PROFILES.get(record["profile"], {})
+    method, _, teacher = record["method"].partition(" + ")
+    task = "smp-kd" if teacher else "smp"
+    return SETTING_DEFAULTS | profile.get("common", {}) | profile.get(task, {}) | METHODS.get(
+        method, {})
 
-    Where two values are equally common, both are told. Settings that go with the density (see the
-    presets) or the seed do not count.
+
+def told_apart(records):
+    """{name of the record: what was changed for it and not for all of its method}, mostly "".
+
+    Settings that go with the density (see the presets) or the seed do not count.
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
         kept = [{k: v for k, v in (SETTING_DEFAULTS | r["settings"]).items() if k not in PER_CELL}
                 for r in group]  # a setting newer than a record had its default's effect
-        usual = {}
-        for name in {name for one in kept for name in one}:
-            counts = Counter(json.dumps(one.get(name)) for one in kept).most_common(2)
-            tied = len(counts) == 2 and counts[0][1] == counts[1][1]
-            usual[name] = None if tied else counts[0][0]
+        differing = sorted(k for k in {k for one in kept for k in one}
+                           if len({json.dumps(one.get(k)) for one in kept}) > 1)
         for record, one in zip(group, kept, strict=True):
+            usual = usual_settings(record)
             labels[record["name"]] = ", ".join(
                 f"{name} {one[name]:g}" if isinstance(one[name], float) else f"{name} {one[name]}"
-                for name in sorted(one) if json.dumps(one[name]) != usual[name]
+                for name in differing if name in one and one[name] != usual.get(name)
             )
     return labels
 
@@ -170,7 +175,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                     legend = f"{name}, {changes}" if changes and "" in ours else name
                     shown[legend] = ax.errorbar(
                         x, mean, (mean - low, high - mean), label=legend, linewidth=1.4,
-                        markersize=5.5, capsize=3, **style | {"linestyle": "--" if changes else "-"},
+                        markersize=5.5, capsize=3, linestyle="--" if changes else "-", **style,
                     )
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",

@@ -25,29 +25,36 @@ def hidden_distance(student, teacher, attention_mask):
     """H, the mean over the layers of the squared distance, in units of the teacher's squared norm.
 
     student, teacher: as many (batch, length, hidden); attention_mask (batch, length): padding does
-    not count.
+    not count. Of several processes each takes its own rows' share.
     """
-    real = attention_mask.bool()
+    real = attention_mask.bool().unsqueeze(-1)
     shares = []
     for ours, theirs in zip(student, teacher, strict=True):
-        ours, theirs = ours[real].float(), theirs[real].float()
-        shares.append((ours - theirs).square().sum() / theirs.square().sum())
+        apart = (ours.float() - theirs.float()).masked_fill(~real, 0).square().sum()
+        shares.append(apart / theirs.float().masked_fill(~real, 0).square().sum())
     return torch.stack(shares).mean()
 
 # %%
-def watch_layers(model, seen):
-    """Hooks that put the output of each encoder layer, (batch, length, hidden), into `seen` as
-    {layer: output}; returned, for them to be removed."""
-    def keep(layer, output):
-        seen[layer] = output[0] if isinstance(output, tuple) else output
+def watch_layers(model, with_gradients):
+    """[output of each run of an encoder layer (batch, length, hidden)] of the last forward, filled
+    by hooks; and the hooks. with_gradients: pass over forwards without, which are evaluations.
+
+    ALBERT runs one layer many times: each run counts.
+    """
+    seen = []
+
+    def keep(block, inputs, output):
+        if torch.is_grad_enabled() == with_gradients:
+            seen.append(output[0] if isinstance(output, tuple) else output)
 
     (stack,) = encoder_stacks(model).values()
-    return [block.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output))
-            for layer, block in enumerate(stack)]
+    hooks = [block.register_forward_hook(keep) for block in stack]
+    hooks.append(model.base_model.register_forward_pre_hook(lambda *_: seen.clear()))
+    return seen, hooks
 
 
 class HiddenTeacher:
-    """batch -> H of the student's last forward and the teacher's of the same batch.
+    """batch -> H of the student's last training forward and the teacher's of the same batch.
 
     student, teacher: stock models; the student may have masks. Raises ValueError with one line
     where they differ in the number of their layers or in their width.
@@ -65,16 +72,14 @@ class HiddenTeacher:
             )
         self.accelerator = make_accelerator(precision)
         self.teacher = teacher.to(self.accelerator.device).eval()
-        self.ours = {}
-        watch_layers(student, self.ours)
+        self.ours, _ = watch_layers(student, with_gradients=True)
 
     def distance(self, batch):
-        theirs = {}
-        hooks = watch_layers(self.teacher, theirs)
+        theirs, hooks = watch_layers(self.teacher, with_gradients=False)
         with torch.no_grad(), self.accelerator.autocast():
             self.teacher(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
         for hook in hooks:
             hook.remove()
-        distance = hidden_distance(self.ours.values(), theirs.values(), batch["attention_mask"])
+        distance = hidden_distance(self.ours, theirs, batch["attention_mask"])
         self.ours.clear()
         return distance

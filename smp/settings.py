@@ -224,8 +224,6 @@ def check_settings(settings):
     need("density_hold", lambda v: v < settings.density_ramp,
          f"less than DENSITY_RAMP={settings.density_ramp:g}")
     need("head", lambda v: isinstance(v, str) and v in HEADS, "one of " + ", ".join(HEADS))
-    need("head", lambda v: v != "teacher" or settings.task != "smp",
-         "another one where there is no teacher, such as trained")
     need("sharing", lambda v: v in ("local", "shared"), '"local" (SMP-L) or "shared" (SMP-S)')
     need("precision", lambda v: v in ("auto", "fp32", "bf16", "fp16"),
          '"auto", "fp32", "bf16" or "fp16"')
@@ -234,6 +232,12 @@ def check_settings(settings):
 
 # %%
 MASK_SETTINGS = ("method", "density", "sharing")  # without meaning when fine-tuning
+
+
+def without_teacher(changes):
+    """The changes less those that mean nothing where there is no teacher to take from."""
+    return {name: value for name, value in changes.items()
+            if name != "hidden_weight" and (name, value) != ("head", "teacher")}
 
 
 def choose_settings(profile=None, task="fine-tune", **changes):
@@ -257,6 +261,7 @@ def choose_settings(profile=None, task="fine-tune", **changes):
     changes = {name: value for name, value in changes.items() if value is not None}
     common, own = PROFILES[profile]["common"], PROFILES[profile][task]
     plain = check_settings(Settings(profile, task, **common | own | changes))
+    changes = changes if task == "smp-kd" else without_teacher(changes)
     if task == "fine-tune":  # nothing is masked, but a wrong density was told
         kept = {name: value for name, value in changes.items() if name not in MASK_SETTINGS}
         return Settings(profile, task, **common | own | kept)

@@ -144,6 +144,7 @@ class Sweep:
             self.teacher_logits = ask_teacher(
                 self.teacher_model, self.windows["train"], self.tokenizer, settings.precision
             )
+            self.teacher_model.cpu()  # most cells need its logits only
 
     def loss(self, settings, student):
         """What `fit` minimises."""

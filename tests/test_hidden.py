@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import BertForQuestionAnswering
+from transformers import AutoConfig, AutoModelForQuestionAnswering, BertForQuestionAnswering
 
 from conftest import tiny_config
 from smp.distill import ask_teacher, distilled_loss, take_head
@@ -80,6 +80,28 @@ def test_the_distance_moves_the_scores_of_every_layer(tiny_qa, windows, tokenize
     fit(tiny_qa, windows, tokenizer, settings, Pruning(masks, settings),
         distilled_loss(uniform, settings, tiny_qa, teacher))
     assert all(bool((scores != 0).any()) for scores in masks.scores)
+
+
+@pytest.mark.parametrize("family", ["albert", "distilbert", "electra", "roberta"])
+def test_every_layer_of_every_family_is_watched(family, batch):
+    config = AutoConfig.for_model(
+        family, vocab_size=30522, embedding_size=16, hidden_size=32, num_hidden_layers=3,
+        num_attention_heads=4, intermediate_size=64, dim=32, n_layers=3, n_heads=4, hidden_dim=64,
+    )
+    student, teacher = (AutoModelForQuestionAnswering.from_config(config).eval() for _ in "ab")
+    states = [model(**batch, output_hidden_states=True).hidden_states[1:]
+              for model in (student, teacher)]
+    expected = reference_distance(*(
+        [state.detach().numpy() for state in one] for one in states
+    ), batch["attention_mask"].sum(1).tolist())
+    hidden = HiddenTeacher(student, teacher, "fp32")
+    student(**batch)
+    with torch.no_grad():
+        student(**{name: value[:1] for name, value in batch.items()})  # an evaluation in between
+    assert len(hidden.ours) == 0
+    student(**batch)
+    assert len(hidden.ours) == 3
+    assert hidden.distance(batch).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_teacher_of_another_shape_is_refused_in_one_line(tiny_qa):

@@ -42,7 +42,6 @@ def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
     ({"stride": 160}, "STRIDE=160: expected less than MAX_LENGTH=160"),
     ({"sharing": "global"}, "SHARING='global'"),
     ({"head": "new"}, "HEAD='new': expected one of auto, label words"),
-    ({"head": "teacher"}, "HEAD='teacher': expected another one where there is no teacher"),
     ({"hidden_weight": -1}, "HIDDEN_WEIGHT=-1: expected a number from 0"),
     ({"precision": "int8"}, "PRECISION='int8'"),
     ({"model": " "}, "MODEL=' '"),
@@ -105,3 +104,12 @@ def test_other_methods_train_the_weights_as_fine_tuning_does(method):
         assert settings.weight_learning_rate == rate and settings.sharing == "local"
         assert 0 < settings.density_hold < settings.density_ramp < 1
     assert choose_settings("paper", "smp", method="movement").weight_learning_rate == 3e-5
+
+
+def test_what_is_taken_from_a_teacher_means_nothing_without_one():
+    changes = dict(head="teacher", hidden_weight=3.0)
+    for task in ("fine-tune", "smp"):
+        assert choose_settings("quick", task, **changes) == choose_settings("quick", task)
+    student = choose_settings("quick", "smp-kd", **changes)
+    assert (student.head, student.hidden_weight) == ("teacher", 3.0)
+    assert choose_settings("quick", "smp", head="trained").head == "trained"
