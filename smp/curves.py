@@ -147,9 +147,9 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     """EM and F1 over density, without and with a teacher: the shape of SMP's Fig. 1. -> Figure
 
     records: of one model and one set of data; each method is a line through the means over seeds,
-    dashed where something was set apart (see `told_apart`); the bars reach from the lowest to the
-    highest seed. published: rows such as PUBLISHED["rows"],
-    drawn hollow and dotted. Raises ValueError for records that do not compare.
+    dashed, its markers half filled, where something was changed (see `told_apart`); the bars reach
+    from the lowest to the highest seed. published: rows such as PUBLISHED["rows"], drawn hollow and
+    dotted. Raises ValueError for records that do not compare.
     """
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions")
@@ -172,10 +172,12 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                 ticks |= {x for x, _ in theirs}
                 for changes, line in ours.items():
                     x, mean, low, high = mean_and_ends(line)
-                    legend = f"{name}, {changes}" if changes and "" in ours else name
+                    beside = changes and "" in ours  # another way of what is drawn already
+                    legend = f"{name}, {changes}" if beside else name
                     shown[legend] = ax.errorbar(
                         x, mean, (mean - low, high - mean), label=legend, linewidth=1.4,
-                        markersize=5.5, capsize=3, linestyle="--" if changes else "-", **style,
+                        markersize=5.5, capsize=3, linestyle="--" if changes else "-",
+                        fillstyle="left" if beside else "full", **style,
                     )
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",
