@@ -480,6 +480,7 @@ def result_row(runs: list[dict], dense: float | None) -> list[str]:
     """
     first = runs[0]
     label = method_label(first["method"], first["sharing"])
+    label += " + hidden states" * bool(first["settings"].get("hidden_weight"))
     marks = ["interrupted"] * first["interrupted"] + ["uncommitted changes"] * bool(first["dirty"])
     label += f" ({', '.join(marks)})" if marks else ""
     total = first["params_total"]

@@ -448,7 +448,7 @@ def test_label_words_must_be_single_tokens(head, checkpoint, tokenizers, monkeyp
 
 
 def test_an_unknown_head_is_refused():
-    with pytest.raises(ValueError, match="HEAD='magic': expected \"auto\""):
+    with pytest.raises(ValueError, match="HEAD='magic': expected one of auto, label"):
         load_student(EMBEDDED_ENCODER, head="magic")
 
 
