@@ -108,7 +108,7 @@ def main(arguments=None):
     known, path = topics(), wanted.results / "bench.json"
     described = {"machine": machine(), "versions": versions()}
     names = choose(wanted.only, known)
-    before = {"ratios": [], "growth": [], "seconds": {}}
+    before = {"ratios": [], "growth": []}
     if wanted.only and path.exists():
         before = earlier(path, described)
     print(json.dumps(described))

@@ -7,6 +7,7 @@
 # %%
 import json
 import statistics
+from dataclasses import asdict
 
 import numpy as np
 
@@ -14,7 +15,7 @@ import numpy as np
 from smp.pictures import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 
 # %%
-from smp.settings import METHODS, PROFILES, SETTING_DEFAULTS
+from smp.settings import PROFILES, SETTING_DEFAULTS, choose_settings
 
 # %%
 from smp.results import (
@@ -106,12 +107,13 @@ PER_CELL = ("seed", "density", "density_ramp", "regulariser_ramp", "temperature"
 
 
 def usual_settings(record):
-    """{setting: value} of the record's profile, task and method where nothing is changed."""
-    profile = PROFILES.get(record["profile"], {})
-    method, _, teacher = record["method"].partition(" + ")
-    task = "smp-kd" if teacher else "smp"
-    return SETTING_DEFAULTS | profile.get("common", {}) | profile.get(task, {}) | METHODS.get(
-        method, {})
+    """{setting: value} of the record's cell in a sweep where nothing else is changed; the defaults,
+    where its profile is no more."""
+    if record["profile"] not in PROFILES:
+        return SETTING_DEFAULTS
+    cell = ("task", "method", "density", "sharing")
+    chosen = {name: record["settings"][name] for name in cell if name in record["settings"]}
+    return asdict(choose_settings(record["profile"], **chosen))
 
 
 def told_apart(records):

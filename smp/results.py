@@ -566,10 +566,10 @@ def summary_markdown(records: list[dict]) -> str:
     """All tables as Markdown: ours, one for each model and data; then what others report."""
     groups = group_records(sorted(records, key=record_order))
     parts = [group_markdown(group) for group in groups]
-    if not records:
-        parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
     if records:
         parts.append("EM Kept: of the EM of the table's best fine-tuned model.")
+    else:
+        parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
     if any("±" in part for part in parts):
         parts.append("± is the sample standard deviation over the runs of a row.")
     if not any(

@@ -231,13 +231,18 @@ def check_settings(settings):
     return settings
 
 # %%
-MASK_SETTINGS = ("method", "density", "sharing")  # without meaning when fine-tuning
+MASK_SETTINGS = ("method", "density", "sharing")
 
 
-def without_teacher(changes):
-    """The changes less those that mean nothing where there is no teacher to take from."""
-    return {name: value for name, value in changes.items()
-            if name != "hidden_weight" and (name, value) != ("head", "teacher")}
+def with_meaning(task, changes):
+    """The changes that mean something to a task: when fine-tuning there is no mask, and only
+    smp-kd has a teacher to take something from."""
+    def means(name, value):
+        of_mask = name in MASK_SETTINGS
+        of_teacher = name == "hidden_weight" or (name, value) == ("head", "teacher")
+        return not (of_mask and task == "fine-tune" or of_teacher and task != "smp-kd")
+
+    return {name: value for name, value in changes.items() if means(name, value)}
 
 
 def choose_settings(profile=None, task="fine-tune", **changes):
@@ -261,10 +266,9 @@ def choose_settings(profile=None, task="fine-tune", **changes):
     changes = {name: value for name, value in changes.items() if value is not None}
     common, own = PROFILES[profile]["common"], PROFILES[profile][task]
     plain = check_settings(Settings(profile, task, **common | own | changes))
-    changes = changes if task == "smp-kd" else without_teacher(changes)
-    if task == "fine-tune":  # nothing is masked, but a wrong density was told
-        kept = {name: value for name, value in changes.items() if name not in MASK_SETTINGS}
-        return Settings(profile, task, **common | own | kept)
+    changes = with_meaning(task, changes)  # what has none was checked all the same
+    if task == "fine-tune":
+        return Settings(profile, task, **common | own | changes)
     values = preset(task, plain.density, plain.sharing) | common | own
     if plain.method != "smp":
         rate = PROFILES[profile]["fine-tune"]["learning_rate"]

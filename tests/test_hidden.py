@@ -29,6 +29,15 @@ def reference_distance(student, teacher, lengths):
     return np.mean(shares)
 
 
+def distance_of_models(student, teacher, batch):
+    """The same of two models on a batch, by the hidden states that transformers gives out."""
+    states = [model(**batch, output_hidden_states=True).hidden_states[1:]
+              for model in (student, teacher)]
+    return reference_distance(*(
+        [state.detach().numpy() for state in one] for one in states
+    ), batch["attention_mask"].sum(1).tolist())
+
+
 def test_the_distance_is_that_of_the_formula_and_padding_does_not_count():
     rng, lengths = np.random.default_rng(0), [5, 9, 7]
     student, teacher = (rng.normal(size=(4, 3, 9, 8)).astype(np.float32) for _ in range(2))
@@ -49,11 +58,7 @@ def test_a_teacher_is_at_no_distance_from_its_copy_and_keeps_no_hooks(tiny_qa, b
     with torch.no_grad():
         tiny_qa.bert.encoder.layer[1].output.dense.weight.mul_(0.5)  # the last layer, not the first
     tiny_qa(**batch)
-    states = [model(**batch, output_hidden_states=True).hidden_states[1:]
-              for model in (tiny_qa, teacher)]
-    expected = reference_distance(*(
-        [state.detach().numpy() for state in one] for one in states
-    ), batch["attention_mask"].sum(1).tolist())
+    expected = distance_of_models(tiny_qa, teacher, batch)
     assert hidden.distance(batch).item() == pytest.approx(expected, rel=1e-4) and expected > 0
     hooks = sum(len(module._forward_hooks) for module in teacher.modules())
     tiny_qa(**batch)
@@ -89,11 +94,7 @@ def test_every_layer_of_every_family_is_watched(family, batch):
         num_attention_heads=4, intermediate_size=64, dim=32, n_layers=3, n_heads=4, hidden_dim=64,
     )
     student, teacher = (AutoModelForQuestionAnswering.from_config(config).eval() for _ in "ab")
-    states = [model(**batch, output_hidden_states=True).hidden_states[1:]
-              for model in (student, teacher)]
-    expected = reference_distance(*(
-        [state.detach().numpy() for state in one] for one in states
-    ), batch["attention_mask"].sum(1).tolist())
+    expected = distance_of_models(student, teacher, batch)
     hidden = HiddenTeacher(student, teacher, "fp32")
     student(**batch)
     with torch.no_grad():
