@@ -195,21 +195,25 @@ if settings.head == "teacher":
     take_head(model, teacher)
 
 # %% [markdown]
-# It is asked once about every training window; its logits serve every epoch. Here is what it says
-# about one of them: the probability of each token to start the answer, as it is and softened.
+# It is asked once about every training window; its logits serve every epoch. (With `hidden_weight`
+# it reads every batch along instead.)
 
 # %%
-teacher_logits = ask_teacher(teacher, features["train"], tokenizer, settings.precision)
-print(f"{tuple(teacher_logits.shape)} logits, {teacher_logits.nbytes / 1e6:.1f} MB")
+teacher_logits = None
+if not settings.hidden_weight:
+    teacher_logits = ask_teacher(teacher, features["train"], tokenizer, settings.precision)
+    print(f"{tuple(teacher_logits.shape)} logits, {teacher_logits.nbytes / 1e6:.1f} MB")
+
+# %% [markdown]
+# Here is what it says about one window: the probability of each token to start the answer, as it is
+# and softened.
 
 # %%
-import torch
-
-window = features["train"][0]
-said = teacher_logits[0, : len(window["input_ids"]), 0].float()
+window = features["train"].select([0])
+said = ask_teacher(teacher, window, tokenizer, settings.precision)[0, :, 0].float()
 soft = (said / settings.kd_temperature).softmax(0)
 for token in said.topk(5).indices.tolist():
-    word = tokenizer.convert_ids_to_tokens(window["input_ids"][token])
+    word = tokenizer.convert_ids_to_tokens(window["input_ids"][0][token])
     print(f"{word:16} {said.softmax(0)[token]:6.1%}  softened {soft[token]:6.1%}")
 
 # %% [markdown]
@@ -222,6 +226,8 @@ for token in said.topk(5).indices.tolist():
 from smp.masks import Masks, keep_top
 
 # %%
+import torch
+
 toy_weights = torch.tensor([[0.5, -1.2, 0.1], [0.9, 0.3, -0.7]])
 toy_scores = torch.tensor([[0.2, 0.9, -0.4], [0.2, -0.1, 0.6]])
 toy_mask = keep_top(toy_scores, k=3)

@@ -6,7 +6,7 @@
 # $$L = (1 - \alpha)\,\mathrm{CE} + \alpha\,\tau^2\,\mathrm{KL}\big(p_{teacher}^{\tau}\,\|\,
 # p_{student}^{\tau}\big) + \lambda R .$$
 # The data is not augmented, so what the teacher says about a window never changes: it is asked
-# once, before training, and its logits are kept.
+# once, before training, and its logits are kept. (Unless its hidden states are wanted too.)
 
 # %%
 from pathlib import Path
@@ -115,18 +115,22 @@ def take_head(student, teacher):
 def distilled_loss(teacher_logits, settings, student=None, teacher=None):
     """The loss of `fit` that listens to the teacher: (1 - alpha) CE + alpha KD + beta H.
 
-    student, teacher: the models, needed where beta (hidden_weight) is not 0, see `HiddenTeacher`.
+    teacher_logits: as `ask_teacher` gives them; where beta (hidden_weight) is not 0 they are not
+    needed, but the two models are, see `HiddenTeacher`.
     """
-    hidden = HiddenTeacher(student, teacher, settings.precision) if settings.hidden_weight else None
+    along = HiddenTeacher(student, teacher, settings.precision) if settings.hidden_weight else None
 
     def loss(start_logits, end_logits, batch):
-        said = teacher_logits[batch["row"], : start_logits.shape[1]]
+        if along is not None:
+            said, distance = along.read(batch)
+        else:
+            said, distance = teacher_logits[batch["row"], : start_logits.shape[1]], 0.0
         said = said.to(start_logits, non_blocking=True)
         answer = torch.stack([start_logits, end_logits], dim=-1)
         kd = distillation_loss(answer, said, batch["attention_mask"], settings.kd_temperature)
-        total = (1 - settings.kd_weight) * span_loss(start_logits, end_logits, batch) + (
-            settings.kd_weight * kd
+        return (
+            (1 - settings.kd_weight) * span_loss(start_logits, end_logits, batch)
+            + settings.kd_weight * kd + settings.hidden_weight * distance
         )
-        return total + settings.hidden_weight * hidden.distance(batch) if hidden else total
 
     return loss

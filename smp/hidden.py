@@ -9,7 +9,7 @@
 # over the tokens $t$ that are not padding. The loss gets $\beta H$ besides. SMP has no such term
 # ($\beta = 0$); TinyBERT (Jiao et al. 2020) has one like it. Hidden states are too many to be
 # kept (SQuAD's windows have 280 GB of them in BERT-base, as fp16), so with it the teacher reads
-# every batch along.
+# every batch along, and is not asked for its logits before.
 
 # %%
 import torch
@@ -54,7 +54,7 @@ def watch_layers(model, with_gradients):
 
 
 class HiddenTeacher:
-    """batch -> H of the student's last training forward and the teacher's of the same batch.
+    """A teacher that reads every batch along: its logits, and H between the two models' layers.
 
     student, teacher: stock models; the student may have masks. Raises ValueError with one line
     where they differ in the number of their layers or in their width.
@@ -74,12 +74,14 @@ class HiddenTeacher:
         self.teacher = teacher.to(self.accelerator.device).eval()
         self.ours, _ = watch_layers(student, with_gradients=True)
 
-    def distance(self, batch):
+    def read(self, batch):
+        """(the teacher's logits (batch, length, 2), H) after the student's training forward of the
+        same batch."""
         theirs, hooks = watch_layers(self.teacher, with_gradients=False)
         with torch.no_grad(), self.accelerator.autocast():
-            self.teacher(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+            out = self.teacher(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
         for hook in hooks:
             hook.remove()
         distance = hidden_distance(self.ours, theirs, batch["attention_mask"])
         self.ours.clear()
-        return distance
+        return torch.stack([out.start_logits, out.end_logits], dim=-1).float(), distance

@@ -136,11 +136,14 @@ class Sweep:
                             teacher)
 
     def ask_teacher(self, settings):
-        """Once, for all cells that listen to it."""
-        if settings.task == "smp-kd" and self.teacher_logits is None:
+        """Loads it, and asks it once for all cells that listen to its logits."""
+        if settings.task != "smp-kd":
+            return
+        if self.teacher_model is None:
             self.teacher_model = load_teacher(
                 self.teacher_folder, self.tokenizer, settings.max_length, self.student_config
             )
+        if self.teacher_logits is None and not settings.hidden_weight:
             self.teacher_logits = ask_teacher(
                 self.teacher_model, self.windows["train"], self.tokenizer, settings.precision
             )

@@ -1,6 +1,7 @@
 """The teacher's hidden states: the distance, the hooks, and a training that listens to them."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from smp.hidden import HiddenTeacher, hidden_distance
 from smp.masks import Masks
 from smp.schedule import Pruning
 from smp.settings import choose_settings
-from smp.train import fit
+from smp.squad import make_loader
+from smp.train import MODEL_INPUTS, fit
 
 
 def reference_distance(student, teacher, lengths):
@@ -54,15 +56,15 @@ def test_a_teacher_is_at_no_distance_from_its_copy_and_keeps_no_hooks(tiny_qa, b
     teacher = copy.deepcopy(tiny_qa)
     hidden = HiddenTeacher(tiny_qa, teacher, "fp32")
     tiny_qa(**batch)
-    assert hidden.distance(batch).item() == pytest.approx(0, abs=1e-9)
+    assert hidden.read(batch)[1].item() == pytest.approx(0, abs=1e-9)
     with torch.no_grad():
         tiny_qa.bert.encoder.layer[1].output.dense.weight.mul_(0.5)  # the last layer, not the first
     tiny_qa(**batch)
     expected = distance_of_models(tiny_qa, teacher, batch)
-    assert hidden.distance(batch).item() == pytest.approx(expected, rel=1e-4) and expected > 0
+    assert hidden.read(batch)[1].item() == pytest.approx(expected, rel=1e-4) and expected > 0
     hooks = sum(len(module._forward_hooks) for module in teacher.modules())
     tiny_qa(**batch)
-    hidden.distance(batch)
+    hidden.read(batch)
     assert sum(len(module._forward_hooks) for module in teacher.modules()) == hooks
 
 
@@ -77,14 +79,30 @@ def test_the_distance_moves_the_scores_of_every_layer(tiny_qa, windows, tokenize
         "quick", "smp-kd", kd_weight=1.0, hidden_weight=2.0, density=0.9, regulariser=0.0,
         score_start=0.0, epochs=0.5, max_length=96, stride=32, n_snapshots=0, precision="fp32",
     )
-    uniform = torch.zeros(len(windows), 96, 2).half()
     tiny_qa.qa_outputs.weight.data.zero_()  # so that the KL is 0 and without a gradient below
     tiny_qa.qa_outputs.weight.requires_grad_(False)
     tiny_qa.qa_outputs.bias.requires_grad_(False)
     masks = Masks(tiny_qa)
     fit(tiny_qa, windows, tokenizer, settings, Pruning(masks, settings),
-        distilled_loss(uniform, settings, tiny_qa, teacher))
+        distilled_loss(None, settings, tiny_qa, teacher))
     assert all(bool((scores != 0).any()) for scores in masks.scores)
+
+
+def test_a_teacher_that_reads_along_says_what_a_teacher_asked_before_has_said(
+    tiny_qa, windows, tokenizer
+):
+    teacher = BertForQuestionAnswering(tiny_config()).eval()
+    choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32")
+    asked = distilled_loss(ask_teacher(teacher, windows, tokenizer, "fp32"), choose())
+    along = distilled_loss(None, choose(hidden_weight=3.0), tiny_qa, teacher)
+    for batch in make_loader(windows, tokenizer, 3, shuffle=True):
+        inputs = {name: batch[name] for name in MODEL_INPUTS}
+        out = tiny_qa(**inputs)
+        logits = out.start_logits, out.end_logits
+        distance = distance_of_models(tiny_qa, teacher, inputs)
+        expected = asked(*logits, batch).item() + 3 * distance
+        assert along(*logits, batch).item() == pytest.approx(expected, rel=1e-3)
+        assert distance > 0.01
 
 
 @pytest.mark.parametrize("family", ["albert", "distilbert", "electra", "roberta"])
@@ -102,7 +120,7 @@ def test_every_layer_of_every_family_is_watched(family, batch):
     assert len(hidden.ours) == 0
     student(**batch)
     assert len(hidden.ours) == 3
-    assert hidden.distance(batch).item() == pytest.approx(expected, rel=1e-4)
+    assert hidden.read(batch)[1].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_teacher_of_another_shape_is_refused_in_one_line(tiny_qa):
