@@ -1,10 +1,12 @@
 """inference: a pruned BERT-base on a CPU, by CSR products, compact, in bf16 and by other engines,
 against dense fp32."""
 
+import atexit
 import copy
 import functools
 import importlib.util
 import logging
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -86,6 +88,16 @@ def installed(*packages):
     return all(importlib.util.find_spec(package) for package in packages)
 
 
+@functools.cache
+def exported(size, tokens):
+    """Path of a pruned BERT-base as ONNX, for batches of this size; gone when the process ends."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "model.onnx"
+    export(bert(0.1), batch_of(size, tokens), path)
+    return path
+
+
 def export(model, batch, path):
     """Writes the model as ONNX, for batches of this size."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of torchvision
@@ -152,12 +164,9 @@ def speeds(size, tokens):
         ways[name] = run(model, batch)
         products = [row["product"] for row in model.acceleration]
         details[name] = ", ".join(f"{products.count(p)} {p}" for p in sorted(set(products)))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        if engines():
-            export(dense, batch, path)
-        ways |= {name: make(path, batch) for name, make in engines().items()}
-        seconds = time_in_turns(ways, ROUNDS)
+    for name, make in engines().items():
+        ways[name] = make(exported(size, tokens), batch)
+    seconds = time_in_turns(ways, ROUNDS)
     goals = {f"CSR fp32, {density:.0%}": goal for density, goal in GOALS.items()}
     milliseconds = {name: 1000 * float(sorted(each)[ROUNDS // 2]) for name, each in seconds.items()}
     return [
@@ -169,6 +178,7 @@ def speeds(size, tokens):
         )
         for name in ways if name != "dense fp32"
     ]
+
 
 def answer(kind, size, tokens, path):
     """For `peak_memories`: what a way to answer takes once it is set up; Linux forgets the peak of
@@ -192,20 +202,17 @@ def memory(size, tokens):
     """Results of the memory that each way takes while it answers, against dense."""
     kinds = {"CSR fp32, 10%": "0.1", "CSR fp32, 3%": "0.03", "compact fp32": "compact fp32"}
     kinds |= {name: name for name in engines()}
-    about, results = {"size": size, "tokens": tokens}, []
-    with tempfile.TemporaryDirectory() as folder:
-        about["path"] = str(Path(folder) / "model.onnx")
-        if engines():
-            export(bert(0.1), batch_of(size, tokens), about["path"])
-        dense, *peaks = peak_memories(
-            answer, [{"kind": kind} for kind in ("dense fp32", *kinds.values())], **about
+    dense, *peaks = peak_memories(
+        answer, [{"kind": kind} for kind in ("dense fp32", *kinds.values())], size=size,
+        tokens=tokens, path=str(exported(size, tokens)) if engines() else None,
+    )
+    return [
+        result(
+            f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
+            detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",
         )
-        for name, peak in zip(kinds, peaks, strict=True):
-            results.append(result(
-                f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
-                detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",
-            ))
-    return results
+        for name, peak in zip(kinds, peaks, strict=True)
+    ]
 
 
 def measure():

@@ -103,28 +103,24 @@ METHOD_STYLES = {  # what stands for a method in the sweep's picture
 }
 
 
-PER_CELL = ("seed", "density", "density_ramp", "regulariser_ramp", "temperature", "epochs")
-
-
 def usual_settings(record):
     """{setting: value} of the record's cell in a sweep where nothing else is changed; the defaults,
     where its profile is no more."""
-    if record["profile"] not in PROFILES:
-        return SETTING_DEFAULTS
-    cell = ("task", "method", "density", "sharing")
+    cell = ("task", "method", "density", "sharing", "seed")
     chosen = {name: record["settings"][name] for name in cell if name in record["settings"]}
+    if record["profile"] not in PROFILES:
+        return SETTING_DEFAULTS | chosen
     return asdict(choose_settings(record["profile"], **chosen))
 
 
 def told_apart(records):
     """{name of the record: what was changed for it and not for all of its method}, mostly "".
 
-    Settings that go with the density (see the presets) or the seed do not count.
+    Settings that go with the density (see the presets), and the seed, do not count.
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
-        kept = [{k: v for k, v in (SETTING_DEFAULTS | r["settings"]).items() if k not in PER_CELL}
-                for r in group]  # a setting newer than a record had its default's effect
+        kept = [SETTING_DEFAULTS | r["settings"] for r in group]  # newer ones had no effect
         differing = sorted(k for k in {k for one in kept for k in one}
                            if len({json.dumps(one.get(k)) for one in kept}) > 1)
         for record, one in zip(group, kept, strict=True):

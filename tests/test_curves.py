@@ -1,6 +1,7 @@
 """Pictures and the table of many records: what is drawn is what the records say."""
 
 import io
+from dataclasses import asdict
 
 import matplotlib
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 matplotlib.use("Agg")
 
 from smp.curves import plot_records, plot_sweep, sweep_markdown
+from smp.settings import choose_settings
 
 
 def draw(figure):
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     return figure
-
 
 
 def run(method, density, em, sharing="SMP-L", **more):
@@ -100,7 +101,7 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
     assert rows["soft movement"] == ["—", "0.250 / 0.350 at 14%", "—"]
     assert list(rows)[-1] == "soft movement"
     other = cell("soft movement", 0.1, 0.5, density=0.9, name="other",
-                 settings={"batch_size": 8, "learning_rate": 0.1, "density_ramp": 0.5})
+                 settings={"batch_size": 8, "learning_rate": 0.1})
     rows = [line.split("|")[1].strip() for line in sweep_markdown([*CELLS, other]).splitlines()
             if "soft" in line]
     assert sorted(rows) == [f"soft movement (learning_rate {rate})" for rate in ("0.02", "0.1")]
@@ -109,6 +110,16 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
              for em, weight in ((0.1, 0.5), (0.2, 0.5), (0.3, 0.9))]
     text = sweep_markdown([*CELLS, *tried])  # what most have is not told
     assert text.count("kd_weight") == 1 and "| SMP-S + KD (kd_weight 0.9) " in text
+    for profile in ("laptop", "one that is no more"):
+        presets = [cell("SMP", density, 0.1, sharing="SMP-L", seed=seed, profile=profile, settings=(
+            asdict(choose_settings("laptop", "smp", density=density, seed=seed)) | more
+        ), name=f"{density}{seed}") for density, seed, more in (
+            (0.1, 0, {}), (0.03, 1, {}), (0.1, 2, {"density_ramp": 0.4}))]
+        if profile != "laptop":  # its presets are not known any more
+            del presets[1]
+        rows = [line.split("|")[1].strip() for line in sweep_markdown(presets).splitlines()
+                if line.startswith("| SMP")]
+        assert sorted(rows) == ["SMP-L", "SMP-L (density_ramp 0.4)"]
     newer = cell("SMP", 0.03, 0.1, sharing="SMP-L", settings={"batch_size": 8, "n_masks": 24})
     assert "| SMP-L " in sweep_markdown([*CELLS, newer])  # a default that older records lack
     assert "n_masks" not in sweep_markdown([*CELLS, newer])
