@@ -6,10 +6,12 @@
 
 # %%
 import json
+import math
 import statistics
 from dataclasses import asdict
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
 # %%
 from smp.pictures import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
@@ -145,8 +147,8 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     """EM and F1 over density, without and with a teacher: the shape of SMP's Fig. 1. -> Figure
 
     records: of one model and one set of data; each method is a line through the means over seeds,
-    dashed, its markers half filled, where something was changed (see `told_apart`); the bars reach
-    from the lowest to the highest seed. published: rows such as PUBLISHED["rows"], drawn hollow and
+    paler and dashed, its markers half filled, where something was changed (see `told_apart`); the
+    bars reach from the lowest to the highest seed. published: rows such as PUBLISHED["rows"], drawn hollow and
     dotted. Raises ValueError for records that do not compare.
     """
     if len({record_group(record) for record in records}) != 1:
@@ -168,14 +170,17 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                         theirs.append((one["density"], one[score]))
                 ticks |= {target for line in ours.values() for target in line}
                 ticks |= {x for x, _ in theirs}
+                others = [changes for changes in sorted(ours) if changes and "" in ours]
                 for changes, line in ours.items():
                     x, mean, low, high = mean_and_ends(line)
-                    beside = changes and "" in ours  # another way of what is drawn already
+                    beside = changes in others  # another way of what is drawn already
+                    paler = others.index(changes) / len(others) if beside else 0
                     legend = f"{name}, {changes}" if beside else name
                     shown[legend] = ax.errorbar(
                         x, mean, (mean - low, high - mean), label=legend, linewidth=1.4,
                         markersize=5.5, capsize=3, linestyle="--" if changes else "-",
-                        fillstyle="left" if beside else "full", **style,
+                        fillstyle="left" if beside else "full",
+                        **style | {"color": mix_with_white(style["color"], 0.8 * paler)},
                     )
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",
@@ -194,9 +199,16 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
             [], [], linestyle=":", marker="o", markerfacecolor="none", color=INK,
             label="published: BERT-base, all of SQuAD, ten epochs",
         )[0]
-    fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=4, fontsize=8.5,
-               frameon=False, labelcolor=INK)
+    longest = max(len(line.get_label()) for line in shown.values())
+    columns = max(1, min(4, 200 // (longest + 10)))  # 200 letters are about the figure's width
+    fig.set_figheight(6.6 + 0.2 * math.ceil(len(shown) / columns))
+    fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=columns,
+               fontsize=8.5, frameon=False, labelcolor=INK)
     return fig
+
+
+def mix_with_white(colour, share):
+    return tuple(1 - (1 - part) * (1 - share) for part in to_rgb(colour))
 
 # %%
 def sweep_markdown(records: list[dict]) -> str:
