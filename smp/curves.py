@@ -148,8 +148,8 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
 
     records: of one model and one set of data; each method is a line through the means over seeds,
     paler and dashed, its markers half filled, where something was changed (see `told_apart`); the
-    bars reach from the lowest to the highest seed. published: rows such as PUBLISHED["rows"], drawn hollow and
-    dotted. Raises ValueError for records that do not compare.
+    bars reach from the lowest to the highest seed. published: rows such as PUBLISHED["rows"], drawn
+    hollow and dotted. Raises ValueError for records that do not compare.
     """
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions")
