@@ -265,7 +265,8 @@ for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
 
 # %%
 record = begin_record("SMP + KD", settings, model_sha, data_sha,
-                      teacher={"name": Path(teacher_name).name, "em": teacher_em})
+                      teacher={"name": Path(teacher_name).name, "em": teacher_em,
+                               "sha": model_fingerprint(teacher)})
 
 # %% [markdown]
 # # 4. Training

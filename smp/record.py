@@ -30,7 +30,8 @@ from smp.checkpoint import Checkpoints
 def begin_record(method, settings, model_sha, data_sha, teacher=None):
     """What is known before training, all that decides the run's name, and the name.
 
-    method: one of RECORD_METHODS; teacher: None or {"name", "em"}.
+    method: one of RECORD_METHODS; teacher: None or {"name", "em", "sha"}, sha its
+    `model_fingerprint` (older records lack it).
     """
     model, data = file_part(settings.model), file_part(settings.data)
     is_smp = method.startswith("SMP")

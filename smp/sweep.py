@@ -92,7 +92,7 @@ class Sweep:
     cells: of one model and one set of data, as `plan_sweep` makes them; results: the folder that
     holds models/, where a teacher is looked for if none is named; checkpoints: a folder for those
     of the cell at work, if not in results. Raises FileNotFoundError where a cell needs a teacher
-    and there is none.
+    and there is none, ValueError for one that does not fit.
     """
 
     def __init__(self, cells, results, teacher=None, checkpoints=None):
@@ -104,7 +104,7 @@ class Sweep:
         self.model_sha, self.student_config = model_fingerprint(model), model.config
         self.teacher = self.teacher_model = self.teacher_logits = None
         if any(cell.task == "smp-kd" for cell in cells):
-            self.name_teacher(teacher, first)
+            self.load_teacher(teacher, first)
         self.data = load_squad(
             first.data, first.n_train, first.n_valid, first.n_eval, first.data_seed,
             first.longest_passage,
@@ -116,7 +116,7 @@ class Sweep:
         }
         self.begun = {cell: self.begin(cell) for cell in cells}  # of the code that is loaded now
 
-    def name_teacher(self, teacher, settings):
+    def load_teacher(self, teacher, settings):
         if teacher is not None:
             folder, em = teacher, None
         elif found := find_teacher(self.results, self.model_sha, settings.data):
@@ -126,8 +126,11 @@ class Sweep:
                 f"no fine-tuned {settings.model} for this data in {self.results / 'models'}: run "
                 "the first notebook with the same model and data, or name a TEACHER"
             )
-        self.teacher_folder = str(folder)
-        self.teacher = {"name": Path(folder).name, "em": em}
+        self.teacher_model = load_teacher(
+            str(folder), self.tokenizer, settings.max_length, self.student_config
+        )
+        self.teacher = {"name": Path(folder).name, "em": em,
+                        "sha": model_fingerprint(self.teacher_model)}
 
     def begin(self, settings):
         """The cell's record before it is run; its name says whether it has been run."""
@@ -136,14 +139,9 @@ class Sweep:
                             teacher)
 
     def ask_teacher(self, settings):
-        """Loads it, and asks it once for all cells that listen to its logits."""
-        if settings.task != "smp-kd":
-            return
-        if self.teacher_model is None:
-            self.teacher_model = load_teacher(
-                self.teacher_folder, self.tokenizer, settings.max_length, self.student_config
-            )
-        if self.teacher_logits is None and not settings.hidden_weight:
+        """Once, for all cells that listen to its logits."""
+        listens = settings.task == "smp-kd" and not settings.hidden_weight
+        if listens and self.teacher_logits is None:
             self.teacher_logits = ask_teacher(
                 self.teacher_model, self.windows["train"], self.tokenizer, settings.precision
             )

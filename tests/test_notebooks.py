@@ -100,7 +100,9 @@ def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
     printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", fine_tuned)
     assert printed.endswith("to evaluate masks of the authors, name their file in authors_mask\n")
     teacher, student = read_records(fine_tuned / "results")
-    assert student["teacher"] == {"name": teacher["name"], "em": teacher["em"]}
+    assert student["teacher"] == {
+        "name": teacher["name"], "em": teacher["em"], "sha": student["teacher"]["sha"]}
+    assert student["teacher"]["sha"] not in (student["model_sha"], None)
     assert "fine-tuning one first" not in printed
 
     printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, N_TRAIN=16,

@@ -10,7 +10,7 @@ import smp.__main__ as command_line
 import smp.sweep
 from smp.maskfile import load_masks
 from smp.masks import Masks
-from smp.models import load_student
+from smp.models import load_student, model_fingerprint
 from smp.results import check_record, read_records, run_name
 from smp.schedule import Pruning
 from smp.squad import featurise, load_squad
@@ -139,6 +139,7 @@ def test_the_teacher_is_asked_once_for_all_cells_and_named_in_their_records(
     records = [sweep.run(cell) for cell in cells]
     assert len(asked) == 1 and [r["method"] for r in records] == ["SMP + KD", "movement + KD"]
     assert {r["teacher"]["name"] for r in records} == {"teacher"}
+    assert {r["teacher"]["sha"] for r in records} == {model_fingerprint(model)}
     plain = Sweep(plan(encoder, ["smp-l"]), tmp_path).run(plan(encoder, ["smp-l"])[0])
     assert plain["teacher"] is None
     kept = [record["history"]["loss"] for record in (*records, plain)]
