@@ -266,13 +266,13 @@ for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
 # %%
 record = begin_record("SMP + KD", settings, model_sha, data_sha,
                       teacher={"name": Path(teacher_name).name, "em": teacher_em,
-                               "sha": model_fingerprint(teacher)})
+                               "sha": model_fingerprint(teacher, with_head=True)})
 
 # %% [markdown]
 # # 4. Training
 #
 # Every student window is held against what the teacher said of it: half the loss is the right
-# answer's, half the teacher's.
+# answer's, half the teacher's. (With `hidden_weight` the distance of the layers counts besides.)
 
 # %%
 from smp.snapshots import run_snapshots

@@ -359,7 +359,7 @@ def sweep(options):
         numbers = {"densities": [read_number("density", text) for text in options.densities],
                    "seeds": [read_number("seed", text) for text in options.seeds]}
         cells = plan_sweep(profile, options.methods, **numbers, **parameters | more)
-        done = {record["name"] for record in read_records(results / "sweep")}
+        done = {record["name"]: record for record in read_records(results / "sweep")}
         grid = Sweep(cells, results, teacher, checkpoints)
     except (OSError, ValueError) as error:
         print(f"sweep: {error}", file=sys.stderr)
@@ -372,6 +372,12 @@ def sweep(options):
             print(line, flush=True)
 
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done before")
+    for cell in cells:
+        now, before = (one["teacher"] if one else None for one in (
+            grid.begun[cell], done.get(grid.begun[cell]["name"])))
+        if before and before.get("sha", now["sha"]) != now["sha"]:
+            say(f"{grid.begun[cell]['name']}: done with another teacher of that name; remove its "
+                "record to have it run again")
     begin = time.monotonic()
     for number, cell in enumerate(left, 1):
         name = grid.begun[cell]["name"]

@@ -154,7 +154,10 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions")
     fig, axes = new_figure(2, 2, 9.6, 7.2)
-    apart, shown = told_apart(records), {}
+    apart, shown, others = told_apart(records), {}, {}
+    for record in records:
+        others.setdefault(record["sharing"] or record["method"].removesuffix(" + KD"), set()).add(
+            apart[record["name"]])
     for column, suffix in enumerate(("", " + KD")):
         for row, (score, label) in enumerate((("em", "Exact Match"), ("f1", "F1"))):
             ax, ticks = axes[row, column], {1.0}
@@ -170,17 +173,17 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                         theirs.append((one["density"], one[score]))
                 ticks |= {target for line in ours.values() for target in line}
                 ticks |= {x for x, _ in theirs}
-                others = [changes for changes in sorted(ours) if changes and "" in ours]
+                variants = sorted(others.get(name, {""}))  # of both columns; "" is the usual one
                 for changes, line in ours.items():
                     x, mean, low, high = mean_and_ends(line)
-                    beside = changes in others  # another way of what is drawn already
-                    paler = others.index(changes) / len(others) if beside else 0
+                    beside = changes and len(variants) > 1  # one of several ways
+                    paler = variants.index(changes) / len(variants) if beside else 0
                     legend = f"{name}, {changes}" if beside else name
                     shown[legend] = ax.errorbar(
                         x, mean, (mean - low, high - mean), label=legend, linewidth=1.4,
                         markersize=5.5, capsize=3, linestyle="--" if changes else "-",
                         fillstyle="left" if beside else "full",
-                        **style | {"color": mix_with_white(style["color"], 0.8 * paler)},
+                        **style | {"color": mix_with_white(style["color"], paler)},
                     )
                 if theirs:
                     ax.plot(*zip(*sorted(theirs), strict=True), linewidth=0.8, linestyle=":",
@@ -199,7 +202,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
             [], [], linestyle=":", marker="o", markerfacecolor="none", color=INK,
             label="published: BERT-base, all of SQuAD, ten epochs",
         )[0]
-    longest = max(len(line.get_label()) for line in shown.values())
+    longest = max((len(line.get_label()) for line in shown.values()), default=1)
     columns = max(1, min(4, 200 // (longest + 10)))  # 200 letters are about the figure's width
     fig.set_figheight(6.6 + 0.2 * math.ceil(len(shown) / columns))
     fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=columns,

@@ -53,6 +53,18 @@ def watch_layers(model, with_gradients):
     return seen, hooks
 
 
+def check_layers(student, teacher):
+    """ValueError with one line unless the configs are of as many layers of one width."""
+    (layers, width), (theirs, wide) = (
+        (config.num_hidden_layers, config.hidden_size) for config in (student, teacher)
+    )
+    if (layers, width) != (theirs, wide):
+        raise ValueError(
+            f"HIDDEN_WEIGHT needs a teacher with the student's {layers} layers of {width}, this "
+            f"one has {theirs} of {wide}: name another TEACHER, or set hidden_weight=0"
+        )
+
+
 class HiddenTeacher:
     """A teacher that reads every batch along: its logits, and H between the two models' layers.
 
@@ -61,15 +73,7 @@ class HiddenTeacher:
     """
 
     def __init__(self, student, teacher, precision="auto"):
-        (layers, width), (theirs, wide) = (
-            (model.config.num_hidden_layers, model.config.hidden_size)
-            for model in (student, teacher)
-        )
-        if (layers, width) != (theirs, wide):
-            raise ValueError(
-                f"HIDDEN_WEIGHT needs a teacher with the student's {layers} layers of {width}, "
-                f"this one has {theirs} of {wide}: name another TEACHER, or set hidden_weight=0"
-            )
+        check_layers(student.config, teacher.config)
         self.accelerator = make_accelerator(precision)
         self.teacher = teacher.to(self.accelerator.device).eval()
         self.ours, _ = watch_layers(student, with_gradients=True)

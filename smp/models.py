@@ -292,10 +292,13 @@ def count_parameters(model):
     return sum(p.numel() for n, p in model.named_parameters() if not n.endswith(".scores"))
 
 
-def model_fingerprint(model):
-    """12 hex digits of sha256 over the encoder's weights, names and shapes; masks off."""
+def model_fingerprint(model, with_head=False):
+    """12 hex digits of sha256 over the encoder's weights, names and shapes; masks off.
+
+    with_head: over those of the whole model.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.base_model.state_dict().items()):
+    for name, tensor in sorted((model if with_head else model.base_model).state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -30,8 +30,8 @@ from smp.checkpoint import Checkpoints
 def begin_record(method, settings, model_sha, data_sha, teacher=None):
     """What is known before training, all that decides the run's name, and the name.
 
-    method: one of RECORD_METHODS; teacher: None or {"name", "em", "sha"}, sha its
-    `model_fingerprint` (older records lack it).
+    method: one of RECORD_METHODS; teacher: None or {"name", "em", "sha"}, sha the
+    `model_fingerprint` of all of it (older records lack it).
     """
     model, data = file_part(settings.model), file_part(settings.data)
     is_smp = method.startswith("SMP")
@@ -73,6 +73,8 @@ def run_checkpoints(begun, results, folder=None):
     or results/checkpoints. They go when its record is kept, see `Checkpoints.clear`."""
     place = Path(results) / "checkpoints" if folder is None else Path(folder)
     about = {name: begun[name] for name in ("model_sha", "teacher")}
+    if begun["teacher"]:  # its sha is newer than the checkpoints that may lie there
+        about["teacher"] = {name: begun["teacher"][name] for name in ("name", "em")}
     return Checkpoints(place / begun["name"], about)
 
 

@@ -17,6 +17,9 @@ from smp.baselines import attach_pruning
 from smp.distill import ask_teacher, distilled_loss, load_teacher, take_head
 
 # %%
+from smp.hidden import check_layers
+
+# %%
 from smp.maskfile import save_masks
 
 # %%
@@ -103,8 +106,9 @@ class Sweep:
         )
         self.model_sha, self.student_config = model_fingerprint(model), model.config
         self.teacher = self.teacher_model = self.teacher_logits = None
-        if any(cell.task == "smp-kd" for cell in cells):
-            self.load_teacher(teacher, first)
+        listening = [cell for cell in cells if cell.task == "smp-kd"]
+        if listening:
+            self.load_teacher(teacher, listening, model)
         self.data = load_squad(
             first.data, first.n_train, first.n_valid, first.n_eval, first.data_seed,
             first.longest_passage,
@@ -116,7 +120,9 @@ class Sweep:
         }
         self.begun = {cell: self.begin(cell) for cell in cells}  # of the code that is loaded now
 
-    def load_teacher(self, teacher, settings):
+    def load_teacher(self, teacher, cells, student):
+        """The teacher of these cells, checked against the student before anything is run."""
+        settings = cells[0]
         if teacher is not None:
             folder, em = teacher, None
         elif found := find_teacher(self.results, self.model_sha, settings.data):
@@ -129,8 +135,12 @@ class Sweep:
         self.teacher_model = load_teacher(
             str(folder), self.tokenizer, settings.max_length, self.student_config
         )
+        if any(cell.hidden_weight for cell in cells):
+            check_layers(self.student_config, self.teacher_model.config)
+        if any(cell.head == "teacher" for cell in cells):
+            take_head(student, self.teacher_model)  # of no use but to see that it fits
         self.teacher = {"name": Path(folder).name, "em": em,
-                        "sha": model_fingerprint(self.teacher_model)}
+                        "sha": model_fingerprint(self.teacher_model, with_head=True)}
 
     def begin(self, settings):
         """The cell's record before it is run; its name says whether it has been run."""

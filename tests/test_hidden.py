@@ -92,8 +92,10 @@ def test_a_teacher_that_reads_along_says_what_a_teacher_asked_before_has_said(
     tiny_qa, windows, tokenizer
 ):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
-    choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32")
-    asked = distilled_loss(ask_teacher(teacher, windows, tokenizer, "fp32"), choose())
+    torch.nn.init.normal_(teacher.qa_outputs.weight)  # so that it says something
+    choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32", kd_weight=1.0)
+    said = ask_teacher(teacher, windows, tokenizer, "fp32")
+    asked = distilled_loss(said, choose())
     along = distilled_loss(None, choose(hidden_weight=3.0), tiny_qa, teacher)
     for batch in make_loader(windows, tokenizer, 3, shuffle=True):
         inputs = {name: batch[name] for name in MODEL_INPUTS}
@@ -102,7 +104,12 @@ def test_a_teacher_that_reads_along_says_what_a_teacher_asked_before_has_said(
         distance = distance_of_models(tiny_qa, teacher, inputs)
         expected = asked(*logits, batch).item() + 3 * distance
         assert along(*logits, batch).item() == pytest.approx(expected, rel=1e-3)
-        assert distance > 0.01
+        assert asked(*logits, batch).item() > 0.5 and distance > 0.01
+    hidden = HiddenTeacher(tiny_qa, teacher, "fp32")
+    tiny_qa(**inputs)
+    real = batch["attention_mask"].bool()
+    logits, before = hidden.read(batch)[0], said[batch["row"], : real.shape[1]].float()
+    assert torch.allclose(logits[real], before[real], atol=1e-2)  # fp16
 
 
 @pytest.mark.parametrize("family", ["albert", "distilbert", "electra", "roberta"])

@@ -1,6 +1,5 @@
 """A sweep: the grid, cells that are done, being stopped, one line for what cannot work."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ from transformers import BertForQuestionAnswering, set_seed
 
 import smp.__main__ as command_line
 import smp.sweep
+from conftest import tiny_config
 from smp.maskfile import load_masks
 from smp.masks import Masks
 from smp.models import load_student, model_fingerprint
@@ -21,8 +21,6 @@ from smp.train import evaluate_answers, fit
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory, tokenizer):
     """A folder with a tiny random BERT that has no question-answering head."""
-    from conftest import tiny_config
-
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("encoder") / "tiny"
     BertForQuestionAnswering(tiny_config(max_position_embeddings=192)).bert.save_pretrained(folder)
@@ -139,11 +137,34 @@ def test_the_teacher_is_asked_once_for_all_cells_and_named_in_their_records(
     records = [sweep.run(cell) for cell in cells]
     assert len(asked) == 1 and [r["method"] for r in records] == ["SMP + KD", "movement + KD"]
     assert {r["teacher"]["name"] for r in records} == {"teacher"}
-    assert {r["teacher"]["sha"] for r in records} == {model_fingerprint(model)}
+    assert {r["teacher"]["sha"] for r in records} == {
+        model_fingerprint(model, with_head=True)}
     plain = Sweep(plan(encoder, ["smp-l"]), tmp_path).run(plan(encoder, ["smp-l"])[0])
     assert plain["teacher"] is None
     kept = [record["history"]["loss"] for record in (*records, plain)]
     assert kept[0] != kept[2]  # it was listened to
+    cells = plan(encoder, ["smp-l", "smp-l+kd"], hidden_weight=1.0, head="teacher")
+    sweep = Sweep(cells, tmp_path, str(teacher))
+    plain, following = (sweep.run(cell)["history"]["loss"] for cell in cells)
+    assert len(asked) == 1  # it reads along
+    assert plain == kept[2] and following not in (kept[0], kept[2])
+
+
+def test_a_teacher_whose_layers_cannot_be_followed_is_refused_before_anything_is_run(
+    encoder, tmp_path, tokenizer, capfd
+):
+    for name, changes, setting, line in (
+        ("deep", {"num_hidden_layers": 3}, "hidden_weight=1", "HIDDEN_WEIGHT needs a teacher"),
+        ("wide", {"hidden_size": 64}, "head=teacher", "HEAD='teacher': the teacher has no"),
+    ):
+        BertForQuestionAnswering(
+            tiny_config(max_position_embeddings=192, **changes)
+        ).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        command = [*arguments(encoder, tmp_path, "--methods", "smp-l", "smp-l+kd"),
+                   "--teacher", str(tmp_path / name), "--set", setting]
+        assert command_line.main(command) == 2
+        assert line in capfd.readouterr().err and not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize("more, message", [
