@@ -1,4 +1,4 @@
-"""a, e: steps of SMP and of fine-tuning, both of the loop itself, in fp32 and in what is faster."""
+"""a, e: steps of SMP and of fine-tuning, both of the loop itself."""
 
 import torch
 
