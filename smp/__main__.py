@@ -228,7 +228,8 @@ def run_notebook(path, folder, parameters):
     import nbformat
     import papermill
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what matters is told below
+    for talker in ("papermill", "tornado", "asyncio"):  # what matters is told below; on a busy
+        logging.getLogger(talker).setLevel(logging.CRITICAL)  # machine a closing socket complains
     unfinished = folder / f"{path.stem}.failed.ipynb"
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
     screen = Screen(total=len(nbformat.read(path, as_version=4).cells) + bool(parameters))
