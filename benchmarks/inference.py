@@ -1,12 +1,10 @@
 """inference: a pruned BERT-base on a CPU, by CSR products, compact, in bf16 and by other engines,
 against dense fp32."""
 
-import atexit
 import copy
 import functools
 import importlib.util
 import logging
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -89,11 +87,14 @@ def installed(*packages):
 
 
 @functools.cache
+def scratch():
+    return tempfile.TemporaryDirectory()  # gone when the process ends
+
+
+@functools.cache
 def exported(size, tokens):
-    """Path of a pruned BERT-base as ONNX, for batches of this size; gone when the process ends."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder) / "model.onnx"
+    """Path of a pruned BERT-base as ONNX, for batches of this size."""
+    path = Path(scratch().name) / f"{size}x{tokens}.onnx"
     export(bert(0.1), batch_of(size, tokens), path)
     return path
 

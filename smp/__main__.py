@@ -228,8 +228,9 @@ def run_notebook(path, folder, parameters):
     import nbformat
     import papermill
 
-    for talker in ("papermill", "tornado", "asyncio"):  # what matters is told below; on a busy
-        logging.getLogger(talker).setLevel(logging.CRITICAL)  # machine a closing socket complains
+    # What matters is told below; the other two are the transport, whose closing sockets complain.
+    for name in ("papermill", "tornado", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     unfinished = folder / f"{path.stem}.failed.ipynb"
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
     screen = Screen(total=len(nbformat.read(path, as_version=4).cells) + bool(parameters))
@@ -373,12 +374,11 @@ def sweep(options):
             print(line, flush=True)
 
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done before")
-    for cell in cells:
-        now, before = (one["teacher"] if one else None for one in (
-            grid.begun[cell], done.get(grid.begun[cell]["name"])))
-        if before and before.get("sha", now["sha"]) != now["sha"]:
-            say(f"{grid.begun[cell]['name']}: done with another teacher of that name; remove its "
-                "record to have it run again")
+    for name in (begun["name"] for begun in grid.begun.values() if begun["name"] in done):
+        teacher = done[name]["teacher"]
+        if teacher and teacher.get("sha", grid.teacher["sha"]) != grid.teacher["sha"]:
+            say(f"{name}: done with another teacher of that name; remove its record to have it "
+                "run again")
     begin = time.monotonic()
     for number, cell in enumerate(left, 1):
         name = grid.begun[cell]["name"]

@@ -122,7 +122,8 @@ def told_apart(records):
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
-        kept = [SETTING_DEFAULTS | r["settings"] for r in group]  # newer ones had no effect
+        # a setting newer than a record had its default's effect
+        kept = [SETTING_DEFAULTS | record["settings"] for record in group]
         differing = sorted(k for k in {k for one in kept for k in one}
                            if len({json.dumps(one.get(k)) for one in kept}) > 1)
         for record, one in zip(group, kept, strict=True):
@@ -153,11 +154,11 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     """
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions")
-    fig, axes = new_figure(2, 2, 9.6, 7.2)
-    apart, shown, others = told_apart(records), {}, {}
+    fig, axes = new_figure(2, 2, 9.6, 6.6)
+    apart, shown, changed = told_apart(records), {}, {}  # changed: of each method, both columns
     for record in records:
-        others.setdefault(record["sharing"] or record["method"].removesuffix(" + KD"), set()).add(
-            apart[record["name"]])
+        name = method_label(record["method"], record["sharing"]).removesuffix(" + KD")
+        changed.setdefault(name, set()).add(apart[record["name"]])
     for column, suffix in enumerate(("", " + KD")):
         for row, (score, label) in enumerate((("em", "Exact Match"), ("f1", "F1"))):
             ax, ticks = axes[row, column], {1.0}
@@ -173,7 +174,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
                         theirs.append((one["density"], one[score]))
                 ticks |= {target for line in ours.values() for target in line}
                 ticks |= {x for x, _ in theirs}
-                variants = sorted(others.get(name, {""}))  # of both columns; "" is the usual one
+                variants = sorted(changed.get(name, ()))  # "" is the usual one
                 for changes, line in ours.items():
                     x, mean, low, high = mean_and_ends(line)
                     beside = changes and len(variants) > 1  # one of several ways
@@ -204,7 +205,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
         )[0]
     longest = max((len(line.get_label()) for line in shown.values()), default=1)
     columns = max(1, min(4, 200 // (longest + 10)))  # 200 letters are about the figure's width
-    fig.set_figheight(6.6 + 0.2 * math.ceil(len(shown) / columns))
+    fig.set_figheight(fig.get_figheight() + 0.2 * math.ceil(len(shown) / columns))
     fig.legend(handles=list(shown.values()), loc="outside lower center", ncols=columns,
                fontsize=8.5, frameon=False, labelcolor=INK)
     return fig

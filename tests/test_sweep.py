@@ -167,6 +167,20 @@ def test_a_teacher_whose_layers_cannot_be_followed_is_refused_before_anything_is
         assert line in capfd.readouterr().err and not (tmp_path / "sweep").exists()
 
 
+def test_a_cell_done_with_another_teacher_of_the_same_name_is_told(
+    encoder, tmp_path, tokenizer, capfd
+):
+    teacher, model = tmp_path / "teacher", load_student(str(encoder))[0]
+    tokenizer.save_pretrained(teacher)
+    command = [*arguments(encoder, tmp_path, "--methods", "smp-l+kd"), "--teacher", str(teacher)]
+    for trained_anew, told in ((False, 0), (False, 0), (True, 1)):
+        if trained_anew:
+            torch.nn.init.normal_(model.qa_outputs.weight)  # the head alone is enough
+        model.save_pretrained(teacher)
+        assert command_line.main(command) == 0
+        assert capfd.readouterr().out.count("done with another teacher of that name") == told
+
+
 @pytest.mark.parametrize("more, message", [
     (["--methods", "smp"], "METHODS='smp'"), (["--densities", "2"], "DENSITY=2"),
     (["--densities", "x"], "DENSITY='x': expected a number"), (["--seeds", "-1"], "SEED=-1"),
