@@ -246,13 +246,18 @@ probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mappin
 model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
-    masks = Masks(model, settings.sharing, settings.temperature, settings.score_start)
+    masks = Masks(
+        model, settings.sharing, settings.temperature, settings.score_start,
+        vectors=settings.vector_learning_rate > 0,
+    )
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.layers())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.layers())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
-print(f"{trained:,} numbers are trained: the scores" + (" and the head" if head == "trained" else ""))
+beside = ["biases and LayerNorms"] * (settings.vector_learning_rate > 0)
+beside += ["the head"] * (head == "trained")
+print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
 
 # %% [markdown]
 # How density falls over the run, and the regulariser's weight grows:
@@ -381,8 +386,8 @@ show_broken(asked, {
 
 
 # %% [markdown]
-# What must be shipped for this task is less than that model: the masks, and the head if it was
-# trained. Put onto the untouched encoder they must give the same logits, to the last bit.
+# What must be shipped for this task is less than that model: the masks, and what was trained beside
+# them. Put onto the untouched encoder they must give the same logits, to the last bit.
 
 # %%
 from smp.maskfile import save_masks

@@ -62,6 +62,8 @@ def card_table(about):
         lines.append(f"- of the encoder's weights, {as_percent(about['density'])} stay")
     if "head" in about:
         lines.append(f"- head: {about['head']}")
+    if about.get("settings", {}).get("vector_learning_rate"):
+        lines.append("- the biases and LayerNorms of the encoder's layers are trained")
     if "em" in about:
         lines.append(
             f"- Exact Match {about['em']:.4f}, F1 {about['f1']:.4f} on {about['n_eval']:,} "
@@ -75,7 +77,7 @@ def mask_card(about, size):
     name, code = about.get("name", "masks"), MASK_CODE.format(base=about.get("base"))
     return (
         f"{card_metadata(about)}\n# {name}\n\nOne task, as masks: which weights of the base "
-        f"model's encoder stay. {size:,} bytes, to be put onto the base model, whose weights are "
+        f"model's encoder stay. {size:,} bytes, to be put onto the base model, whose matrices are "
         f"not changed.\n\n{card_table(about)}\n```python\n{code}```\n"
     )
 
@@ -102,7 +104,9 @@ def model_card(about):
 
 def record_task(record):
     """What a mask file would say, of a run's record."""
-    keys = ("name", "method", "sharing", "head", "em", "f1", "n_eval", "data", "data_sha")
+    keys = (
+        "name", "method", "sharing", "head", "settings", "em", "f1", "n_eval", "data", "data_sha",
+    )
     return {key: record[key] for key in keys if key in record} | {
         "base": record["model"], "base_sha": record["model_sha"], "density": record["density"],
     }

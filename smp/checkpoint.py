@@ -26,6 +26,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 # %%
+from smp.settings import SETTING_DEFAULTS
+
+# %%
 CHECKPOINT_FORMAT = "smp-checkpoint-1"
 
 
@@ -148,6 +151,8 @@ def check_same_run(saved, now, folder):
     """ValueError, one line with what differs, where a checkpoint is of another run."""
     for name, value in now.items():
         before = saved.get(name)
+        if name == "settings" and isinstance(before, dict):
+            before = SETTING_DEFAULTS | before  # some settings are newer than the checkpoint
         if name == "versions":
             for package, version in value.items():
                 if before.get(package) != version:

@@ -2,9 +2,10 @@
 # ## A task on disk
 #
 # A task is its masks: what the pretrained weights are is known already. The file is a safetensors
-# file: for each matrix the code of its mask, the weights of a head where one was trained, and
-# beside them what they are of: the base model with a hash of its weights, the settings, what was
-# measured. A checksum over the whole file tells of a single bit that is not as it was written.
+# file: for each matrix the code of its mask, the weights of a head where one was trained, biases
+# and LayerNorms where they were, and beside them what they are of: the base model with a hash of
+# its weights, the settings, what was measured. A checksum over the whole file tells of a single bit
+# that is not as it was written.
 
 # %%
 import hashlib
@@ -22,8 +23,9 @@ from smp.maskcode import MOST_WEIGHTS, decode_mask, encode_mask
 
 # %%
 MASK_FORMAT = "smp-masks-2"
+VECTORS_FORMAT = "smp-masks-3"  # the same with vectors, which its older readers would pass over
 OLD_MASK_FORMAT = "smp-masks-1"  # a bit a weight, no checksum; still read
-OF_HEAD = "head:"  # how the names of a head's tensors begin
+TRAINED = {"head_weights": "head:", "vectors": "vector:"}  # how the names of these begin
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
 
@@ -38,18 +40,21 @@ def checksum_with(data):
     return digest.hexdigest().encode(), place
 
 
-def save_masks(masks, path, head_weights=None, **about):
+def save_masks(masks, path, head_weights=None, vectors=None, **about):
     """Writes {name: bool array (out, in)} to `path`, whole or not at all; returns its bytes.
 
-    head_weights: {name: array} of a head that was trained; about: what the file says of itself
-    (base, density, ...), plain values that go into its metadata as JSON strings.
+    head_weights: {name: array} of a head that was trained; vectors: the same of the encoder's
+    biases and LayerNorms; about: what the file says of itself (base, density, ...), plain values
+    that go into its metadata as JSON strings.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: encode_mask(mask) for name, mask in masks.items()}
-    tensors |= {OF_HEAD + name: array for name, array in (head_weights or {}).items()}
+    for kind, arrays in (("head_weights", head_weights), ("vectors", vectors)):
+        tensors |= {TRAINED[kind] + name: array for name, array in (arrays or {}).items()}
     shapes = {name: list(mask.shape) for name, mask in masks.items()}
-    metadata = {"format": MASK_FORMAT, "checksum": "0" * 64, "shapes": json.dumps(shapes)}
+    form = VECTORS_FORMAT if vectors else MASK_FORMAT
+    metadata = {"format": form, "checksum": "0" * 64, "shapes": json.dumps(shapes)}
     metadata |= {name: json.dumps(value) for name, value in about.items()}
     data = safetensors.numpy.save(tensors, metadata)
     digest, place = checksum_with(data)
@@ -91,28 +96,31 @@ def unpack_code(name, code, shape):
 def load_masks(path):
     """({name: bool array (out, in)}, about) of a file that `save_masks` wrote.
 
-    about: what it says of itself, with "head_weights" where it holds any. Raises ValueError with
-    one line where the file is damaged or something else.
+    about: what it says of itself, with "head_weights" and "vectors" where it holds any. Raises
+    ValueError with one line where the file is damaged or something else.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             form = metadata.pop("format", None)
-            if form not in (MASK_FORMAT, OLD_MASK_FORMAT):
+            if form not in (MASK_FORMAT, VECTORS_FORMAT, OLD_MASK_FORMAT):
                 raise ValueError(f"its metadata do not say {MASK_FORMAT}")
-            if form == MASK_FORMAT and (
+            if form != OLD_MASK_FORMAT and (
                 checksum_with(Path(path).read_bytes())[0] != metadata.pop("checksum").encode()
             ):
                 raise ValueError("its bytes are not those that were written")
-            unpack = unpack_code if form == MASK_FORMAT else unpack_mask
+            unpack = unpack_mask if form == OLD_MASK_FORMAT else unpack_code
             masks = {
                 name: unpack(name, file.get_tensor(name), shape)
                 for name, shape in json.loads(metadata.pop("shapes")).items()
             }
-            head = {name.removeprefix(OF_HEAD): file.get_tensor(name)
-                    for name in file.keys() if name.startswith(OF_HEAD)}
+            trained = {
+                kind: {name.removeprefix(begin): file.get_tensor(name)
+                       for name in file.keys() if name.startswith(begin)}
+                for kind, begin in TRAINED.items()
+            }
         about = {name: json.loads(value) for name, value in metadata.items()}
-        about |= {"head_weights": head} if head else {}
+        about |= {kind: arrays for kind, arrays in trained.items() if arrays}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,

@@ -331,6 +331,19 @@ def encoder_linears(model):
     ]
 
 
+def encoder_vectors(model):
+    """{name in the base model: parameter (n,)} of the same layers: their biases and LayerNorms.
+
+    SMP leaves them as they are. That to train them repairs much of what pruning broke is known
+    (Zimmer et al. 2023, "PERP"); they are few, 0.1% of BERT-base, and shipped beside the masks.
+    """
+    return {
+        f"{stack}.{name}": parameter
+        for stack, blocks in encoder_stacks(model).items()
+        for name, parameter in blocks.named_parameters() if parameter.dim() == 1
+    }
+
+
 def matrix_names(block):
     """Readers' names of a block's matrices, in its order.
 
@@ -360,17 +373,20 @@ class Masks:
     """The masks of a model: attached on creation, everything but the scores and the head frozen.
 
     model: a stock Hugging Face model with a head; sharing: "local" (SMP-L) or "shared" (SMP-S);
-    temperature: p of SMP-S; start: of the scores, in units of |W| / mean |W|. Raises ValueError
-    where the model has no encoder to mask.
+    temperature: p of SMP-S; start: of the scores, in units of |W| / mean |W|; vectors: whether
+    those of `encoder_vectors` stay trainable. Raises ValueError where the model has no encoder to
+    mask.
     """
 
     trains_weights, learns_scores = False, True  # other methods differ (smp/baselines.py)
 
-    def __init__(self, model, sharing="local", temperature=1.0, start=0.0):
+    def __init__(self, model, sharing="local", temperature=1.0, start=0.0, vectors=False):
         self.sharing, self.temperature = sharing, temperature
         self.places = encoder_linears(model)
         for parameter in model.base_model.parameters():
             parameter.requires_grad_(self.trains_weights)
+        for parameter in encoder_vectors(model).values() if vectors else ():
+            parameter.requires_grad_(True)
         self.masks, self.hooks, self.scratch = {}, [], Scratch()
         for name, _, _, linear in self.places:
             self.masks[name] = StaticMask(linear.weight, start if self.learns_scores else None)

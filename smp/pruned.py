@@ -2,9 +2,10 @@
 # ## Many tasks on one base model
 #
 # The verbs are those that users of adapters know. The base stays in memory once; a task is the
-# code of its masks, half a bit a weight at 10%, and its head. Its masked weights are made when it
-# is set, and those of the last two tasks are kept, so that going back and forth between them only
-# changes which tensors the stock model points at.
+# code of its masks, half a bit a weight at 10%, its head, and its biases and LayerNorms where they
+# were trained. Its masked weights are made when it is set, and those of the last two tasks are
+# kept, so that going back and forth between them only changes which tensors the stock model points
+# at.
 
 # %%
 import copy
@@ -29,7 +30,7 @@ from smp.maskcode import decode_mask, encode_mask
 from smp.maskfile import save_masks
 
 # %%
-from smp.masks import encoder_linears
+from smp.masks import encoder_linears, encoder_vectors
 
 # %%
 from smp.models import first_line, load_pretrained, load_student, model_fingerprint, stock_model
@@ -38,7 +39,15 @@ from smp.models import first_line, load_pretrained, load_student, model_fingerpr
 from smp.results import replace_text_file
 
 # %%
-from smp.task import MASK_FILE, check_masks, check_task, fill_head, head_parts, read_task
+from smp.task import (
+    MASK_FILE,
+    check_arrays,
+    check_masks,
+    check_task,
+    fill_head,
+    head_parts,
+    read_task,
+)
 
 # %%
 class PrunedModel:
@@ -54,6 +63,7 @@ class PrunedModel:
         self.sha, self.heads = model_fingerprint(model), {head: head_parts(model)}
         self.linears = {name: linear for name, _, _, linear in encoder_linears(model)}
         self.own = {name: linear.weight.data for name, linear in self.linears.items()}
+        self.own_vectors = {name: one.data for name, one in encoder_vectors(model).items()}
         self.tasks, self.active = {}, None
         self.masked_weights = lru_cache(ready)(self.mask_weights)
 
@@ -85,6 +95,8 @@ class PrunedModel:
             self.heads[head] = head_parts(student)
         check_task(path, about, head, self.sha, self.base)
         check_masks(self.linears, masks)
+        if vectors := about.get("vectors"):
+            check_arrays(self.own_vectors, vectors, path, "biases and LayerNorms have")
         parts = copy.deepcopy(self.heads[head])
         fill_head(parts, about, path)
         codes = {matrix: encode_mask(mask) for matrix, mask in masks.items()}
@@ -108,6 +120,9 @@ class PrunedModel:
         device, weights = self.model.device, self.masked_weights(name)
         for matrix, linear in self.linears.items():
             linear.weight.data = weights[matrix].to(device)
+        vectors = self.tasks[name][2].get("vectors", self.own_vectors)
+        for vector, parameter in encoder_vectors(self.model).items():
+            parameter.data = torch.asarray(vectors[vector], device=device, copy=True)
         for part, module in self.tasks[name][1].items():
             setattr(self.model, part, module.to(device).eval())
         self.active = name

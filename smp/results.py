@@ -481,6 +481,7 @@ def result_row(runs: list[dict], dense: float | None) -> list[str]:
     first = runs[0]
     label = method_label(first["method"], first["sharing"])
     label += " + hidden states" * bool(first["settings"].get("hidden_weight"))
+    label += " + biases, LayerNorms" * bool(first["settings"].get("vector_learning_rate"))
     marks = ["interrupted"] * first["interrupted"] + ["uncommitted changes"] * bool(first["dirty"])
     label += f" ({', '.join(marks)})" if marks else ""
     total = first["params_total"]

@@ -31,6 +31,7 @@ class Settings:
     learning_rate: float = 2e-2  # of the scores; of all weights when fine-tuning
     weight_learning_rate: float = 3e-5  # of the weights, where a method trains them too
     head_learning_rate: float = 1e-3  # of a trained head beside frozen weights
+    vector_learning_rate: float = 0.0  # of the layers' biases and LayerNorms; 0 in SMP: frozen
     head: str = "auto"  # one of HEADS; "auto": label words where they can be had, else trained
     warmup: float = 0.0  # share of the run in which the learning rate rises
     dropout: float = 0.1
@@ -211,8 +212,8 @@ def check_settings(settings):
         need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
     for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):
         need(name, lambda v: is_number(v) and v > 0, "a number above 0")
-    for name in ("head_learning_rate", "weight_learning_rate", "regulariser", "score_start",
-                 "hidden_weight"):
+    for name in ("head_learning_rate", "vector_learning_rate", "weight_learning_rate",
+                 "regulariser", "score_start", "hidden_weight"):
         need(name, lambda v: is_number(v) and v >= 0, "a number from 0")
     for name in ("density", "density_ramp", "regulariser_ramp"):
         need(name, lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1")
@@ -234,13 +235,15 @@ def check_settings(settings):
 MASK_SETTINGS = ("method", "density", "sharing")
 
 
-def with_meaning(task, changes):
-    """The changes that mean something to a task: when fine-tuning there is no mask, and only
-    smp-kd has a teacher to take something from."""
+def with_meaning(task, method, changes):
+    """The changes that mean something to a task: when fine-tuning there is no mask, only smp-kd
+    has a teacher to take something from, and what trains all weights trains every vector."""
     def means(name, value):
         of_mask = name in MASK_SETTINGS
         of_teacher = name == "hidden_weight" or (name, value) == ("head", "teacher")
-        return not (of_mask and task == "fine-tune" or of_teacher and task != "smp-kd")
+        of_frozen = name == "vector_learning_rate"
+        return not (of_mask and task == "fine-tune" or of_teacher and task != "smp-kd"
+                    or of_frozen and (task == "fine-tune" or method != "smp"))
 
     return {name: value for name, value in changes.items() if means(name, value)}
 
@@ -266,7 +269,7 @@ def choose_settings(profile=None, task="fine-tune", **changes):
     changes = {name: value for name, value in changes.items() if value is not None}
     common, own = PROFILES[profile]["common"], PROFILES[profile][task]
     plain = check_settings(Settings(profile, task, **common | own | changes))
-    changes = with_meaning(task, changes)  # what has none was checked all the same
+    changes = with_meaning(task, plain.method, changes)  # what has none was checked all the same
     if task == "fine-tune":
         return Settings(profile, task, **common | own | changes)
     values = preset(task, plain.density, plain.sharing) | common | own

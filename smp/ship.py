@@ -29,7 +29,7 @@ from smp.card import model_card, record_task
 from smp.compact import compact, save_compact
 
 # %%
-from smp.maskfile import load_masks, save_masks
+from smp.maskfile import TRAINED, load_masks, save_masks
 
 # %%
 from smp.models import (
@@ -183,9 +183,12 @@ def ship_masks(folder, record, found, model):
     if record["head"] == "trained":
         about["head_weights"] = head_weights(model)
     size, bound = save_masks(masks, folder / MASK_FILE, **about), entropy_bytes(masks)
-    head = sum(array.nbytes for array in about.get("head_weights", {}).values())
+    head, vectors = (
+        sum(array.nbytes for array in about.get(kind, {}).values()) for kind in TRAINED
+    )
     return {"bytes": size, "bytes_entropy_bound": round(bound), "bytes_head": head,
-            "above_bound": (size - head) / bound if bound else None}
+            "bytes_vectors": vectors,
+            "above_bound": (size - head - vectors) / bound if bound else None}
 
 # %%
 def same_answers(answers, wanted):
@@ -300,9 +303,9 @@ def ship_markdown(report):
     ]
     if masks := report["mask_file"]:
         lines.append(
-            f"mask file: {masks['bytes']:,} bytes, of them {masks['bytes_head']:,} of a head; the "
-            f"rest is {masks['above_bound']:.3f} of the entropy bound, "
-            f"{masks['bytes_entropy_bound']:,}"
+            f"mask file: {masks['bytes']:,} bytes, of them {masks['bytes_head']:,} of a head and "
+            f"{masks['bytes_vectors']:,} of biases and LayerNorms; the rest is "
+            f"{masks['above_bound']:.3f} of the entropy bound, {masks['bytes_entropy_bound']:,}"
         )
     if "compact" in report:
         before, after = report["compact"]["parameters"]

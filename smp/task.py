@@ -15,7 +15,7 @@ from huggingface_hub import hf_hub_download
 from smp.maskfile import load_masks
 
 # %%
-from smp.masks import encoder_linears
+from smp.masks import encoder_linears, encoder_vectors
 
 # %%
 from smp.models import first_line, head_parts, load_student, model_fingerprint
@@ -36,6 +36,12 @@ def head_weights(model):
     }
 
 
+def vector_values(model):
+    """{name in the base model: float32 array (n,)} of the biases and LayerNorms of its layers."""
+    vectors = encoder_vectors(model).items()
+    return {name: vector.detach().float().cpu().numpy() for name, vector in vectors}
+
+
 def describe_task(begun, model, base, revision, head, scores, n_eval):
     """What a mask file says of itself, from a record begun before and the scores after.
 
@@ -50,6 +56,8 @@ def describe_task(begun, model, base, revision, head, scores, n_eval):
         "em": scores["em"], "f1": scores["f1"], "n_eval": n_eval,
         **{key: begun[key] for key in keys},
         **({"head_weights": head_weights(model)} if head == "trained" else {}),
+        **({"vectors": vector_values(model)} if begun["settings"].get("vector_learning_rate")
+           else {}),
     }
 
 # %%
@@ -103,7 +111,7 @@ def check_task(path, about, head, sha, base):
 
 # %% [markdown]
 # On the model, a mask is a product: the stock model's weights become $W \odot M$. With a frozen
-# head nothing else is needed.
+# head nothing else is needed; a trained one is filled in, and so are trained biases and LayerNorms.
 
 # %%
 def check_masks(linears, masks):
@@ -135,17 +143,35 @@ def apply_masks(model, masks):
         linear.weight.mul_(torch.from_numpy(masks[name]).to(linear.weight.device))
 
 
+def check_arrays(tensors, arrays, path, what):
+    """ValueError, one line, unless the arrays {name: array} have the names and shapes of the
+    tensors."""
+    for name in sorted(tensors.keys() | arrays.keys()):
+        found = arrays[name].shape if name in arrays else "nothing"
+        if name not in tensors or found != tuple(tensors[name].shape):
+            raise ValueError(f"{path}: its {what} {found} in {name}, this model's is another")
+
+
 @torch.no_grad()
 def fill_head(parts, about, path):
     """Puts a trained head's weights into its parts; ValueError where they do not fit."""
-    weights = about.get("head_weights", {})
-    wanted = {f"{part}.{name}": tensor for part, module in parts.items()
-              for name, tensor in module.state_dict().items()} if weights else {}
-    for name in sorted(wanted.keys() | weights.keys()):
-        found = weights[name].shape if name in weights else "nothing"
-        if name not in wanted or found != tuple(wanted[name].shape):
-            raise ValueError(f"{path}: its head has {found} in {name}, this model's is another")
-        wanted[name].copy_(torch.from_numpy(weights[name]))
+    if weights := about.get("head_weights"):
+        own = {f"{part}.{name}": tensor for part, module in parts.items()
+               for name, tensor in module.state_dict().items()}
+        check_arrays(own, weights, path, "head has")
+        for name, tensor in own.items():
+            tensor.copy_(torch.from_numpy(weights[name]))
+
+
+@torch.no_grad()
+def fill_vectors(model, about, path):
+    """Puts trained biases and LayerNorms into the encoder's layers, where the file has any;
+    ValueError where they do not fit."""
+    if values := about.get("vectors"):
+        own = encoder_vectors(model)
+        check_arrays(own, values, path, "biases and LayerNorms have")
+        for name, vector in own.items():
+            vector.copy_(torch.from_numpy(values[name]))
 
 
 def load_task(base, path, max_length=None):
@@ -158,5 +184,6 @@ def load_task(base, path, max_length=None):
     model, tokenizer, head = load_student(base, max_length=max_length, head=head)
     check_task(path, about, head, model_fingerprint(model), base)
     apply_masks(model, masks)
+    fill_vectors(model, about, path)
     fill_head(head_parts(model), about, path)
     return model.eval(), tokenizer, about

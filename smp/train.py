@@ -140,19 +140,22 @@ def validator(examples, features, tokenizer, precision="auto"):
 
 # %%
 def parameter_groups(model, settings):
-    """What is trained, with its learning rate: scores; weights; a new head on frozen weights."""
-    groups = {"scores": [], "weights": [], "head": []}
+    """What is trained, with its learning rate: scores; weights; a new head and, where they are to
+    be, biases and LayerNorms beside frozen matrices."""
+    groups = {"scores": [], "weights": [], "vectors": [], "head": []}
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
+    fine_tuning = settings.task == "fine-tune"
+    of_encoder = "weights" if fine_tuning or settings.method != "smp" else "vectors"
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = ("scores" if name.endswith(".scores")
-                    else "weights" if id(parameter) in encoder else "head")
+                    else of_encoder if id(parameter) in encoder else "head")
             groups[part].append(parameter)
     if groups["weights"]:  # then the head is trained as they are
         groups["weights"] += groups.pop("head")
-    fine_tuning = settings.task == "fine-tune"
     rates = {
         "scores": settings.learning_rate, "head": settings.head_learning_rate,
+        "vectors": settings.vector_learning_rate,
         "weights": settings.learning_rate if fine_tuning else settings.weight_learning_rate,
     }
     return [{"params": members, "lr": rates[part]} for part, members in groups.items() if members]

@@ -122,13 +122,15 @@ def test_gradients_of_weights_and_scores_are_those_of_an_explicit_masked_weight(
     assert not of_weight[~mask.mask].any() and of_scores[~mask.mask].any()
 
 
-@pytest.mark.parametrize("method, rates", [
-    ("smp", {"scores": 2e-2, "head": 3e-3}), ("magnitude", {"weights": 3e-4}),
-    ("movement", {"scores": 1e-2, "weights": 3e-4}),
-    ("soft movement", {"scores": 1e-2, "weights": 3e-4}),
+@pytest.mark.parametrize("method, changes, rates", [
+    ("smp", {}, {"scores": 2e-2, "head": 3e-3}), ("magnitude", {}, {"weights": 3e-4}),
+    ("smp", {"vector_learning_rate": 7e-4}, {"scores": 2e-2, "vectors": 7e-4, "head": 3e-3}),
+    ("movement", {}, {"scores": 1e-2, "weights": 3e-4}),
+    ("movement", {"vector_learning_rate": 7e-4}, {"scores": 1e-2, "weights": 3e-4}),
+    ("soft movement", {}, {"scores": 1e-2, "weights": 3e-4}),
 ])
-def test_each_part_has_the_learning_rate_of_its_method(method, rates, tiny_qa):
-    settings = short(method)
+def test_each_part_has_the_learning_rate_of_its_method(method, changes, rates, tiny_qa):
+    settings = short(method, **changes)
     attach_pruning(tiny_qa, settings)
     groups = parameter_groups(tiny_qa, settings)
     assert [group["lr"] for group in groups] == list(rates.values())

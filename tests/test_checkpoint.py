@@ -3,6 +3,7 @@
 import copy
 import resource
 import shutil
+from dataclasses import asdict
 
 import hypothesis
 import numpy as np
@@ -11,7 +12,12 @@ import torch
 from hypothesis import strategies as st
 
 from smp.baselines import attach_pruning
-from smp.checkpoint import Checkpoints, read_checkpoint, windows_fingerprint
+from smp.checkpoint import (
+    Checkpoints,
+    check_same_run,
+    read_checkpoint,
+    windows_fingerprint,
+)
 from smp.distill import distilled_loss
 from smp.settings import choose_settings
 from smp.snapshots import SnapshotKeeper
@@ -23,6 +29,7 @@ RUNS = {
     "fine-tune": ("fine-tune", {}),
     "SMP-L": ("smp", dict(density=0.2)),
     "SMP-S + KD": ("smp-kd", dict(density=0.5, sharing="shared")),
+    "SMP-L, vectors": ("smp", dict(density=0.2, vector_learning_rate=1e-2)),
     "movement": ("smp", dict(method="movement", density=0.3)),
     "magnitude": ("smp", dict(method="magnitude", density=0.3)),
     "soft movement": ("smp", dict(method="soft movement", density=0.3, learning_rate=0.5)),
@@ -167,6 +174,17 @@ def test_another_run_is_refused_saying_what_differs(
     assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ValueError, match="with data "):
         train(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
+
+
+def test_a_checkpoint_older_than_a_setting_goes_on():
+    """What it does not say was as it is by default."""
+    now = {"settings": asdict(choose_settings("quick", "smp"))}
+    assert now["settings"]["vector_learning_rate"] == 0
+    saved = {"settings": {k: v for k, v in now["settings"].items() if k != "vector_learning_rate"}}
+    check_same_run(saved, now, "here")
+    now["settings"]["vector_learning_rate"] = 0.001
+    with pytest.raises(ValueError, match="settings vector_learning_rate 0.0, this one has 0.001"):
+        check_same_run(saved, now, "here")
 
 
 def test_another_version_is_told_and_goes_on(tiny_qa, windows, tokenizer, tmp_path, capsys,

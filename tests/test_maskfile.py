@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from smp.maskfile import load_masks, save_masks
@@ -26,18 +27,25 @@ shapes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=4)
 
 
 @settings(deadline=None, max_examples=100)
-@given(shapes, st.floats(0, 1), st.integers(0, 99), st.booleans())
-def test_round_trip(tmp_path_factory, shapes, density, seed, with_head):
+@given(shapes, st.floats(0, 1), st.integers(0, 99), st.booleans(), st.booleans())
+def test_round_trip(tmp_path_factory, shapes, density, seed, with_head, with_vectors):
     path = tmp_path_factory.mktemp("masks") / "mask.safetensors"
     masks = random_masks(shapes, density, seed)
     about = {"density": density, "base": "tïny\n\"", "settings": {"seed": [seed, None]}}
     head = {"out.weight": np.float32([[1.5, -0.0]]), "out.bias": np.float32([np.pi])}
-    size = save_masks(masks, path, head if with_head else None, **about)
+    vectors = {"layer.0.bias": np.float32([-0.0, 2.5]), "out.bias": np.float32([1.5])}
+    trained = {"head_weights": head} if with_head else {}
+    trained |= {"vectors": vectors} if with_vectors else {}
+    size = save_masks(masks, path, **trained, **about)
     loaded, said = load_masks(path)
-    found = said.pop("head_weights", {})
+    found = {kind: said.pop(kind) for kind in ("head_weights", "vectors") if kind in said}
     assert said == about and size == path.stat().st_size and same(loaded, masks)
-    assert found.keys() == (head.keys() if with_head else set())
-    assert all(found[name].tobytes() == head[name].tobytes() for name in found)
+    assert found.keys() == trained.keys()
+    with safe_open(path, framework="numpy") as file:  # old readers would pass vectors over
+        assert file.metadata()["format"] == ("smp-masks-3" if with_vectors else "smp-masks-2")
+    for kind, arrays in found.items():
+        assert arrays.keys() == trained[kind].keys()
+        assert all(arrays[n].tobytes() == trained[kind][n].tobytes() for n in arrays)
 
 
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5])

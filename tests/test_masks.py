@@ -1,5 +1,7 @@
 """The mask: exact density, ties by index, frozen weights, straight-through gradients."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from hypothesis import strategies as st
 from smp.masks import (
     Masks,
     encoder_linears,
+    encoder_vectors,
     keep_top,
     keep_top_on_device,
     kept_count,
     masked_weight,
     share_out,
 )
+from smp.task import apply_masks
 
 
 def reference_top(scores, k):
@@ -262,6 +266,25 @@ def test_the_gradient_reaches_scores_and_head_only(tiny_qa, batch):
             assert parameter.grad is not None, name
         else:
             assert parameter.grad is None and not parameter.requires_grad, name
+
+
+def test_vectors_learn_as_those_of_the_baked_model(tiny_qa, batch):
+    """With vectors=True the layers' biases and LayerNorms get a gradient, the plain model's of the
+    weights W * M; embeddings and matrices get none."""
+    plain, masks = copy.deepcopy(tiny_qa), Masks(tiny_qa, vectors=True)
+    masks.refresh(0.5)
+    apply_masks(plain, masks.numpy())
+    for model in (tiny_qa, plain):
+        model(**batch).start_logits.square().sum().backward()
+    wanted = {name for name, one in plain.bert.encoder.named_parameters() if one.dim() == 1}
+    found = encoder_vectors(tiny_qa)
+    assert found.keys() == {f"encoder.{name}" for name in wanted} and len(found) == 2 * 10
+    for name, vector in found.items():
+        theirs = plain.bert.get_parameter(name).grad
+        assert theirs.abs().max() > 0 or ".key." in name  # softmax does not see the keys' biases
+        assert torch.allclose(vector.grad, theirs, atol=1e-5), name
+    learning = {name for name, one in tiny_qa.bert.named_parameters() if one.requires_grad}
+    assert {name for name in learning if not name.endswith(".scores")} == found.keys()
 
 
 def test_the_regularisers_closed_form_is_autograd(tiny_qa):

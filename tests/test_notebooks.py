@@ -16,7 +16,7 @@ from conftest import tiny_config
 from smp.almanac import make_almanac
 from smp.authors import save_authors_masks
 from smp.maskfile import load_masks
-from smp.masks import encoder_linears, kept_count
+from smp.masks import encoder_linears, encoder_vectors, kept_count
 from smp.models import load_qa_model, load_student, model_fingerprint
 from smp.results import read_records
 from smp.squad import featurise, load_squad
@@ -108,10 +108,16 @@ def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
     assert "fine-tuning one first" not in printed
 
     printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, N_TRAIN=16,
-                        SET={"head": "teacher", "hidden_weight": 1.0})
+                        SET={"head": "teacher", "hidden_weight": 1.0,
+                             "vector_learning_rate": 0.001})
     teacher, student = read_records(tmp_path / "results")
     assert student["head"] == "trained" and student["settings"]["hidden_weight"] == 1
     assert "no fine-tuned all-MiniLM-L6-v2" in printed
+    assert "numbers are trained: the scores, biases and LayerNorms, the head" in printed
+    about = load_masks(tmp_path / "results/models" / student["name"] / "masks.safetensors")[1]
+    dense = load_student("all-MiniLM-L6-v2")[0].base_model
+    assert all((about["vectors"][name] != vector.detach().numpy()).any()
+               for name, vector in encoder_vectors(dense).items() if ".key." not in name)
     assert student["teacher"]["name"] == teacher["name"]
     saved = tmp_path / "results" / "models" / teacher["name"] / "record.json"
     assert json.loads(saved.read_text())["em"] == teacher["em"]

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from smp.maskfile import load_masks, save_masks
-from smp.masks import Masks
+from smp.masks import Masks, encoder_vectors
 from smp.models import load_student, model_fingerprint
 from smp.pruned import PrunedModel
 from smp.task import describe_task, load_task
@@ -22,19 +22,23 @@ HEADS = ("label words", "embedding rows", "trained")
 SCORES = {"em": 0.25, "f1": 0.5}
 
 
-def learn(base, path, head, seed=0, density=0.3):
-    """What a run does: masks (random ones) on a student, baked, and the mask file. -> student"""
+def learn(base, path, head, seed=0, density=0.3, rate=0.0):
+    """What a run does: masks (random ones) on a student, baked, and the mask file; with a rate,
+    biases and LayerNorms have moved too. -> student"""
     torch.manual_seed(seed)
     model, _, head = load_student(base, head=head)
     sha, masks = model_fingerprint(model.eval()), Masks(model)
     for score in masks.scores:
         score.data = torch.randn_like(score)
+    for vector in encoder_vectors(model).values():
+        vector.data += rate * torch.randn_like(vector)
     masks.refresh(density)
     final = masks.numpy()
     masks.bake()
     begun = {
         "name": f"tiny_{seed}", "method": "SMP", "sharing": "SMP-L", "model": "base",
-        "model_sha": sha, "data": "almanac", "data_sha": "0" * 12, "settings": {"seed": seed},
+        "model_sha": sha, "data": "almanac", "data_sha": "0" * 12,
+        "settings": {"seed": seed, "vector_learning_rate": rate},
         "density_target": density,
     }
     save_masks(final, path, **describe_task(begun, model, base, None, head, SCORES, 7))
@@ -47,14 +51,16 @@ def logits(model, batch):
     return torch.stack([out.start_logits, out.end_logits])
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.1])
 @pytest.mark.parametrize("head", HEADS)
-def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch, head):
-    student = learn(base, tmp_path / "m", head)
+def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch, head, rate):
+    student = learn(base, tmp_path / "m", head, rate=rate)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
     assert torch.equal(logits(pruned.model, batch), logits(student, batch))
     again, _, about = load_task(base, tmp_path / "m")
     assert torch.equal(logits(again, batch), logits(student, batch))
     assert about["head"] == head and ("head_weights" in about) == (head == "trained")
+    assert ("vectors" in about) == (rate > 0)
     assert str(tmp_path) not in repr(about)  # nothing of this machine
 
 
@@ -76,8 +82,9 @@ def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
 def test_many_tasks_on_one_base(base, tmp_path, batch):
     """Each is its own whenever it is set, in whatever order; the base is never changed."""
     wanted, before = {}, model_fingerprint(load_student(base)[0])
-    for seed, head in enumerate((*HEADS, "trained")):
-        wanted[str(seed)] = logits(learn(base, tmp_path / str(seed), head, seed), batch)
+    for seed, head in enumerate((*HEADS, "trained")):  # every other one moves its vectors too
+        student = learn(base, tmp_path / str(seed), head, seed, rate=0.1 * (seed % 2))
+        wanted[str(seed)] = logits(student, batch)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "0"), name="0", ready=2)
     for name in ("1", "2", "3"):
         pruned.load_mask(str(tmp_path / name), name)
@@ -87,6 +94,8 @@ def test_many_tasks_on_one_base(base, tmp_path, batch):
         assert torch.equal(logits(pruned.model, batch), wanted[name]), name
     for matrix, linear in pruned.linears.items():
         linear.weight.data = pruned.own[matrix]
+    for vector, parameter in encoder_vectors(pruned.model).items():
+        parameter.data = pruned.own_vectors[vector]
     assert model_fingerprint(pruned.model) == before == pruned.sha
     with pytest.raises(KeyError, match="no task 'news': expected one of '0', '1', '2', '3'"):
         pruned.set_mask("news")
@@ -106,7 +115,7 @@ def test_what_was_merged_stays_as_it_is(base, tmp_path, batch):
 
 
 def test_save_and_load_again(base, tmp_path, batch):
-    student = learn(base, tmp_path / "m", "trained")
+    student = learn(base, tmp_path / "m", "trained", rate=0.1)
     first = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
     size = first.save_pretrained(tmp_path / "task")
     assert {p.name: p.stat().st_size for p in (tmp_path / "task").iterdir()}.keys() == {
@@ -114,7 +123,9 @@ def test_save_and_load_again(base, tmp_path, batch):
     assert size == (tmp_path / "task/masks.safetensors").stat().st_size
     again = PrunedModel.from_pretrained(base, str(tmp_path / "task"))
     assert torch.equal(logits(again.model, batch), logits(student, batch))
-    card = ModelCard.load(tmp_path / "task/README.md").data
+    card = ModelCard.load(tmp_path / "task/README.md")
+    assert "biases and LayerNorms of the encoder's layers are trained" in card.text
+    card = card.data
     assert {r.metric_type: r.metric_value for r in card.eval_results} == {
         "exact_match": 0.25, "f1": 0.5}
     assert card.base_model == "base" and card.pipeline_tag == "question-answering"
@@ -161,6 +172,10 @@ def lose_a_matrix(path):
     (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(3, np.float32),
                                         "qa_outputs.weight": np.zeros((2, 32), np.float32)}),
      "its head has (3,) in qa_outputs.bias"),
+    (lambda p: changed(p, vectors={"encoder.layer.0.output.dense.bias": np.zeros(32, np.float32)}),
+     "its biases and LayerNorms have nothing in encoder.layer.0.attention.output.LayerNorm.bias"),
+    (lambda p: changed(p, vectors={"lm_head.bias": np.zeros(2, np.float32)}),
+     "its biases and LayerNorms have nothing in encoder.layer.0.attention.output.LayerNorm.bias"),
     (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", of a kind"),
     (lambda p: changed(p, head=None, head_weights=None), "is of an older form"),
     (lose_a_matrix, "only the model has encoder.layer.0.attention.self.query"),

@@ -290,6 +290,13 @@ def test_a_row_tells_what_its_teacher_showed_besides_logits():
     assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states"}
 
 
+def test_a_row_tells_that_more_than_masks_was_trained():
+    settings = {"seed": 0, "hidden_weight": 100.0, "vector_learning_rate": 0.001}
+    records = [make_record(), make_record(settings=settings)]
+    labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
+    assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states + biases, LayerNorms"}
+
+
 def test_what_was_not_measured_is_said():
     missing = "BERT-base on SQuAD: not measured yet; `make run PROFILE=paper`"
     bert = {"model": "google-bert/bert-base-uncased", "data": "rajpurkar/squad"}

@@ -43,6 +43,7 @@ def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
     ({"sharing": "global"}, "SHARING='global'"),
     ({"head": "new"}, "HEAD='new': expected one of auto, label words"),
     ({"hidden_weight": -1}, "HIDDEN_WEIGHT=-1: expected a number from 0"),
+    ({"vector_learning_rate": -1}, "VECTOR_LEARNING_RATE=-1: expected a number from 0"),
     ({"precision": "int8"}, "PRECISION='int8'"),
     ({"model": " "}, "MODEL=' '"),
     ({"kd_weight": 2}, "KD_WEIGHT=2"),
@@ -104,6 +105,16 @@ def test_other_methods_train_the_weights_as_fine_tuning_does(method):
         assert settings.weight_learning_rate == rate and settings.sharing == "local"
         assert 0 < settings.density_hold < settings.density_ramp < 1
     assert choose_settings("paper", "smp", method="movement").weight_learning_rate == 3e-5
+
+
+def test_a_rate_for_vectors_means_something_beside_frozen_matrices_only():
+    rate = dict(vector_learning_rate=0.001)
+    assert choose_settings("quick", "fine-tune", **rate) == choose_settings("quick", "fine-tune")
+    movement = dict(method="movement", density=0.1)
+    assert choose_settings("quick", "smp", **movement, **rate) == choose_settings(
+        "quick", "smp", **movement)
+    for task in ("smp", "smp-kd"):
+        assert choose_settings("quick", task, **rate).vector_learning_rate == 0.001
 
 
 def test_what_is_taken_from_a_teacher_means_nothing_without_one():
