@@ -115,22 +115,30 @@ def usual_settings(record):
     return asdict(choose_settings(record["profile"], **chosen))
 
 
-def told_apart(records):
-    """{name of the record: what was changed for it and not for all of its method}, mostly "".
+TOLD_ABOVE = {  # what the heading of a table says, or decides
+    "model", "data", "n_train", "n_valid", "n_eval", "longest_passage", "batch_size", "epochs",
+}
 
-    Settings that go with the density (see the presets), and the seed, do not count.
+
+def told_apart(records):
+    """{name of the record: what was changed for it}, mostly "".
+
+    Settings that go with the density (see the presets), and the seed, do not count; those of
+    TOLD_ABOVE, and all of a profile that is no more, only where its method has several values.
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
         # a setting newer than a record had its default's effect
         kept = [SETTING_DEFAULTS | record["settings"] for record in group]
-        differing = sorted(k for k in {k for one in kept for k in one}
-                           if len({json.dumps(one.get(k)) for one in kept}) > 1)
+        differing = {k for k in {k for one in kept for k in one}
+                     if len({json.dumps(one.get(k)) for one in kept}) > 1}
         for record, one in zip(group, kept, strict=True):
             usual = usual_settings(record)
+            known = record["profile"] in PROFILES  # else what is usual in it is not
+            telling = differing | (record["settings"].keys() - TOLD_ABOVE if known else set())
             labels[record["name"]] = ", ".join(
                 f"{name} {one[name]:g}" if isinstance(one[name], float) else f"{name} {one[name]}"
-                for name in differing if name in one and one[name] != usual.get(name)
+                for name in sorted(telling) if name in one and one[name] != usual.get(name)
             )
     return labels
 

@@ -110,6 +110,11 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
              for em, weight in ((0.1, 0.5), (0.2, 0.5), (0.3, 0.9))]
     text = sweep_markdown([*CELLS, *tried])  # what most have is not told
     assert text.count("kd_weight") == 1 and "| SMP-S + KD (kd_weight 0.9) " in text
+    both = {"batch_size": 8, "hidden_weight": 100.0}  # changed for every run of the method
+    tried = [cell("SMP + KD", 0.1, 0.1, sharing="SMP-S", seed=seed, settings=both)
+             for seed in (0, 1)]
+    text = sweep_markdown([*CELLS[:3], *tried])
+    assert "| SMP-S + KD (hidden_weight 100) " in text and "| SMP-L " in text
     for profile in ("laptop", "one that is no more"):
         presets = [cell("SMP", density, 0.1, sharing="SMP-L", seed=seed, profile=profile, settings=(
             asdict(choose_settings("laptop", "smp", density=density, seed=seed)) | more
