@@ -248,14 +248,14 @@ with torch.no_grad():
     untouched = model(**probe).start_logits
     masks = Masks(
         model, settings.sharing, settings.temperature, settings.score_start,
-        vectors=settings.vector_learning_rate > 0,
+        settings.trains_vectors,
     )
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.layers())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.layers())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
-beside = ["biases and LayerNorms"] * (settings.vector_learning_rate > 0)
+beside = ["biases and LayerNorms"] * settings.trains_vectors
 beside += ["the head"] * (head == "trained")
 print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
 

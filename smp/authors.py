@@ -38,9 +38,10 @@ def save_authors_masks(masks, path):
     """Writes {name: bool array (out, in)} as the authors' code reads it; returns its bytes.
 
     A vector of uint8 by np.save: the bits of all matrices row by row, in `in_authors_order`, the
-    first in a byte's highest bit; what is left of the last byte is 0. The file is there whole or
-    not at all. Names are those of `Masks.numpy()`. Raises ValueError where a mask is not bool.
-    Source: the authors' to_mask.py.
+    first in a byte's highest bit; what is left of the last byte is 0. It has no place for biases
+    and LayerNorms that were trained beside the masks. The file is there whole or not at all. Names
+    are those of `Masks.numpy()`. Raises ValueError where a mask is not bool. Source: the authors'
+    to_mask.py.
     """
     for name, mask in masks.items():
         if mask.dtype != bool:

@@ -85,7 +85,7 @@ def attach_pruning(model, settings):
     """The `Pruning` of settings.method, its masks attached to the model."""
     masks = METHOD_MASKS[settings.method](
         model, settings.sharing, settings.temperature, settings.score_start,
-        vectors=settings.vector_learning_rate > 0,
+        settings.trains_vectors,
     )
     kind = SoftPruning if settings.method == "soft movement" else Pruning
     return kind(masks, settings)

@@ -53,8 +53,9 @@ def card_metadata(about):
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def card_table(about):
-    """What it is and what was measured, a line for each that is known."""
+def card_table(about, has_vectors):
+    """What it is and what was measured, a line for each that is known; has_vectors: whether biases
+    and LayerNorms are its own."""
     lines = [f"- base model: {about.get('base')}, weights `{about.get('base_sha')}`"]
     if "method" in about:
         lines.append(f"- method: {method_label(about['method'], about['sharing'])}")
@@ -62,7 +63,7 @@ def card_table(about):
         lines.append(f"- of the encoder's weights, {as_percent(about['density'])} stay")
     if "head" in about:
         lines.append(f"- head: {about['head']}")
-    if about.get("settings", {}).get("vector_learning_rate"):
+    if has_vectors:
         lines.append("- the biases and LayerNorms of the encoder's layers are trained")
     if "em" in about:
         lines.append(
@@ -78,12 +79,13 @@ def mask_card(about, size):
     return (
         f"{card_metadata(about)}\n# {name}\n\nOne task, as masks: which weights of the base "
         f"model's encoder stay. {size:,} bytes, to be put onto the base model, whose matrices are "
-        f"not changed.\n\n{card_table(about)}\n```python\n{code}```\n"
+        f"not changed.\n\n{card_table(about, 'vectors' in about)}\n```python\n{code}```\n"
     )
 
 
-def model_card(about):
-    """README.md in the folder of a plain model; about: as `record_task` says it."""
+def model_card(record):
+    """README.md in the folder of a plain model, of its run's record."""
+    about, has_vectors = record_task(record), record["settings"].get("vector_learning_rate", 0) > 0
     pruned = about["method"] != "fine-tuned"
     note = (
         "Weights that were pruned are zeros, so the file is as large as before, and dense "
@@ -98,15 +100,14 @@ def model_card(about):
     ) if words else ""
     return (
         f"{card_metadata(about)}\n# {about['name']}\n\nA model for extractive question answering. "
-        f"{note}{card_table(about)}\n```python\n{WORD_HEAD if words else PLAIN_HEAD}```\n"
+        f"{note}{card_table(about, has_vectors)}\n"
+        f"```python\n{WORD_HEAD if words else PLAIN_HEAD}```\n"
     )
 
 
 def record_task(record):
     """What a mask file would say, of a run's record."""
-    keys = (
-        "name", "method", "sharing", "head", "settings", "em", "f1", "n_eval", "data", "data_sha",
-    )
+    keys = ("name", "method", "sharing", "head", "em", "f1", "n_eval", "data", "data_sha")
     return {key: record[key] for key in keys if key in record} | {
         "base": record["model"], "base_sha": record["model_sha"], "density": record["density"],
     }

@@ -8,6 +8,7 @@
 import json
 import math
 import statistics
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
@@ -28,6 +29,7 @@ from smp.results import (
     mean_and_spread,
     method_label,
     record_group,
+    record_label,
     record_order,
     short_name,
 )
@@ -43,7 +45,7 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of evaluation questions; "
                          "pick one group (record_group) and draw it alone")
-    fig, axes = new_figure(1, 1, 6.4, 3.8)
+    fig, axes = new_figure(1, 1, 7.2, 3.6)
     ax = axes[0, 0]
     dense = [record["em"] for record in records if record["method"] == "fine-tuned"]
     if dense:
@@ -54,17 +56,22 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     series = {}
     for record in records:
         if record["method"] in colours:
-            key = (record["method"], record["sharing"], record["n_train"], record["steps"])
+            key = (record_label(record), record["method"], record["sharing"], record["n_train"],
+                   record["steps"])
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
             series.setdefault(key, {}).setdefault(density, []).append(record["em"])
-    names = [key[:2] for key in series]
-    for (method, sharing, n_train, steps), points in sorted(
-        series.items(), key=lambda item: (len(item[0][0]), str(item[0]))
+    names = [name for name, *_ in series]
+    of_method, drawn = Counter(key[1:3] for key in series), Counter()  # how many share a colour
+    for (name, method, sharing, n_train, steps), points in sorted(
+        series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
     ):
-        label = method_label(method, sharing)
-        if names.count((method, sharing)) > 1:
+        label = name
+        if names.count(name) > 1:
             label += f", {steps:,} steps on {n_train:,} questions"
-        style = {"color": colours[method], "marker": markers.get(sharing, "D"), "markersize": 6}
+        paler = drawn[method, sharing] / of_method[method, sharing]
+        drawn[method, sharing] += 1
+        style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
+                 "marker": markers.get(sharing, "D")}
         densities = sorted(points)
         ax.plot(densities, [np.mean(points[d]) for d in densities], linewidth=1.4, label=label,
                 **style)
@@ -85,7 +92,10 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     ax.set_xticks([], minor=True)
     ax.set_xlim(min(ticks) / 1.25, 1.25)
     ax.set_ylim(0, min(1.0, 1.25 * max([0.1, *ax.dataLim.intervaly])))
-    ax.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="lower right")
+    handles = ax.get_legend_handles_labels()[0]
+    fig.set_figheight(fig.get_figheight() + 0.2 * math.ceil(len(handles) / 2))
+    fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False,
+               labelcolor=INK)
     first = records[0]
     title = (f"{short_name(first['model'])} on {short_name(first['data'])}, "
              f"{first['n_eval']:,} questions")

@@ -104,7 +104,9 @@ def load_masks(path):
             metadata = file.metadata() or {}
             form = metadata.pop("format", None)
             if form not in (MASK_FORMAT, VECTORS_FORMAT, OLD_MASK_FORMAT):
-                raise ValueError(f"its metadata do not say {MASK_FORMAT}")
+                raise ValueError(f"its metadata do not say {MASK_FORMAT} or {VECTORS_FORMAT}")
+            if metadata.keys() & TRAINED.keys():
+                raise ValueError("its metadata say what only tensors can")
             if form != OLD_MASK_FORMAT and (
                 checksum_with(Path(path).read_bytes())[0] != metadata.pop("checksum").encode()
             ):
@@ -119,6 +121,8 @@ def load_masks(path):
                        for name in file.keys() if name.startswith(begin)}
                 for kind, begin in TRAINED.items()
             }
+            if bool(trained["vectors"]) != (form == VECTORS_FORMAT):
+                raise ValueError(f"tensors {TRAINED['vectors']} make the form {VECTORS_FORMAT}")
         about = {name: json.loads(value) for name, value in metadata.items()}
         about |= {kind: arrays for kind, arrays in trained.items() if arrays}
     except FileNotFoundError:

@@ -334,8 +334,9 @@ def encoder_linears(model):
 def encoder_vectors(model):
     """{name in the base model: parameter (n,)} of the same layers: their biases and LayerNorms.
 
-    SMP leaves them as they are. That to train them repairs much of what pruning broke is known
-    (Zimmer et al. 2023, "PERP"); they are few, 0.1% of BERT-base, and shipped beside the masks.
+    SMP leaves them as they are. Of large language models, to train them after pruning is known to
+    repair much (Zimmer et al. 2023, "PERP"). They are few, 0.1% of BERT-base, and shipped beside
+    the masks, of which they make the file a tenth larger at 10%.
     """
     return {
         f"{stack}.{name}": parameter
@@ -370,12 +371,12 @@ def matrix_name(path):
 
 # %%
 class Masks:
-    """The masks of a model: attached on creation, everything but the scores and the head frozen.
+    """The masks of a model: attached on creation, and what is not to be trained frozen.
 
     model: a stock Hugging Face model with a head; sharing: "local" (SMP-L) or "shared" (SMP-S);
     temperature: p of SMP-S; start: of the scores, in units of |W| / mean |W|; vectors: whether
-    those of `encoder_vectors` stay trainable. Raises ValueError where the model has no encoder to
-    mask.
+    those of `encoder_vectors` are trained, beside the scores and the head. Raises ValueError where
+    the model has no encoder to mask.
     """
 
     trains_weights, learns_scores = False, True  # other methods differ (smp/baselines.py)

@@ -5,7 +5,7 @@
 # code of its masks, half a bit a weight at 10%, its head, and its biases and LayerNorms where they
 # were trained. Its masked weights are made when it is set, and those of the last two tasks are
 # kept, so that going back and forth between them only changes which tensors the stock model points
-# at.
+# at (biases and LayerNorms, which are few, are copied).
 
 # %%
 import copy
@@ -41,6 +41,7 @@ from smp.results import replace_text_file
 # %%
 from smp.task import (
     MASK_FILE,
+    VECTORS,
     check_arrays,
     check_masks,
     check_task,
@@ -63,7 +64,8 @@ class PrunedModel:
         self.sha, self.heads = model_fingerprint(model), {head: head_parts(model)}
         self.linears = {name: linear for name, _, _, linear in encoder_linears(model)}
         self.own = {name: linear.weight.data for name, linear in self.linears.items()}
-        self.own_vectors = {name: one.data for name, one in encoder_vectors(model).items()}
+        self.vectors = encoder_vectors(model)
+        self.own_vectors = {name: vector.data for name, vector in self.vectors.items()}
         self.tasks, self.active = {}, None
         self.masked_weights = lru_cache(ready)(self.mask_weights)
 
@@ -96,7 +98,7 @@ class PrunedModel:
         check_task(path, about, head, self.sha, self.base)
         check_masks(self.linears, masks)
         if vectors := about.get("vectors"):
-            check_arrays(self.own_vectors, vectors, path, "biases and LayerNorms have")
+            check_arrays(self.vectors, vectors, path, VECTORS)
         parts = copy.deepcopy(self.heads[head])
         fill_head(parts, about, path)
         codes = {matrix: encode_mask(mask) for matrix, mask in masks.items()}
@@ -120,9 +122,9 @@ class PrunedModel:
         device, weights = self.model.device, self.masked_weights(name)
         for matrix, linear in self.linears.items():
             linear.weight.data = weights[matrix].to(device)
-        vectors = self.tasks[name][2].get("vectors", self.own_vectors)
-        for vector, parameter in encoder_vectors(self.model).items():
-            parameter.data = torch.asarray(vectors[vector], device=device, copy=True)
+        values = self.tasks[name][2].get("vectors", self.own_vectors)
+        for vector, parameter in self.vectors.items():
+            parameter.data = torch.asarray(values[vector], device=device, copy=True)
         for part, module in self.tasks[name][1].items():
             setattr(self.model, part, module.to(device).eval())
         self.active = name

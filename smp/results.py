@@ -473,15 +473,23 @@ def dense_em(rows: list[list[dict]]) -> float | None:
                 if runs[0]["method"] == "fine-tuned"), default=None)
 
 
+def record_label(record: dict) -> str:
+    """The method of a run, and what was learned from or trained besides."""
+    settings = record.get("settings", {})
+    return (
+        method_label(record["method"], record["sharing"])
+        + " + hidden states" * bool(settings.get("hidden_weight"))
+        + " + biases, LayerNorms" * bool(settings.get("vector_learning_rate"))
+    )
+
+
 def result_row(runs: list[dict], dense: float | None) -> list[str]:
     """One row of the table from the records of runs that differ in their seeds only.
 
     dense: EM of the fine-tuned model of the same table.
     """
     first = runs[0]
-    label = method_label(first["method"], first["sharing"])
-    label += " + hidden states" * bool(first["settings"].get("hidden_weight"))
-    label += " + biases, LayerNorms" * bool(first["settings"].get("vector_learning_rate"))
+    label = record_label(first)
     marks = ["interrupted"] * first["interrupted"] + ["uncommitted changes"] * bool(first["dirty"])
     label += f" ({', '.join(marks)})" if marks else ""
     total = first["params_total"]

@@ -57,6 +57,10 @@ class Settings:
     n_snapshots: int = 8  # validations along the way (in older records, of masks kept too)
     n_masks: int = 24  # masks kept along the way, for the explorer
 
+    @property
+    def trains_vectors(self):
+        return self.vector_learning_rate > 0
+
 # %%
 SETTING_DEFAULTS = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
 
@@ -241,9 +245,9 @@ def with_meaning(task, method, changes):
     def means(name, value):
         of_mask = name in MASK_SETTINGS
         of_teacher = name == "hidden_weight" or (name, value) == ("head", "teacher")
-        of_frozen = name == "vector_learning_rate"
+        of_vectors = name == "vector_learning_rate"
         return not (of_mask and task == "fine-tune" or of_teacher and task != "smp-kd"
-                    or of_frozen and (task == "fine-tune" or method != "smp"))
+                    or of_vectors and (task == "fine-tune" or method != "smp"))
 
     return {name: value for name, value in changes.items() if means(name, value)}
 

@@ -271,7 +271,7 @@ def ship(folder, data=None, base=None, onnx=False, questions=200):
     if onnx:
         size = export_onnx(model, example, folder / "model.onnx")
         forms.add("ONNX", model, size, onnx_reader(folder / "model.onnx"))
-    replace_text_file(folder / "README.md", model_card(record_task(record)))
+    replace_text_file(folder / "README.md", model_card(record))
     read = read_in_turns(forms.readers, asked, features)
     _, answers, logits = read["plain model"]
     there, report["threads"] = np.isfinite(logits), torch.get_num_threads()

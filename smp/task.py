@@ -8,6 +8,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 
@@ -25,6 +26,7 @@ from smp.results import short_name
 
 # %%
 MASK_FILE = "masks.safetensors"  # in a folder, or on the Hub
+VECTORS = "biases and LayerNorms"
 
 
 def head_weights(model):
@@ -144,34 +146,36 @@ def apply_masks(model, masks):
 
 
 def check_arrays(tensors, arrays, path, what):
-    """ValueError, one line, unless the arrays {name: array} have the names and shapes of the
-    tensors."""
+    """ValueError, one line, unless the arrays {name: array} are finite float32 of the names and
+    shapes of the tensors; what: "head", say."""
     for name in sorted(tensors.keys() | arrays.keys()):
-        found = arrays[name].shape if name in arrays else "nothing"
-        if name not in tensors or found != tuple(tensors[name].shape):
-            raise ValueError(f"{path}: its {what} {found} in {name}, this model's is another")
+        found, here = "nothing", "nothing"
+        if name in arrays:
+            array = arrays[name]
+            found = f"{array.dtype} of shape {array.shape}"
+            if array.dtype == np.float32 and not np.isfinite(array).all():
+                found = "not finite"
+        if name in tensors:
+            here = f"float32 of shape {tuple(tensors[name].shape)}"
+        if found != here:
+            raise ValueError(f"{path}: of its {what}, {name} is {found}; this model has {here}")
 
 
 @torch.no_grad()
+def fill(tensors, arrays, path, what):
+    """Puts the arrays {name: array} into the tensors of the same names; nothing where there are
+    none. ValueError, with nothing changed, where they do not fit, see `check_arrays`."""
+    if arrays:
+        check_arrays(tensors, arrays, path, what)
+        for name, tensor in tensors.items():
+            tensor.copy_(torch.from_numpy(arrays[name]))
+
+
 def fill_head(parts, about, path):
     """Puts a trained head's weights into its parts; ValueError where they do not fit."""
-    if weights := about.get("head_weights"):
-        own = {f"{part}.{name}": tensor for part, module in parts.items()
-               for name, tensor in module.state_dict().items()}
-        check_arrays(own, weights, path, "head has")
-        for name, tensor in own.items():
-            tensor.copy_(torch.from_numpy(weights[name]))
-
-
-@torch.no_grad()
-def fill_vectors(model, about, path):
-    """Puts trained biases and LayerNorms into the encoder's layers, where the file has any;
-    ValueError where they do not fit."""
-    if values := about.get("vectors"):
-        own = encoder_vectors(model)
-        check_arrays(own, values, path, "biases and LayerNorms have")
-        for name, vector in own.items():
-            vector.copy_(torch.from_numpy(values[name]))
+    own = {f"{part}.{name}": tensor for part, module in parts.items()
+           for name, tensor in module.state_dict().items()}
+    fill(own, about.get("head_weights"), path, "head")
 
 
 def load_task(base, path, max_length=None):
@@ -184,6 +188,6 @@ def load_task(base, path, max_length=None):
     model, tokenizer, head = load_student(base, max_length=max_length, head=head)
     check_task(path, about, head, model_fingerprint(model), base)
     apply_masks(model, masks)
-    fill_vectors(model, about, path)
+    fill(encoder_vectors(model), about.get("vectors"), path, VECTORS)
     fill_head(head_parts(model), about, path)
     return model.eval(), tokenizer, about

@@ -19,6 +19,7 @@ from smp.checkpoint import (
     windows_fingerprint,
 )
 from smp.distill import distilled_loss
+from smp.masks import encoder_vectors
 from smp.settings import choose_settings
 from smp.snapshots import SnapshotKeeper
 from smp.train import fit, span_loss
@@ -93,6 +94,9 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tok
     resumed = train(tiny_qa, windows, tokenizer, kind, tmp_path / "run", kept=files[1])
     assert resumed[1]["calls"] == steps - 8  # nothing was done twice
     assert_same(whole, resumed)
+    before = encoder_vectors(tiny_qa)["encoder.layer.1.output.dense.bias"]
+    moved = encoder_vectors(whole[0])["encoder.layer.1.output.dense.bias"]
+    assert torch.equal(moved, before) == (kind in ("SMP-L", "SMP-S + KD"))
     bytes_of = [path.read_bytes() if path.exists() else None for path in files]
     assert bytes_of[0] == bytes_of[1] and (bytes_of[0] is None) == (kind == "fine-tune")
 

@@ -37,6 +37,17 @@ def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
     assert published.get_markerfacecolor() == "none"
 
 
+def test_runs_that_learned_from_other_things_are_not_averaged():
+    records = [run("SMP + KD", 0.1, em, settings=settings) for em, settings in (
+        (0.2, {}), (0.4, {"hidden_weight": 1.0}), (0.6, {"vector_learning_rate": 0.001}))]
+    lines = draw(plot_records(records)).axes[0].lines
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in lines if len(line.get_ydata())}
+    assert {name: drawn[name] for name in ("SMP-L + KD", "SMP-L + KD + hidden states",
+                                           "SMP-L + KD + biases, LayerNorms")} == {
+        "SMP-L + KD": [0.2], "SMP-L + KD + hidden states": [0.4],
+        "SMP-L + KD + biases, LayerNorms": [0.6]}
+
+
 @pytest.mark.parametrize("records", [
     [], [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, data_sha="other")],
 ])

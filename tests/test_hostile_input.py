@@ -740,7 +740,8 @@ MASKS = {
         "…m is not a mask file of this project: it has no checksum"),
     "a mask file of a form to come": (
         masks, mask_file({"w": [2, 4]}, format="smp-masks-4"),
-        "…m is not a mask file of this project: its metadata do not say smp-masks-2"),
+        "…m is not a mask file of this project: its metadata do not say smp-masks-2 or "
+        "smp-masks-3"),
     "a folder of masks": (masks, lambda w: w.folder, "… is not a mask file of this project: …"),
     "masks of another model": (
         of_another_model, other_masks,

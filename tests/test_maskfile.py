@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
-from smp.maskfile import load_masks, save_masks
+from smp.maskfile import checksum_with, load_masks, save_masks
 
 
 def random_masks(shapes, density, seed=0):
@@ -72,6 +72,23 @@ def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path):
         with pytest.raises(ValueError, match="not a mask file of this project") as error:
             load_masks(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(vectors="[1, 2]"), "its metadata say what only tensors can"),
+    (dict(head_weights="{}"), "its metadata say what only tensors can"),
+    (dict(format="smp-masks-2"), "tensors vector: make the form smp-masks-3"),
+])
+def test_what_a_file_says_it_has_is_what_it_has(tmp_path, change, said):
+    path = tmp_path / "m"
+    save_masks(random_masks([(3, 3)], 0.3), path, vectors={"bias": np.zeros(3, np.float32)})
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() | change | {"checksum": "0" * 64}
+    data = save(load_file(path), metadata)
+    digest, place = checksum_with(data)
+    path.write_bytes(data[: place.start(1)] + digest + data[place.end(1) :])
+    with pytest.raises(ValueError, match=said):
+        load_masks(path)
 
 
 def test_a_file_of_the_first_form(tmp_path):

@@ -8,15 +8,17 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
+    BertForQuestionAnswering,
     RobertaConfig,
     RobertaForQuestionAnswering,
 )
 
+from conftest import tiny_config
 from smp.maskfile import load_masks, save_masks
 from smp.masks import Masks, encoder_vectors
 from smp.models import load_student, model_fingerprint
 from smp.pruned import PrunedModel
-from smp.task import describe_task, load_task
+from smp.task import describe_task, load_task, vector_values
 
 HEADS = ("label words", "embedding rows", "trained")
 SCORES = {"em": 0.25, "f1": 0.5}
@@ -66,7 +68,7 @@ def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch
 
 @pytest.mark.parametrize("head", HEADS)
 def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
-    student = learn(base, tmp_path / "m", head)
+    student = learn(base, tmp_path / "m", head, rate=0.1)
     merged = PrunedModel.from_pretrained(base, str(tmp_path / "m")).merge_and_unload()
     merged.save_pretrained(tmp_path / "plain")
     if head == "label words":
@@ -157,6 +159,15 @@ def changed(path, **changes):
     save_masks(masks, path, **{k: v for k, v in (about | changes).items() if v is not None})
 
 
+BIAS = "encoder.layer.1.output.dense.bias"
+
+
+def changed_vectors(path, name, change):
+    """The mask file with vectors of its base model's form, of which one, or one more, is odd."""
+    values = vector_values(BertForQuestionAnswering(tiny_config()))
+    changed(path, vectors=values | {name: change(values[BIAS])})
+
+
 def lose_a_matrix(path):
     masks, about = load_masks(path)
     save_masks(dict(list(masks.items())[1:]), path, **about)
@@ -168,14 +179,16 @@ def lose_a_matrix(path):
     (lambda p: changed(p, head="embedding rows"), "its head is 'embedding rows', which does not"),
     (lambda p: changed(p, head_weights=None), "its head is 'trained', which does not fit"),
     (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(2, np.float32)}),
-     "its head has nothing in qa_outputs.weight"),
+     "of its head, qa_outputs.weight is nothing; this model has float32 of shape (2, 32)"),
     (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(3, np.float32),
                                         "qa_outputs.weight": np.zeros((2, 32), np.float32)}),
-     "its head has (3,) in qa_outputs.bias"),
+     "of its head, qa_outputs.bias is float32 of shape (3,); this model has float32 of shape (2,)"),
     (lambda p: changed(p, vectors={"encoder.layer.0.output.dense.bias": np.zeros(32, np.float32)}),
-     "its biases and LayerNorms have nothing in encoder.layer.0.attention.output.LayerNorm.bias"),
-    (lambda p: changed(p, vectors={"lm_head.bias": np.zeros(2, np.float32)}),
-     "its biases and LayerNorms have nothing in encoder.layer.0.attention.output.LayerNorm.bias"),
+     "of its biases and LayerNorms, encoder.layer.0.attention.output.LayerNorm.bias is nothing; "),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v[:5]), f"{BIAS} is float32 of shape (5,); this"),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v.astype(np.int64)), f"{BIAS} is int64 of shape"),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v * np.nan), f"{BIAS} is not finite; this model"),
+    (lambda p: changed_vectors(p, "x.bias", lambda v: v), "x.bias is float32 of shape (32,); this"),
     (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", of a kind"),
     (lambda p: changed(p, head=None, head_weights=None), "is of an older form"),
     (lose_a_matrix, "only the model has encoder.layer.0.attention.self.query"),

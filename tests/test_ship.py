@@ -22,13 +22,14 @@ from smp.squad import featurise
 from smp.task import MASK_FILE
 
 
-def save_run(base, folder, tokenizer, head, method="SMP"):
+def save_run(base, folder, tokenizer, head, method="SMP", rate=0.0):
     """A folder as the notebooks leave it, in results/models/."""
     (folder.parent).mkdir(exist_ok=True)
-    student = learn(base, folder.parent / "m", head, density=0.2)
+    student = learn(base, folder.parent / "m", head, density=0.2, rate=rate)
     save_model(student, tokenizer, folder, base)
     masks, about = load_masks(folder.parent / "m")
-    settings = choose_settings("quick", "smp", max_length=96, stride=32, density=0.2)
+    settings = choose_settings("quick", "smp", max_length=96, stride=32, density=0.2,
+                               vector_learning_rate=rate)
     total = sum(mask.size for mask in masks.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
     record = make_record(
@@ -42,10 +43,10 @@ def save_run(base, folder, tokenizer, head, method="SMP"):
     return record
 
 
-@pytest.mark.parametrize("head", ["label words", "trained"])
-def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head):
+@pytest.mark.parametrize("head, rate", [("label words", 0.0), ("trained", 0.0), ("trained", 0.1)])
+def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head, rate):
     folder = tmp_path / "run"
-    save_run(base, folder, tokenizer, head)
+    save_run(base, folder, tokenizer, head, rate=rate)
     masks, about = load_masks(folder / MASK_FILE)
     report = ship(folder, base=base, questions=5)
     forms = {form.pop("form"): form for form in report["forms"]}
@@ -63,12 +64,15 @@ def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head):
     again, said = load_masks(folder / MASK_FILE)
     assert all(np.array_equal(again[name], masks[name]) for name in masks)
     assert said["em"] == about["em"] and said["base_sha"] == about["base_sha"]
-    assert ("head_weights" in said) == (head == "trained")
+    assert ("head_weights" in said) == (head == "trained") and ("vectors" in said) == (rate > 0)
+    vectors = 2 * (4 * 32 + 64 + 6 * 32 - 32) if rate else 0
+    assert report["mask_file"]["bytes_vectors"] == 4 * vectors
     assert report["mask_file"]["bytes_entropy_bound"] == round(sum(map(bound, masks.values())))
     assert json.loads((folder / "ship.json").read_text())["run"] == report["run"]
     card = ModelCard.load(folder / "README.md")
     assert card.data.base_model == "base" and card.data.eval_results[0].metric_value == 0.4804
     assert ("AutoModelForMaskedLM" in card.text) == (head == "label words")
+    assert ("LayerNorms of the encoder's layers are trained" in card.text) == (rate > 0)
     load_compact(folder / "compact")
 
 

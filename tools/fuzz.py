@@ -179,8 +179,9 @@ class Masks:
 
     def __init__(self):
         self.masks = random_masks({"layer.0": (3, 50), "layer.1": (2, 8), "layer.10": (1, 1)})
-        self.head = {"bias": np.float32([1, 2])}
-        self.valid = written(lambda path: save_masks(self.masks, path, self.head, density=0.4))
+        trained = {"head_weights": {"bias": np.float32([1, 2])}}
+        trained |= {"vectors": {"layer.0.bias": np.float32([3, 4, 5])}}
+        self.valid = written(lambda path: save_masks(self.masks, path, **trained, density=0.4))
 
     def make(self, chance):
         if chance.random() < 0.3:
