@@ -65,9 +65,9 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     for (name, method, sharing, n_train, steps), points in sorted(
         series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
     ):
-        label = name
-        if names.count(name) > 1:
-            label += f", {steps:,} steps on {n_train:,} questions"
+        label = name + f", {steps:,} steps" * (names.count(name) > 1)
+        if len({key[3] for key in series if key[0] == name}) > 1:
+            label += f" on {n_train:,} questions"
         paler = drawn[method, sharing] / of_method[method, sharing]
         drawn[method, sharing] += 1
         style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
@@ -92,10 +92,11 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     ax.set_xticks([], minor=True)
     ax.set_xlim(min(ticks) / 1.25, 1.25)
     ax.set_ylim(0, min(1.0, 1.25 * max([0.1, *ax.dataLim.intervaly])))
-    handles = ax.get_legend_handles_labels()[0]
-    fig.set_figheight(fig.get_figheight() + 0.2 * math.ceil(len(handles) / 2))
-    fig.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False,
-               labelcolor=INK)
+    handles, labels = ax.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels), default=0) < 50 else 1  # as wide as the figure
+    fig.set_figheight(fig.get_figheight() + 0.2 * math.ceil(len(handles) / columns))
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5,
+               frameon=False, labelcolor=INK)
     first = records[0]
     title = (f"{short_name(first['model'])} on {short_name(first['data'])}, "
              f"{first['n_eval']:,} questions")
