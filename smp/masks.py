@@ -336,7 +336,7 @@ def encoder_vectors(model):
 
     SMP leaves them as they are. Of large language models, to train them after pruning is known to
     repair much (Zimmer et al. 2023, "PERP"). They are few, 0.1% of BERT-base, and shipped beside
-    the masks, of which they make the file a tenth larger at 10%.
+    the masks.
     """
     return {
         f"{stack}.{name}": parameter

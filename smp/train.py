@@ -187,11 +187,12 @@ def check_finite(loss, trained, step, settings, checkpoints=None):
         what, loss = "a trained weight or score", "not finite"
     if what:
         good = checkpoints.paths()[:1] if checkpoints is not None else []
-        vectors = f"that of vectors ({settings.vector_learning_rate:g}), "
+        rates = f"({settings.learning_rate:g})"
+        if settings.trains_vectors:
+            rates += f", that of vectors ({settings.vector_learning_rate:g})"
         raise FloatingPointError(
-            f"{what} is {loss} at step {step:,}: lower the learning rate "
-            f"({settings.learning_rate:g}), {vectors * settings.trains_vectors}or set precision to "
-            "fp32"
+            f"{what} is {loss} at step {step:,}: lower the learning rate {rates}, or set precision "
+            "to fp32"
             + (f"; the last good checkpoint is {good[0].name}" if good else "")
         )
 

@@ -65,7 +65,8 @@ def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head, rate
     assert all(np.array_equal(again[name], masks[name]) for name in masks)
     assert said["em"] == about["em"] and said["base_sha"] == about["base_sha"]
     assert ("head_weights" in said) == (head == "trained") and ("vectors" in said) == (rate > 0)
-    vectors = 2 * (4 * 32 + 64 + 6 * 32 - 32) if rate else 0
+    biases, norms = 4 * 32 + 64 + 32, 2 * 2 * 32  # of a layer
+    vectors = 2 * (biases + norms) if rate else 0
     assert report["mask_file"]["bytes_vectors"] == 4 * vectors
     assert report["mask_file"]["bytes_entropy_bound"] == round(sum(map(bound, masks.values())))
     assert json.loads((folder / "ship.json").read_text())["run"] == report["run"]
