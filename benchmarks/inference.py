@@ -16,7 +16,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 from benchmarks.measure import peak_memories, ratio, result, time_in_turns
 from smp.compact import compact
 from smp.masks import encoder_linears
-from smp.sparse import accelerate, compiled_product
+from smp.products import compiled_products
+from smp.sparse import accelerate
 
 SHAPES = ((1, 384), (8, 128))  # batch, tokens
 GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # times faster than dense
@@ -220,7 +221,7 @@ def measure():
     missing = [name for name in (*EXPORTER, "onnxruntime", "openvino") if not installed(name)]
     if missing:
         print(f"inference: other engines left out, not installed: {', '.join(missing)}")
-    if compiled_product() is None:
+    if compiled_products() is None:
         print("inference: no C compiler with OpenMP, so CSR is torch's own product")
     return [
         *(one for shape in SHAPES for one in speeds(*shape)),

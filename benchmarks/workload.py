@@ -17,6 +17,7 @@ from benchmarks.references import train_plainly
 from smp.baselines import attach_pruning
 from smp.models import EMBEDDED_ENCODER, load_pretrained
 from smp.settings import choose_settings
+from smp.skipping import SkippingForward
 from smp.squad import load_squad, make_loader
 from smp.train import fit, span_loss
 
@@ -54,8 +55,10 @@ def random_windows(count, length, seed=0):
 
 
 def training(batch_size, length, steps, task="smp", precision="fp32", loss_function=span_loss,
-             density=0.1, **config):
+             density=0.1, skips=True, **config):
     """(model, function that trains it by `fit` for so many steps): SMP or fine-tuning.
+
+    skips: False where the zeros are to be multiplied too, as without a C compiler.
 
     One more step follows, on a single window: it tells where the last of the others ends.
     The scores start from the weights' magnitudes, so that the masks are chosen among unequal scores
@@ -68,6 +71,9 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss_funct
         **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / (steps + 1)}),
     )
     pruning = None if task == "fine-tune" else attach_pruning(model, settings)
+    for hook in pruning.masks.hooks if pruning and not skips else ():
+        if isinstance(hook, SkippingForward):
+            hook.remove()
     windows = random_windows(steps * batch_size + 1, length)
     return model, lambda: fit(
         model, windows, embedded_tokenizer(), settings, pruning, loss_function

@@ -198,6 +198,12 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 from smp.train import evaluate_answers, fit, validator
 
 # %%
+from smp.skipping import skip_zeros
+
+# %%
+print(skip_zeros(masks, settings.precision))
+
+# %%
 from smp.snapshots import run_snapshots
 
 # %%

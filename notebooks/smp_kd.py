@@ -280,6 +280,12 @@ record = begin_record("SMP + KD", settings, model_sha, data_sha,
 # answer's, half the teacher's. (With `hidden_weight` the distance of the layers counts besides.)
 
 # %%
+from smp.skipping import skip_zeros
+
+# %%
+print(skip_zeros(masks, settings.precision))
+
+# %%
 from smp.snapshots import run_snapshots
 
 # %%

@@ -24,6 +24,9 @@ from smp.masks import Masks
 from smp.schedule import Pruning, cubic_ramp
 
 # %%
+from smp.skipping import skip_zeros
+
+# %%
 class MagnitudeMasks(Masks):
     """Keeps the largest |W| of each matrix, as W stands at the moment; nothing but W is learned."""
 
@@ -87,5 +90,6 @@ def attach_pruning(model, settings):
         model, settings.sharing, settings.temperature, settings.score_start,
         settings.trains_vectors,
     )
+    skip_zeros(masks, settings.precision)
     kind = SoftPruning if settings.method == "soft movement" else Pruning
     return kind(masks, settings)

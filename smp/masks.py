@@ -31,6 +31,14 @@ def masked_weight(weight, mask, out=None):
     return numbers.copy_(mask.view(torch.uint8)).mul_(weight)
 
 
+def straight_through_gradients(grad, weight, mask, of_weight, of_scores, in_place):
+    """(dL/dW' * M, dL/dW' * W) from grad = dL/dW', each None unless wanted; in_place: the latter
+    may be made in grad's memory."""
+    for_weight = masked_weight(grad, mask) if of_weight else None
+    for_scores = torch.mul(grad, weight, out=grad if in_place else None) if of_scores else None
+    return for_weight, for_scores
+
+
 class StraightThrough(torch.autograd.Function):
     """W' = W * M forward. Backward dL/dS = dL/dW' * W (SMP, Eq. 3) and, for methods that train the
     weights too, dL/dW = dL/dW' * M; nothing for what is frozen.
@@ -47,12 +55,11 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        weight, mask = ctx.saved_tensors
-        of_weight, of_scores, *_ = ctx.needs_input_grad
-        for_weight = masked_weight(grad, mask) if of_weight else None
         in_place = ctx.is_own and not torch.is_grad_enabled()
-        for_scores = torch.mul(grad, weight, out=grad if in_place else None) if of_scores else None
-        return for_weight, for_scores, None, None
+        gradients = straight_through_gradients(
+            grad, *ctx.saved_tensors, *ctx.needs_input_grad[:2], in_place
+        )
+        return *gradients, None, None
 
 
 class StaticMask(nn.Module):

@@ -1,25 +1,15 @@
 # %% [markdown]
 # ## Faster on a CPU
 #
-# A pruned matrix is mostly zeros, but a dense product multiplies them all the same. Stored as CSR
-# (each row's kept weights and their columns) the zeros cost nothing, and at 10% of the weights or
-# fewer that beats the dense product, if the activations stay in cache: a tile of 64 tokens at a
-# time. `smp/sparse.c` does that, compiled on the spot; without a C compiler torch's own CSR
-# product takes its place, slower. `accelerate` measures it against the dense product, matrix by
-# matrix, and takes the faster one.
+# A pruned model can skip its zeros when it answers, with the products of `smp/products.py`; without
+# a C compiler torch's own CSR product takes their place, slower. `accelerate` measures it against
+# the dense product, matrix by matrix, and takes the faster one.
 
 # %%
-import ctypes
 import functools
-import importlib.resources
-import os
-import shutil
 import statistics
-import subprocess
-import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,6 +17,9 @@ from torch.nn.utils import parametrize
 
 # %%
 from smp.masks import encoder_stacks, matrix_modules
+
+# %%
+from smp.products import compiled_products, sparse_product
 
 # %%
 TILE = 64  # tokens
@@ -69,7 +62,7 @@ class TorchSparseLinear(nn.Module):
 
 
 class SparseLinear(TorchSparseLinear):
-    """The same with the product of smp/sparse.c; at most 65,536 columns."""
+    """The same with the product of smp/products.py; at most 65,536 columns."""
 
     def __init__(self, linear):
         super().__init__(linear)
@@ -83,37 +76,9 @@ class SparseLinear(TorchSparseLinear):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x):
-        tokens = self.tokens_of(x)
-        y = tokens.new_empty(len(tokens), self.out_features)
-        tensors = (tokens, self.rows, self.columns, self.values, self.bias, y)
-        if compiled_product()(
-            len(tokens), self.in_features, self.out_features,
-            *(tensor.data_ptr() for tensor in tensors), torch.get_num_threads(),
-        ):
-            raise MemoryError(f"no memory for a tile of {TILE} x {self.in_features} numbers")
+        csr = self.rows, self.columns, self.values
+        y = sparse_product(self.tokens_of(x), csr, self.bias, self.out_features)
         return y.view(*x.shape[:-1], self.out_features)
-
-
-@functools.cache
-def compiled_product():
-    """`sparse_linear` of smp/sparse.c, for this machine's vector units; None without a C compiler
-    that knows OpenMP (CC names one, else cc). Takes about a second, once a process."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    source = importlib.resources.files("smp") / "sparse.c"
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="sparse-") as folder:
-        library = Path(folder) / "sparse.so"
-        made = subprocess.run(
-            [compiler, "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", source, "-o",
-             library], capture_output=True,
-        )
-        if made.returncode:
-            return None
-        product = ctypes.CDLL(str(library)).sparse_linear  # stays loaded without its file
-    sizes, pointers = [ctypes.c_int64] * 3, [ctypes.c_void_p] * 6
-    product.argtypes, product.restype = [*sizes, *pointers, ctypes.c_int], ctypes.c_int
-    return product
 
 # %% [markdown]
 # A product is worth replacing when it was faster in most of some rounds taken in turns, by a clear
@@ -199,7 +164,7 @@ def accelerate(model, example):
         hook.remove()
     model.acceleration = []
     for name, linear in linears:
-        compiled = compiled_product() is not None and linear.in_features <= 65536
+        compiled = compiled_products() is not None and linear.in_features <= 65536
         sparse = (SparseLinear if compiled else TorchSparseLinear)(linear)
         x = torch.randn(shapes[name])
         _, gain, _ = speed_up(functools.partial(linear, x), functools.partial(sparse, x))

@@ -15,12 +15,13 @@ from smp.baselines import MagnitudeMasks
 from smp.compact import compact
 from smp.masks import Masks, encoder_linears
 from smp.models import load_qa_model
-from smp.sparse import SparseLinear, TorchSparseLinear, accelerate, compiled_product, speed_up
+from smp.products import compiled_products
+from smp.sparse import SparseLinear, TorchSparseLinear, accelerate, speed_up
 from smp.squad import featurise, load_squad
 from smp.train import predict_logits
 
 SQUAD = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "squad"
-needs_compiler = pytest.mark.skipif(compiled_product() is None, reason="no C compiler with OpenMP")
+needs_compiler = pytest.mark.skipif(compiled_products() is None, reason="no C compiler with OpenMP")
 KINDS = [TorchSparseLinear, pytest.param(SparseLinear, marks=needs_compiler)]
 
 
@@ -118,7 +119,7 @@ def test_an_accelerated_model_has_the_same_logits(family, changes, always):
     assert accelerate(model, batch) is model
     assert [row["matrix"] for row in model.acceleration] == kept
     assert all(row["density"] == pytest.approx(0.1, abs=0.01) for row in model.acceleration)
-    product = "torch CSR" if compiled_product() is None else "compiled CSR"
+    product = "torch CSR" if compiled_products() is None else "compiled CSR"
     assert all(row["product"] == product for row in model.acceleration)
     assert isinstance(model.base_model.get_submodule(kept[0]), TorchSparseLinear)
     assert torch.allclose(logits(model, batch), before, atol=1e-5)
@@ -135,17 +136,17 @@ def test_what_does_not_pay_stays_dense(tiny_qa, batch, monkeypatch):
 
 def test_without_a_compiler_it_is_torchs_product(tiny_qa, batch, always, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    compiled_product.cache_clear()
+    compiled_products.cache_clear()
     try:
         before = logits(tiny_qa, batch)
         accelerate(tiny_qa, batch)
         assert {row["product"] for row in tiny_qa.acceleration} == {"torch CSR"}
         assert torch.allclose(logits(tiny_qa, batch), before, atol=1e-5)
         monkeypatch.setenv("CC", "false")  # there, but it makes nothing
-        compiled_product.cache_clear()
-        assert compiled_product() is None
+        compiled_products.cache_clear()
+        assert compiled_products() is None
     finally:
-        compiled_product.cache_clear()
+        compiled_products.cache_clear()
 
 
 def test_a_compact_model_is_accelerated_too(tiny_qa, batch, always):

@@ -1,0 +1,196 @@
+"""Steps that skip zeros are those of dense products, but for rounding."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrize
+
+import smp.skipping
+from smp.baselines import METHOD_MASKS, attach_pruning
+from smp.masks import Masks, StaticMask, keep_top
+from smp.products import compiled_products
+from smp.settings import choose_settings
+from smp.skipping import SKIP_UP_TO, SkippingForward, csr_of_kept, skip_zeros
+from smp.train import fit
+
+pytestmark = pytest.mark.skipif(compiled_products() is None, reason="no C compiler with OpenMP")
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """[(kept, whether it is turned)] of the products that skipped zeros."""
+    made = []
+
+    def note(weight, mask, kept, turned=False):
+        made.append((kept, turned))
+        return csr_of_kept(weight, mask, kept, turned)
+
+    monkeypatch.setattr(smp.skipping, "csr_of_kept", note)
+    return made
+
+
+def masked_linear(rows, columns, kept, bias=True, start=0.0):
+    linear, mask = nn.Linear(columns, rows, bias=bias), None
+    mask = StaticMask(linear.weight, start)
+    parametrize.register_parametrization(linear, "weight", mask)
+    keep_top(torch.rand(rows, columns), kept, out=mask.mask)
+    return linear, mask
+
+
+def all_gradients(loss, *tensors):
+    return [g for g in torch.autograd.grad(loss, tensors, allow_unused=True) if g is not None]
+
+
+def at_random(masks, density):
+    for scores in masks.scores:
+        scores.data = torch.randn_like(scores)
+    masks.refresh(density)
+
+
+@examples(deadline=None, max_examples=80)
+@given(
+    rows=st.integers(1, 70), columns=st.integers(1, 70), tokens=st.integers(0, 150),
+    density=st.sampled_from([0, 0.03, 0.1, 0.4]), bias=st.booleans(), scores=st.booleans(),
+    threads=st.integers(1, 4), seed=st.integers(0, 99),
+)
+def test_value_and_gradients_are_those_of_a_dense_product(
+    rows, columns, tokens, density, bias, scores, threads, seed
+):
+    torch.manual_seed(seed)
+    linear, mask = masked_linear(
+        rows, columns, int(density * rows * columns), bias, 0.0 if scores else None
+    )
+    x = torch.randn(tokens, columns, requires_grad=True)
+    pull = torch.randn(rows, tokens).T  # a gradient that does not lie row by row
+    learned = [x, *linear.parameters()]
+    y = linear(x)
+    dense = all_gradients((y * pull).sum(), *learned)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        SkippingForward(linear, mask)
+        ours = linear(x)
+        assert type(ours.grad_fn.next_functions[0][0]).__name__ == "SkippingZerosBackward"
+        skipped = all_gradients((ours * pull).sum(), *learned)
+    finally:
+        torch.set_num_threads(usual)
+    assert torch.allclose(ours, y, atol=1e-5) and len(skipped) == len(dense)
+    for one, other in zip(skipped, dense, strict=True):
+        assert one.shape == other.shape and torch.allclose(one, other, atol=1e-4)
+
+
+def test_any_leading_sizes_and_layouts():
+    linear, mask = masked_linear(24, 40, 200)
+    for x in (torch.randn(40), torch.randn(2, 3, 5, 40), torch.randn(40, 70).T):
+        y, forward = linear(x), SkippingForward(linear, mask)
+        assert torch.allclose(linear(x), y, atol=1e-5) and linear(x).shape == y.shape
+        forward.remove()
+        assert torch.equal(linear(x), y)
+
+
+@pytest.mark.parametrize("method", METHOD_MASKS)
+def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, method):
+    masks = METHOD_MASKS[method](tiny_qa)
+    at_random(masks, 0.1)
+    trained = [p for p in tiny_qa.parameters() if p.requires_grad]
+    dense = all_gradients(tiny_qa(**batch).start_logits.square().sum(), *trained)
+    assert not products
+    skip_zeros(masks, "fp32")
+    skipped = all_gradients(tiny_qa(**batch).start_logits.square().sum(), *trained)
+    assert [turned for _, turned in products].count(True) == len(masks.masks) - 3 * (
+        not masks.trains_weights  # nothing before the first layer learns: no gradient goes there
+    )
+    assert len(skipped) == len(dense) > 0
+    for one, other in zip(skipped, dense, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * other.abs().max())
+
+
+def test_a_run_ends_with_the_masks_of_a_dense_one(tiny_qa, windows, tokenizer, products):
+    settings = choose_settings(
+        "quick", "smp", precision="fp32", max_length=96, stride=32, epochs=3, batch_size=8,
+        n_snapshots=1, density=0.2,
+    )
+    masks, losses = [], []
+    for skips in (False, True):
+        model = copy.deepcopy(tiny_qa)
+        pruning = attach_pruning(model, settings)
+        if not skips:
+            for hook in pruning.masks.hooks:
+                hook.remove()
+        losses.append(fit(model, windows, tokenizer, settings, pruning)["history"]["loss"])
+        masks.append(pruning.masks.numpy())
+        assert bool(products) == skips
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    same = [(masks[0][name] == masks[1][name]).mean() for name in masks[0]]
+    assert min(same) > 0.99  # rounding may move a weight at the cut
+
+
+def test_only_few_kept_weights_in_fp32_are_worth_it(products):
+    linear, mask = masked_linear(50, 20, int(SKIP_UP_TO * 1000) + 1)
+    SkippingForward(linear, mask)
+    x = torch.randn(3, 20)
+    linear(x)
+    assert not products
+    keep_top(torch.rand(50, 20), int(SKIP_UP_TO * 1000), out=mask.mask)
+    linear(x)
+    assert products == [(SKIP_UP_TO * 1000, False)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x).dtype == torch.bfloat16
+    assert len(products) == 1
+
+
+def test_who_skips_is_said(tiny_qa, batch, monkeypatch):
+    masks = Masks(tiny_qa)
+    before = len(masks.hooks)
+    assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and len(masks.hooks) == before
+    monkeypatch.setenv("CC", "no-such-compiler")
+    compiled_products.cache_clear()
+    try:
+        assert "takes a C compiler" in skip_zeros(masks, "fp32") and len(masks.hooks) == before
+    finally:
+        compiled_products.cache_clear()
+    monkeypatch.undo()
+    assert "are skipped where a matrix keeps 40%" in skip_zeros(masks, "fp32")
+    assert len(masks.hooks) == before + len(masks.masks)
+
+
+def test_a_weight_that_lies_otherwise_is_left_dense(tiny_qa, batch):
+    query = tiny_qa.bert.encoder.layer[0].attention.self.query
+    query.weight = nn.Parameter(query.weight.detach().T.contiguous().T)
+    masks = Masks(tiny_qa)
+    skip_zeros(masks, "fp32")
+    assert "forward" not in vars(query)
+    assert "forward" in vars(tiny_qa.bert.encoder.layer[0].attention.self.key)
+
+
+def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, batch):
+    masks = Masks(tiny_qa)
+    skip_zeros(masks, "fp32")
+    at_random(masks, 0.1)
+    loss = tiny_qa(**batch).start_logits.square().sum()
+    masks.refresh(0.2)
+    with pytest.raises(RuntimeError, match="modified"):
+        loss.backward()
+    tiny_qa(**batch)
+    next(iter(masks.masks.values())).mask.numpy()[0] ^= True  # as no part of torch would
+    with pytest.raises(RuntimeError, match="changed unseen"):
+        tiny_qa(**batch)
+
+
+def test_baked_and_copied_models_have_forwards_of_their_own(tiny_qa, batch, products):
+    masks = Masks(tiny_qa)
+    skip_zeros(masks, "fp32")
+    at_random(masks, 0.1)
+    copied, y = copy.deepcopy(tiny_qa), tiny_qa(**batch).start_logits
+    count = len(products)
+    masks.bake()
+    assert not any("forward" in vars(module) for module in tiny_qa.modules())
+    assert torch.allclose(tiny_qa(**batch).start_logits, y, atol=1e-5)
+    assert len(products) == count
+    at_random(masks, 0.4)  # of the first one's masks: the copy has its own
+    assert torch.equal(copied(**batch).start_logits, y) and len(products) == 2 * count
