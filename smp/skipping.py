@@ -4,7 +4,8 @@
 # A masked layer multiplies three times in a step: $y = x W'^\top$ forward, the gradient of $y$ with
 # $W'$ and with $x$ backward. The last of these is $\partial L / \partial W'$, of which the scores
 # need every entry, removed or not. In the other two the removed weights are zeros, and a CPU can
-# skip them. That pays in fp32; units that multiply bf16 are as fast with the zeros.
+# skip them. That pays in fp32; units that multiply bf16 are as fast with the zeros. An evaluation
+# multiplies them too, so that its logits are those of the baked model to the last bit.
 
 # %%
 import torch
@@ -99,8 +100,8 @@ class SkippingForward:
     def __call__(self, x):
         linear, mask = self.linear, self.mask
         weight = linear.parametrizations.weight.original
-        plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not plain or self.kept() > SKIP_UP_TO * weight.numel():
+        learns = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        if not learns or x.dtype != torch.float32 or self.kept() > SKIP_UP_TO * weight.numel():
             return F.linear(x, linear.weight, linear.bias)
         tokens = x.reshape(-1, linear.in_features).contiguous()
         y = SkippingZeros.apply(

@@ -188,7 +188,11 @@ def test_baked_and_copied_models_have_forwards_of_their_own(tiny_qa, batch, prod
     at_random(masks, 0.1)
     copied, y = copy.deepcopy(tiny_qa), tiny_qa(**batch).start_logits
     count = len(products)
+    with torch.no_grad():
+        evaluated = tiny_qa(**batch).start_logits
+    assert len(products) == count  # an evaluation skips nothing
     masks.bake()
+    assert torch.equal(tiny_qa(**batch).start_logits, evaluated)
     assert not any("forward" in vars(module) for module in tiny_qa.modules())
     assert torch.allclose(tiny_qa(**batch).start_logits, y, atol=1e-5)
     assert len(products) == count
