@@ -64,12 +64,14 @@ def of_shape(batch_size, length, precisions):
             "graph",
         ))
     for fast in precisions[1:]:
-        results.append(result(
-            f"e: SMP throughput, {fast} / fp32, {shape}",
-            *ratio(seconds["smp", "fp32"], seconds["smp", fast]),
-            ">= 3" if device() == "cuda" else ">= 1.4",
-            "what it does to EM is for the records of runs to say",
-        ))
+        halves = seconds["smp", fast]
+        results += [
+            result(f"e: SMP throughput, {fast} / fp32, {shape}", *ratio(seconds["dense"], halves),
+                   ">= 3" if device() == "cuda" else ">= 1.4",
+                   "zeros multiplied in both; what it does to EM is for records to say"),
+            result(f"e: the same, where fp32 skips zeros, {shape}",
+                   *ratio(seconds["smp", "fp32"], halves)),
+        ]
     return results
 
 

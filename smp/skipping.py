@@ -8,6 +8,7 @@
 # multiplies them too, so that its logits are those of the baked model to the last bit.
 
 # %%
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -80,37 +81,18 @@ class SkippingZeros(torch.autograd.Function):
         return for_x, for_weight, for_scores, grad.sum(0) if of_bias else None, None, None
 
 # %%
-class SkippingForward:
-    """The forward of a masked nn.Linear, skipping zeros where few enough weights are kept.
-
-    linear: with `mask`, its StaticMask, attached; its own forward is back after remove().
-    """
-
-    def __init__(self, linear, mask):
-        self.linear, self.mask, self.counted = linear, mask, (None, 0)
-        linear.forward = self
-
-    def kept(self):
-        """How many weights the mask keeps, counted once a mask."""
-        mask = self.mask.mask
-        if self.counted[0] != mask._version:
-            self.counted = mask._version, int(mask.count_nonzero())
-        return self.counted[1]
-
-    def __call__(self, x):
-        linear, mask = self.linear, self.mask
-        weight = linear.parametrizations.weight.original
-        learns = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        if not learns or x.dtype != torch.float32 or self.kept() > SKIP_UP_TO * weight.numel():
-            return F.linear(x, linear.weight, linear.bias)
-        tokens = x.reshape(-1, linear.in_features).contiguous()
-        y = SkippingZeros.apply(
-            tokens, weight, mask.scores, linear.bias, mask.mask, self.kept()
-        )
-        return y.view(*x.shape[:-1], linear.out_features)
-
-    def remove(self):
-        del self.linear.forward  # that of the instance: the class's is back
+def skipping_forward(linear, x):
+    """The forward of a masked nn.Linear, skipping zeros where few enough weights are kept."""
+    parametrized = linear.parametrizations.weight
+    weight, (mask,) = parametrized.original, parametrized
+    in_fp32 = weight.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    learns = in_fp32 and torch.is_grad_enabled()
+    kept = np.count_nonzero(mask.mask.numpy()) if learns else weight.numel()
+    if kept > SKIP_UP_TO * weight.numel():
+        return F.linear(x, linear.weight, linear.bias)
+    tokens = x.reshape(-1, linear.in_features).contiguous()
+    y = SkippingZeros.apply(tokens, weight, mask.scores, linear.bias, mask.mask, kept)
+    return y.view(*x.shape[:-1], linear.out_features)
 
 
 def can_be_skipped(weight):
@@ -128,7 +110,7 @@ def skip_zeros(masks, precision="auto"):
         return f"zeros are multiplied: skipping pays in fp32 on a CPU; here: {precision}, {here}"
     if compiled_products() is None:
         return "zeros are multiplied: to skip them is faster here, but takes a C compiler (cc, CC)"
-    for name, linear in masks.linears.items():
+    for linear in masks.linears.values():
         if can_be_skipped(linear.parametrizations.weight.original):
-            masks.hooks.append(SkippingForward(linear, masks.masks[name]))
+            type(linear).forward = skipping_forward  # a class of its own, which bake() takes back
     return f"zeros are skipped where a matrix keeps {SKIP_UP_TO:.0%} of its weights or fewer"

@@ -15,7 +15,7 @@ from smp.baselines import METHOD_MASKS, attach_pruning
 from smp.masks import Masks, StaticMask, keep_top
 from smp.products import compiled_products
 from smp.settings import choose_settings
-from smp.skipping import SKIP_UP_TO, SkippingForward, csr_of_kept, skip_zeros
+from smp.skipping import SKIP_UP_TO, csr_of_kept, skip_zeros, skipping_forward
 from smp.train import fit
 
 pytestmark = pytest.mark.skipif(compiled_products() is None, reason="no C compiler with OpenMP")
@@ -73,8 +73,7 @@ def test_value_and_gradients_are_those_of_a_dense_product(
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        SkippingForward(linear, mask)
-        ours = linear(x)
+        ours = skipping_forward(linear, x)
         assert type(ours.grad_fn.next_functions[0][0]).__name__ == "SkippingZerosBackward"
         skipped = all_gradients((ours * pull).sum(), *learned)
     finally:
@@ -87,10 +86,8 @@ def test_value_and_gradients_are_those_of_a_dense_product(
 def test_any_leading_sizes_and_layouts():
     linear, mask = masked_linear(24, 40, 200)
     for x in (torch.randn(40), torch.randn(2, 3, 5, 40), torch.randn(40, 70).T):
-        y, forward = linear(x), SkippingForward(linear, mask)
-        assert torch.allclose(linear(x), y, atol=1e-5) and linear(x).shape == y.shape
-        forward.remove()
-        assert torch.equal(linear(x), y)
+        y, dense = skipping_forward(linear, x), linear(x)
+        assert y.shape == dense.shape and torch.allclose(y, dense, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHOD_MASKS)
@@ -119,9 +116,8 @@ def test_a_run_ends_with_the_masks_of_a_dense_one(tiny_qa, windows, tokenizer, p
     for skips in (False, True):
         model = copy.deepcopy(tiny_qa)
         pruning = attach_pruning(model, settings)
-        if not skips:
-            for hook in pruning.masks.hooks:
-                hook.remove()
+        for linear in () if skips else pruning.masks.linears.values():
+            type(linear).forward = nn.Linear.forward
         losses.append(fit(model, windows, tokenizer, settings, pruning)["history"]["loss"])
         masks.append(pruning.masks.numpy())
         assert bool(products) == skips
@@ -132,40 +128,43 @@ def test_a_run_ends_with_the_masks_of_a_dense_one(tiny_qa, windows, tokenizer, p
 
 def test_only_few_kept_weights_in_fp32_are_worth_it(products):
     linear, mask = masked_linear(50, 20, int(SKIP_UP_TO * 1000) + 1)
-    SkippingForward(linear, mask)
     x = torch.randn(3, 20)
-    linear(x)
+    skipping_forward(linear, x)
     assert not products
     keep_top(torch.rand(50, 20), int(SKIP_UP_TO * 1000), out=mask.mask)
-    linear(x)
+    skipping_forward(linear, x)
     assert products == [(SKIP_UP_TO * 1000, False)]
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(x).dtype == torch.bfloat16
+        assert skipping_forward(linear, x).dtype == torch.bfloat16
     assert len(products) == 1
 
 
-def test_who_skips_is_said(tiny_qa, batch, monkeypatch):
+def who_skips(model):
+    """Names of the layers that skip zeros."""
+    return [name for name, module in model.named_modules()
+            if getattr(type(module), "forward", None) is skipping_forward]
+
+
+def test_who_skips_is_said(tiny_qa, monkeypatch):
     masks = Masks(tiny_qa)
-    before = len(masks.hooks)
-    assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and len(masks.hooks) == before
+    assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and not who_skips(tiny_qa)
     monkeypatch.setenv("CC", "no-such-compiler")
     compiled_products.cache_clear()
     try:
-        assert "takes a C compiler" in skip_zeros(masks, "fp32") and len(masks.hooks) == before
+        assert "takes a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
     finally:
         compiled_products.cache_clear()
     monkeypatch.undo()
     assert "are skipped where a matrix keeps 40%" in skip_zeros(masks, "fp32")
-    assert len(masks.hooks) == before + len(masks.masks)
+    assert len(who_skips(tiny_qa)) == len(masks.masks)
 
 
-def test_a_weight_that_lies_otherwise_is_left_dense(tiny_qa, batch):
+def test_a_weight_that_lies_otherwise_is_left_dense(tiny_qa):
     query = tiny_qa.bert.encoder.layer[0].attention.self.query
     query.weight = nn.Parameter(query.weight.detach().T.contiguous().T)
-    masks = Masks(tiny_qa)
-    skip_zeros(masks, "fp32")
-    assert "forward" not in vars(query)
-    assert "forward" in vars(tiny_qa.bert.encoder.layer[0].attention.self.key)
+    skip_zeros(Masks(tiny_qa), "fp32")
+    names = who_skips(tiny_qa)
+    assert "bert.encoder.layer.0.attention.self.query" not in names and len(names) == 11
 
 
 def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, batch):
@@ -177,9 +176,9 @@ def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, ba
     with pytest.raises(RuntimeError, match="modified"):
         loss.backward()
     tiny_qa(**batch)
-    next(iter(masks.masks.values())).mask.numpy()[0] ^= True  # as no part of torch would
-    with pytest.raises(RuntimeError, match="changed unseen"):
-        tiny_qa(**batch)
+    linear, mask = masked_linear(6, 4, 9)
+    with pytest.raises(RuntimeError, match="a mask of 10 weights holds 9: it was changed unseen"):
+        csr_of_kept(linear.parametrizations.weight.original, mask.mask, 10)
 
 
 def test_baked_and_copied_models_have_forwards_of_their_own(tiny_qa, batch, products):
@@ -193,8 +192,13 @@ def test_baked_and_copied_models_have_forwards_of_their_own(tiny_qa, batch, prod
     assert len(products) == count  # an evaluation skips nothing
     masks.bake()
     assert torch.equal(tiny_qa(**batch).start_logits, evaluated)
-    assert not any("forward" in vars(module) for module in tiny_qa.modules())
+    assert not who_skips(tiny_qa) and len(who_skips(copied)) == len(masks.masks)
     assert torch.allclose(tiny_qa(**batch).start_logits, y, atol=1e-5)
     assert len(products) == count
     at_random(masks, 0.4)  # of the first one's masks: the copy has its own
     assert torch.equal(copied(**batch).start_logits, y) and len(products) == 2 * count
+    for module in copied.modules():
+        if isinstance(module, StaticMask):
+            keep_top(module.scores, 3, out=module.mask)
+    copied(**batch)
+    assert products[-1] == (3, False)
