@@ -3,8 +3,8 @@
 #
 # A pruned matrix is mostly zeros, but a dense product multiplies them all the same. Stored as CSR
 # (each row's kept weights and their columns) the zeros cost nothing, and at few weights that beats
-# the dense product, if the activations stay in cache: a tile of 64 tokens at a time. torch has no
-# such product, so here is one in C, for CPUs, compiled on the spot.
+# the dense product, if the activations stay in cache: a tile of 64 tokens at a time. torch's own
+# CSR product does not do that, so here is one in C, for CPUs, compiled on the spot.
 
 # %%
 import ctypes
