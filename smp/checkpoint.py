@@ -154,6 +154,7 @@ def check_same_run(saved, now, folder):
         if name == "settings" and isinstance(before, dict):
             before = SETTING_DEFAULTS | before  # some settings are newer than the checkpoint
         if name == "versions":
+            before = {"zeros": "multiplied"} | before  # older ones do not say it
             for package, version in value.items():
                 if before.get(package) != version:
                     print(f"the checkpoint was made with {package} {before.get(package)}, this is "

@@ -387,6 +387,7 @@ class Masks:
     """
 
     trains_weights, learns_scores = False, True  # other methods differ (smp/baselines.py)
+    zeros = "multiplied"  # or "skipped" in training steps (smp/skipping.py)
 
     def __init__(self, model, sharing="local", temperature=1.0, start=0.0, vectors=False):
         self.sharing, self.temperature = sharing, temperature

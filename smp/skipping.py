@@ -33,8 +33,8 @@ def csr_of_kept(weight, mask, kept, turned=False):
     products, (rows, columns) = compiled_products(), weight.shape
 
     def room(firsts):
-        return (torch.empty(firsts, dtype=torch.int32), torch.empty(kept, dtype=torch.uint16),
-                torch.empty(kept))
+        return (weight.new_empty(firsts, dtype=torch.int32),
+                weight.new_empty(kept, dtype=torch.uint16), weight.new_empty(kept))
 
     def places(tensors):
         return [tensor.data_ptr() for tensor in tensors]
@@ -84,21 +84,23 @@ class SkippingZeros(torch.autograd.Function):
 def skipping_forward(linear, x):
     """The forward of a masked nn.Linear, skipping zeros where few enough weights are kept."""
     parametrized = linear.parametrizations.weight
-    weight, (mask,) = parametrized.original, parametrized
-    in_fp32 = weight.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    learns = in_fp32 and torch.is_grad_enabled()
-    kept = np.count_nonzero(mask.mask.numpy()) if learns else weight.numel()
+    weight, (mask,), bias = parametrized.original, parametrized, linear.bias
+    can_be_read = x.is_cpu and x.dtype == torch.float32 and all(
+        one is None or can_be_skipped(one) for one in (weight, bias)
+    )
+    learns = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    kept = np.count_nonzero(mask.mask.numpy()) if can_be_read and learns else weight.numel()
     if kept > SKIP_UP_TO * weight.numel():
-        return F.linear(x, linear.weight, linear.bias)
+        return F.linear(x, linear.weight, bias)
     tokens = x.reshape(-1, linear.in_features).contiguous()
-    y = SkippingZeros.apply(tokens, weight, mask.scores, linear.bias, mask.mask, kept)
+    y = SkippingZeros.apply(tokens, weight, mask.scores, bias, mask.mask, kept)
     return y.view(*x.shape[:-1], linear.out_features)
 
 
 def can_be_skipped(weight):
-    """Whether a weight (out, in) lies in memory as the products read it: its columns are numbers
-    of 16 bits."""
-    return (weight.dtype == torch.float32 and weight.is_contiguous()
+    """Whether a weight (out, in), or a bias, lies in memory as the products read it: columns are
+    numbers of 16 bits."""
+    return (weight.is_cpu and weight.dtype == torch.float32 and weight.is_contiguous()
             and max(weight.shape) <= 2**16 and weight.numel() < 2**31)
 
 
@@ -109,8 +111,11 @@ def skip_zeros(masks, precision="auto"):
     if here != "cpu" or precision != "fp32":
         return f"zeros are multiplied: skipping pays in fp32 on a CPU; here: {precision}, {here}"
     if compiled_products() is None:
-        return "zeros are multiplied: to skip them is faster here, but takes a C compiler (cc, CC)"
+        return ("zeros are multiplied: to skip them is faster here, but takes a C compiler with "
+                "OpenMP (cc, or CC)")
     for linear in masks.linears.values():
-        if can_be_skipped(linear.parametrizations.weight.original):
-            type(linear).forward = skipping_forward  # a class of its own, which bake() takes back
+        is_plain = type(linear).forward in (torch.nn.Linear.forward, skipping_forward)
+        if is_plain and can_be_skipped(linear.parametrizations.weight.original):
+            # Its class is this layer's alone (and its copies'), and bake() takes it back.
+            type(linear).forward, masks.zeros = skipping_forward, "skipped"
     return f"zeros are skipped where a matrix keeps {SKIP_UP_TO:.0%} of its weights or fewer"

@@ -223,6 +223,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
     model, optimizer = accelerator.prepare(model, optimizer)
+    zeros = "multiplied" if pruning is None else pruning.masks.zeros
     first = is_first_process()
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
@@ -234,7 +235,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             accelerator.scaler,
             {"history": history, "losses": losses, "seconds": 0.0},
             {"settings": asdict(settings), "data": windows_fingerprint(features),
-             **checkpoints.about, "versions": package_versions()},
+             **checkpoints.about, "versions": {**package_versions(), "zeros": zeros}},
         )
         done, before = state.restore(checkpoints), state.curves["seconds"]
         if done and first:
@@ -299,4 +300,5 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         "history": history, "steps": steps,
         "seconds": round(time.perf_counter() - began, 1),
         "device": str(accelerator.device.type), "precision": pick_precision(settings.precision),
+        "zeros": zeros,
     }

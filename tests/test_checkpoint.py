@@ -197,7 +197,17 @@ def test_another_version_is_told_and_goes_on(tiny_qa, windows, tokenizer, tmp_pa
         train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
     monkeypatch.setattr("smp.train.package_versions", lambda: {"torch": "9.9"})
     train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
-    assert "this is 9.9: the end may differ in its last bits" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "this is 9.9: the end may differ in its last bits" in said and "zeros" not in said
+
+
+def test_whether_zeros_were_skipped_is_a_version_too(capsys):
+    older, skipped = {"versions": {}}, {"versions": {"zeros": "skipped"}}
+    check_same_run(older, {"versions": {"zeros": "multiplied"}}, "here")
+    check_same_run(skipped, skipped, "here")
+    assert not capsys.readouterr().out
+    check_same_run(older, skipped, "here")
+    assert "made with zeros multiplied, this is skipped: the end may" in capsys.readouterr().out
 
 
 def test_a_full_disk_stops_nothing_and_leaves_what_was_whole(

@@ -118,7 +118,10 @@ def test_a_run_ends_with_the_masks_of_a_dense_one(tiny_qa, windows, tokenizer, p
         pruning = attach_pruning(model, settings)
         for linear in () if skips else pruning.masks.linears.values():
             type(linear).forward = nn.Linear.forward
-        losses.append(fit(model, windows, tokenizer, settings, pruning)["history"]["loss"])
+        pruning.masks.zeros = "skipped" if skips else "multiplied"
+        run = fit(model, windows, tokenizer, settings, pruning)
+        assert run["zeros"] == pruning.masks.zeros
+        losses.append(run["history"]["loss"])
         masks.append(pruning.masks.numpy())
         assert bool(products) == skips
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
@@ -148,15 +151,17 @@ def who_skips(model):
 def test_who_skips_is_said(tiny_qa, monkeypatch):
     masks = Masks(tiny_qa)
     assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and not who_skips(tiny_qa)
+    assert masks.zeros == "multiplied"
     monkeypatch.setenv("CC", "no-such-compiler")
     compiled_products.cache_clear()
     try:
         assert "takes a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
+        assert masks.zeros == "multiplied"
     finally:
         compiled_products.cache_clear()
     monkeypatch.undo()
     assert "are skipped where a matrix keeps 40%" in skip_zeros(masks, "fp32")
-    assert len(who_skips(tiny_qa)) == len(masks.masks)
+    assert len(who_skips(tiny_qa)) == len(masks.masks) and masks.zeros == "skipped"
 
 
 def test_a_weight_that_lies_otherwise_is_left_dense(tiny_qa):
@@ -165,6 +170,57 @@ def test_a_weight_that_lies_otherwise_is_left_dense(tiny_qa):
     skip_zeros(Masks(tiny_qa), "fp32")
     names = who_skips(tiny_qa)
     assert "bert.encoder.layer.0.attention.self.query" not in names and len(names) == 11
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_it(tiny_qa, batch):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    output = tiny_qa.bert.encoder.layer[0].output
+    output.dense.__class__ = Twice
+    masks = Masks(tiny_qa)
+    at_random(masks, 0.1)
+    dense = tiny_qa(**batch).start_logits
+    skip_zeros(masks, "fp32")
+    assert len(who_skips(tiny_qa)) == 11
+    assert torch.allclose(tiny_qa(**batch).start_logits, dense, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [
+    lambda linear: linear.double(),
+    lambda linear: setattr(linear, "bias", nn.Parameter(torch.ones(24).bfloat16())),
+    lambda linear: setattr(linear, "bias", nn.Parameter(torch.arange(48.0)[::2])),
+    lambda linear: linear.parametrizations.weight.original.set_(torch.randn(40, 24).T),
+], ids=["double", "bf16 bias", "bias of every other number", "column after column"])
+def test_what_the_products_cannot_read_is_left_to_torch(change, products):
+    """The weights are looked at again in every step, for what is read is memory."""
+    linear, _ = masked_linear(24, 40, 90)
+    with torch.no_grad():
+        change(linear)
+    x = torch.randn(3, 40)
+    outcomes = []
+    for forward in (nn.Linear.forward, skipping_forward):
+        try:
+            outcomes.append(forward(linear, x))
+        except RuntimeError as refused:
+            outcomes.append(str(refused))
+    dense, ours = outcomes
+    assert not products
+    assert ours == dense if isinstance(dense, str) else torch.equal(ours, dense)
+
+
+def test_room_is_made_for_fp32_whatever_torchs_defaults_are():
+    linear, mask = masked_linear(24, 40, 90)
+    weight = linear.parametrizations.weight.original
+    usual = csr_of_kept(weight, mask.mask, 90, turned=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            made = csr_of_kept(weight, mask.mask, 90, turned=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, usual, made))
 
 
 def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, batch):
@@ -181,7 +237,7 @@ def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, ba
         csr_of_kept(linear.parametrizations.weight.original, mask.mask, 10)
 
 
-def test_baked_and_copied_models_have_forwards_of_their_own(tiny_qa, batch, products):
+def test_what_is_baked_skips_no_more_and_a_copy_goes_on(tiny_qa, batch, products):
     masks = Masks(tiny_qa)
     skip_zeros(masks, "fp32")
     at_random(masks, 0.1)

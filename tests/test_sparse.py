@@ -15,7 +15,7 @@ from smp.baselines import MagnitudeMasks
 from smp.compact import compact
 from smp.masks import Masks, encoder_linears
 from smp.models import load_qa_model
-from smp.products import compiled_products
+from smp.products import compiled_products, sparse_product
 from smp.sparse import SparseLinear, TorchSparseLinear, accelerate, speed_up
 from smp.squad import featurise, load_squad
 from smp.train import predict_logits
@@ -142,9 +142,33 @@ def test_without_a_compiler_it_is_torchs_product(tiny_qa, batch, always, monkeyp
         accelerate(tiny_qa, batch)
         assert {row["product"] for row in tiny_qa.acceleration} == {"torch CSR"}
         assert torch.allclose(logits(tiny_qa, batch), before, atol=1e-5)
-        monkeypatch.setenv("CC", "false")  # there, but it makes nothing
+    finally:
         compiled_products.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", [
+    "", "exit 1", 'for last; do :; done; : > "$last"', None,  # None: no program at all
+], ids=["makes nothing", "fails", "makes an empty file", "cannot run"])
+def test_a_compiler_of_no_use_is_none(compiler, tmp_path, monkeypatch):
+    named = tmp_path / "compiler"
+    named.write_bytes(b"\0" if compiler is None else f"#!/bin/sh\n{compiler}\n".encode())
+    named.chmod(0o755)
+    monkeypatch.setenv("CC", str(named))
+    compiled_products.cache_clear()
+    try:
         assert compiled_products() is None
+        with pytest.raises(RuntimeError, match="take a C compiler with OpenMP"):
+            sparse_product(torch.ones(1, 1), (), None, 1)
+    finally:
+        compiled_products.cache_clear()
+
+
+@needs_compiler
+def test_a_compiler_may_be_named_with_options(monkeypatch):
+    monkeypatch.setenv("CC", "cc -pthread")
+    compiled_products.cache_clear()
+    try:
+        assert compiled_products() is not None
     finally:
         compiled_products.cache_clear()
 
