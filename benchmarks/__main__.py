@@ -18,7 +18,7 @@ import numpy as np
 
 import benchmarks
 from benchmarks import run_on_gpus
-from benchmarks.measure import ROOT, machine, versions
+from benchmarks.measure import ROOT, give_memory_back, machine, versions
 from smp.results import replace_text_file
 
 RESULTS = ROOT / "results"
@@ -46,17 +46,37 @@ def choose(wanted, known):
     return names
 
 
-def earlier(path, described):
-    """What the file holds of other topics, measured here with the same versions; ValueError where
-    it is of another machine or other versions, FileNotFoundError where there is none."""
+def earlier(path, described, all_anew):
+    """What the file holds that was measured on this machine with these versions. Of another machine
+    or other versions: nothing, if all topics are measured anew; else ValueError."""
+    nothing = {"ratios": [], "growth": [], "seconds": {}}
+    if not path.exists():
+        return nothing
     before = json.loads(path.read_text(encoding="utf-8"))
     for part, now in described.items():
         odd = [f"{k} {before[part].get(k)}, not {v}" for k, v in now.items()
                if before[part].get(k) != v]
+        if odd and all_anew:
+            return nothing
         if odd:
             raise ValueError(f"{path.name} was measured with {odd[0]}: run all topics to replace "
                              "it, or move it away")
-    return before
+    return {key: before.get(key, none) for key, none in nothing.items()}
+
+
+def with_topic(document, name, found, seconds, order):
+    """The document with what a topic found in place of what it held of it, topics in order."""
+    place = {topic: row for row, topic in enumerate(order)}
+    found = [one | {"topic": name} for one in found]
+    rows = {
+        key: sorted(
+            [one for one in document[key] if one["topic"] != name]
+            + [one for one in found if ("axis" in one) == (key == "growth")],
+            key=lambda one: place.get(one["topic"], len(place)),
+        ) for key in ("ratios", "growth")
+    }
+    seconds = document["seconds"] | {name: seconds}
+    return rows | {"seconds": {topic: seconds[topic] for topic in order if topic in seconds}}
 
 
 def line(one):
@@ -108,31 +128,22 @@ def main(arguments=None):
     known, path = topics(), wanted.results / "bench.json"
     described = {"machine": machine(), "versions": versions()}
     names = choose(wanted.only, known)
-    before = {"ratios": [], "growth": []}
-    if wanted.only and path.exists():
-        before = earlier(path, described)
+    document = described | earlier(path, described, all_anew=not wanted.only)
     print(json.dumps(described))
-    measured = {key: [one for one in before[key] if one["topic"] not in names]
-                for key in ("ratios", "growth")}
-    seconds = dict(before.get("seconds", {}))  # of measuring each topic
     for name in names:
+        give_memory_back()
         began = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             found = known[name].measure()
-        for one in found:
-            measured["growth" if "axis" in one else "ratios"].append(one | {"topic": name})
-            print(line(one), flush=True)
-        seconds[name] = round(time.perf_counter() - began)
-        print(f"    ({name}: {seconds[name]} s)", flush=True)
-    place = {name: row for row, name in enumerate(known)}
-    for rows in measured.values():
-        rows.sort(key=lambda one: place.get(one["topic"], len(place)))
-    document = described | measured | {"seconds": {name: seconds[name] for name in known
-                                                   if name in seconds}}
-    replace_text_file(path, json.dumps(document, indent=1) + "\n")
+        seconds = round(time.perf_counter() - began)
+        print("\n".join(map(line, found)), flush=True)
+        document |= with_topic(document, name, found, seconds, known)
+        print(f"    ({name}: {seconds} s)", flush=True)
+        # Each at once: a topic that runs out of memory takes nothing of the others with it.
+        replace_text_file(path, json.dumps(document, indent=1) + "\n")
     draw(document, path.with_suffix(".png"))
     print(run_on_gpus.table())
-    print(f"{sum(seconds[name] for name in names)} s; written: {path.name}, "
+    print(f"{sum(document['seconds'][name] for name in names)} s; written: {path.name}, "
           f"{path.with_suffix('.png').name}")
 
 

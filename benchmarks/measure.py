@@ -5,6 +5,8 @@ does then falls on both. A figure is the median of the ratios of the rounds, its
 quartiles.
 """
 
+import ctypes
+import gc
 import importlib.metadata
 import json
 import os
@@ -71,6 +73,18 @@ def result(name, value, spread=None, goal=None, detail=""):
     rounded = [float(f"{number:.4g}") for number in (value, *spread)]
     return {"name": name, "value": rounded[0], "spread": rounded[1:], "goal": goal, "met": met,
             "detail": detail}
+
+
+def give_memory_back():
+    """What ended trainings held goes to the system, for what is measured next: their models refer
+    to themselves, and glibc keeps what is freed."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        if trim:
+            trim(0)
+    torch.cuda.empty_cache()  # nothing where there is no GPU
+
 
 # Above 64 KiB glibc then takes memory from the system and gives it back when it is freed; the peak
 # is what was in use at once, not what the allocator had gathered until then.

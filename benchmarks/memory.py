@@ -1,7 +1,7 @@
 """h: peak memory of training, SMP against fine-tuning, each in a process of its own."""
 
 from benchmarks.measure import MALLOC, device, peak_memories, result
-from benchmarks.steps import SHAPES
+from benchmarks.steps import LARGE, SMALL
 from benchmarks.workload import training
 
 
@@ -24,7 +24,7 @@ def any_loss(start_logits, end_logits, _):
 
 def measure():
     results = []
-    for batch_size, length in SHAPES:
+    for batch_size, length in (SMALL, LARGE):
         plain, ours = peak_memories(
             train, [{"task": "fine-tune"}, {"task": "smp"}], batch_size=batch_size, length=length
         )

@@ -2,13 +2,14 @@
 
 import torch
 
-from benchmarks.measure import device, ratio, result, seconds_of
+from benchmarks.measure import device, give_memory_back, ratio, result, seconds_of
 from benchmarks.references import attach_sorted_masks
 from benchmarks.run_on_gpus import flops_per_token
 from benchmarks.workload import bert, plainly, steps_in_turns, training
 from smp.train import pick_precision
 
-SHAPES = {(4, 128): (9, "<= 1.05"), (8, 384): (5, "<= 1.00")}  # steps, goal of a
+SMALL, LARGE = (4, 128), (8, 384)  # rows, tokens
+GOALS = {SMALL: "<= 1.05", LARGE: "<= 1.00"}  # of a
 
 
 def sorted_training(batch_size, length, steps):
@@ -26,17 +27,20 @@ def matmul_rate(precision):
     return 2 * size**3 / min(seconds_of(lambda: one @ one) for _ in range(10))
 
 
-def of_shape(batch_size, length, precisions):
-    """The results of one batch size and length, all trainings in turns."""
-    steps, goal = SHAPES[batch_size, length]
+def of_shape(batch_size, length, precisions, steps):
+    """The results of one batch size and length, all trainings in turns; the first of the steps is
+    not counted."""
+    goal = GOALS[batch_size, length]
     trainings = {
         (task, precision): training(batch_size, length, steps, task, precision)
         for precision in precisions for task in ("fine-tune", "smp")
     }
-    if length == 128:
+    if (batch_size, length) == SMALL:
         trainings["dense"] = training(batch_size, length, steps, skips=False)
         trainings["sorted"] = sorted_training(batch_size, length, 2)  # a few: they take long
     seconds, results = steps_in_turns(trainings), []
+    trainings.clear()
+    give_memory_back()
     shape, tokens = f"{batch_size} x {length}", batch_size * length
     for precision in precisions:
         ours, plain = seconds["smp", precision], seconds["fine-tune", precision]
@@ -76,8 +80,10 @@ def of_shape(batch_size, length, precisions):
 
 
 def measure():
-    """At the small shape in fp32 too; at the large one, where a step takes long, only in the
-    precision that `auto` picks: more pairs tell more than a second precision."""
-    small, large = SHAPES
+    """In fp32 and in the precision that `auto` picks; at the large shape one after the other, for
+    memory, and the slower one for fewer steps."""
     both = list(dict.fromkeys(["fp32", pick_precision()]))
-    return of_shape(*small, both) + of_shape(*large, both[-1:])
+    results = of_shape(*SMALL, both, steps=9)
+    for precision in both:
+        results += of_shape(*LARGE, [precision], steps=4 if precision == "fp32" else 5)
+    return results

@@ -282,6 +282,22 @@ def test_some_topics_are_put_among_the_others(three, tmp_path):
     assert len(document["growth"]) == 2
 
 
+@pytest.mark.parametrize("only", [[], ["--only", "a", "b", "i"]])
+def test_a_topic_that_breaks_takes_nothing_of_the_others(three, tmp_path, monkeypatch, only):
+    def break_down():
+        raise MemoryError
+
+    bench.main(["--results", str(tmp_path)])
+    three["steps"].results = [result("SMP / plain", 1.5, [1, 2], "<= 1.05")]
+    monkeypatch.setattr(three["sorts"], "measure", break_down)
+    with pytest.raises(MemoryError):
+        bench.main(["--results", str(tmp_path), *only])
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert [one["value"] for one in document["ratios"]] == [1.5, 9.0]
+    assert len(document["growth"]) == 2
+    assert list(document["seconds"]) == ["steps", "sorts", "growth"]
+
+
 @pytest.mark.parametrize("part, name", [("machine", "cpu"), ("versions", "torch")])
 def test_results_of_two_machines_are_not_mixed(three, tmp_path, part, name):
     bench.main(["--results", str(tmp_path)])
