@@ -1,5 +1,6 @@
 """Shared by the tests: no network, a tiny random BERT with the embedded tokenizer."""
 
+import contextlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
 
 from smp.models import EMBEDDED_ENCODER, find_model
+from smp.products import compiled_products
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,18 @@ def tiny_config(**changes):
         intermediate_size=64, max_position_embeddings=128, hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     ) | changes)
+
+
+@contextlib.contextmanager
+def compiler_named(name):
+    """Within it the products that skip zeros are compiled anew, by the compiler of this name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", str(name))
+        compiled_products.cache_clear()
+        try:
+            yield
+        finally:
+            compiled_products.cache_clear()
 
 
 @pytest.fixture

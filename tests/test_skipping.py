@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import smp.skipping
+from conftest import compiler_named
 from smp.baselines import METHOD_MASKS, attach_pruning
 from smp.masks import Masks, StaticMask, keep_top
 from smp.products import compiled_products
@@ -148,18 +149,13 @@ def who_skips(model):
             if getattr(type(module), "forward", None) is skipping_forward]
 
 
-def test_who_skips_is_said(tiny_qa, monkeypatch):
+def test_who_skips_is_said(tiny_qa):
     masks = Masks(tiny_qa)
     assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and not who_skips(tiny_qa)
     assert masks.zeros == "multiplied"
-    monkeypatch.setenv("CC", "no-such-compiler")
-    compiled_products.cache_clear()
-    try:
+    with compiler_named("no-such-compiler"):
         assert "takes a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
         assert masks.zeros == "multiplied"
-    finally:
-        compiled_products.cache_clear()
-    monkeypatch.undo()
     assert "are skipped where a matrix keeps 40%" in skip_zeros(masks, "fp32")
     assert len(who_skips(tiny_qa)) == len(masks.masks) and masks.zeros == "skipped"
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 import smp.sparse
+from conftest import compiler_named
 from smp.answers import decode_answers
 from smp.baselines import MagnitudeMasks
 from smp.compact import compact
@@ -134,43 +135,31 @@ def test_what_does_not_pay_stays_dense(tiny_qa, batch, monkeypatch):
     assert list(tiny_qa.state_dict()) == keys and torch.equal(logits(tiny_qa, batch), before)
 
 
-def test_without_a_compiler_it_is_torchs_product(tiny_qa, batch, always, monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    compiled_products.cache_clear()
-    try:
+def test_without_a_compiler_it_is_torchs_product(tiny_qa, batch, always):
+    with compiler_named("no-such-compiler"):
         before = logits(tiny_qa, batch)
         accelerate(tiny_qa, batch)
         assert {row["product"] for row in tiny_qa.acceleration} == {"torch CSR"}
         assert torch.allclose(logits(tiny_qa, batch), before, atol=1e-5)
-    finally:
-        compiled_products.cache_clear()
 
 
 @pytest.mark.parametrize("compiler", [
     "", "exit 1", 'for last; do :; done; : > "$last"', None,  # None: no program at all
 ], ids=["makes nothing", "fails", "makes an empty file", "cannot run"])
-def test_a_compiler_of_no_use_is_none(compiler, tmp_path, monkeypatch):
+def test_a_compiler_of_no_use_is_none(compiler, tmp_path):
     named = tmp_path / "compiler"
     named.write_bytes(b"\0" if compiler is None else f"#!/bin/sh\n{compiler}\n".encode())
     named.chmod(0o755)
-    monkeypatch.setenv("CC", str(named))
-    compiled_products.cache_clear()
-    try:
+    with compiler_named(named):
         assert compiled_products() is None
         with pytest.raises(RuntimeError, match="take a C compiler with OpenMP"):
             sparse_product(torch.ones(1, 1), (), None, 1)
-    finally:
-        compiled_products.cache_clear()
 
 
 @needs_compiler
-def test_a_compiler_may_be_named_with_options(monkeypatch):
-    monkeypatch.setenv("CC", "cc -pthread")
-    compiled_products.cache_clear()
-    try:
+def test_a_compiler_may_be_named_with_options():
+    with compiler_named("cc -pthread"):
         assert compiled_products() is not None
-    finally:
-        compiled_products.cache_clear()
 
 
 def test_a_compact_model_is_accelerated_too(tiny_qa, batch, always):
