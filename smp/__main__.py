@@ -303,9 +303,12 @@ def table(results):
     ours = Path(results).resolve() == ROOT / "results" and readme.is_file()
     try:
         print(write_summary(results, readme if ours else None))
-        if records := read_records(results):  # the group with most questions
-            draw_group(records, plot_records, lambda group: group[0]["n_eval"],
-                       Path(results) / "summary.png")
+        finished = [record for record in read_records(results) if not record["interrupted"]]
+        if finished:
+            def most_questions(group):
+                return group[0]["n_eval"], group[0]["n_train"]
+
+            draw_group(finished, plot_records, most_questions, Path(results) / "summary.png")
     except (OSError, ValueError) as error:
         print(f"table: {error}", file=sys.stderr)
         return 1

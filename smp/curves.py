@@ -36,15 +36,14 @@ from smp.results import (
 
 # %%
 def plot_records(records: list[dict], published: list[dict] | None = None):
-    """EM over remaining weights of the records of one group; interrupted runs stay out. -> Figure
+    """EM over remaining weights of the records of one group. -> Figure
 
     published: rows such as PUBLISHED["rows"], drawn as hollow markers. Raises ValueError when
-    the records are of different models or data, or when there is none.
+    the records are not of one `record_group`, or when there is none.
     """
-    records = [record for record in records if not record["interrupted"]]
     if len({record_group(record) for record in records}) != 1:
-        raise ValueError("expected records of one model, data and number of evaluation questions; "
-                         "pick one group (record_group) and draw it alone")
+        raise ValueError("expected records of one model, data and number of questions; pick one "
+                         "group (record_group) and draw it alone")
     fig, axes = new_figure(1, 1, 7.2, 3.6)
     ax = axes[0, 0]
     dense = [record["em"] for record in records if record["method"] == "fine-tuned"]
@@ -56,18 +55,15 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     series = {}
     for record in records:
         if record["method"] in colours:
-            key = (record_label(record), record["method"], record["sharing"], record["n_train"],
-                   record["steps"])
+            key = (record_label(record), record["method"], record["sharing"], record["steps"])
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
             series.setdefault(key, {}).setdefault(density, []).append(record["em"])
     names = [name for name, *_ in series]
     of_method, drawn = Counter(key[1:3] for key in series), Counter()  # how many share a colour
-    for (name, method, sharing, n_train, steps), points in sorted(
+    for (name, method, sharing, steps), points in sorted(
         series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
     ):
         label = name + f", {steps:,} steps" * (names.count(name) > 1)
-        if len({key[3] for key in series if key[0] == name}) > 1:
-            label += f" on {n_train:,} questions"
         paler = drawn[method, sharing] / of_method[method, sharing]
         drawn[method, sharing] += 1
         style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
@@ -99,7 +95,7 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
                frameon=False, labelcolor=INK)
     first = records[0]
     title = (f"{short_name(first['model'])} on {short_name(first['data'])}, "
-             f"{first['n_eval']:,} questions")
+             f"{first['n_train']:,} training, {first['n_eval']:,} evaluation questions")
     tidy_axes(ax, title, "remaining weights of the masked matrices", "exact match (EM), fraction")
     return fig
 
@@ -172,7 +168,7 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None):
     hollow and dotted. Raises ValueError for records that do not compare.
     """
     if len({record_group(record) for record in records}) != 1:
-        raise ValueError("expected records of one model, data and number of evaluation questions")
+        raise ValueError("expected records of one model, data and number of questions")
     fig, axes = new_figure(2, 2, 9.6, 6.6)
     apart, shown, changed = told_apart(records), {}, {}  # changed: of each method, both columns
     for record in records:
@@ -237,7 +233,7 @@ def mix_with_white(colour, share):
 def sweep_markdown(records: list[dict]) -> str:
     """A grid for each group of comparable records: a row a method, a column a density, EM / F1."""
     def key(record):
-        return (*record_group(record), record["n_train"], record["steps"], record["profile"])
+        return (*record_group(record), record["steps"], record["profile"])
 
     parts = []
     for group in group_records(sorted(records, key=record_order), key):

@@ -358,7 +358,8 @@ def write_record(record: dict, folder: str | Path) -> Path:
 # %%
 def record_group(record: dict) -> tuple:
     """What two records must share before their numbers may stand in one table."""
-    return tuple(record[key] for key in ("model", "model_sha", "data", "data_sha", "n_eval"))
+    keys = ("model", "model_sha", "data", "data_sha", "n_eval", "n_train")
+    return tuple(record[key] for key in keys)
 
 
 def group_records(records: list[dict], key=record_group) -> list[list[dict]]:
@@ -371,7 +372,7 @@ def group_records(records: list[dict], key=record_group) -> list[list[dict]]:
 
 def record_order(record: dict) -> tuple:
     """Sorting key: group, fine-tuned before SMP before SMP + KD, dense before sparse, seed."""
-    group = tuple(str(part) for part in record_group(record))
+    group = tuple(part or "" for part in record_group(record))  # a sha may be unknown
     rank = (RECORD_METHODS.index(record["method"]), -record["density"])
     return group + rank + (record["sharing"] or "", record["seed"], record["name"])
 
@@ -400,9 +401,10 @@ def read_records(folder: str | Path) -> list[dict]:
 # %% [markdown]
 # ### The table
 #
-# Records of different models, data or evaluation questions never share a table: their numbers
+# Records of different models, data or numbers of questions never share a table: their numbers
 # do not compare. Runs that differ in nothing but the seed become one row, mean ± sample standard
-# deviation. *EM Kept* is the share of the EM that the best fine-tuned model of the table has.
+# deviation. *EM Kept* is the share of the EM that the best fine-tuned model of the table has, which
+# has thus learned from as many questions.
 
 
 # %%
@@ -511,7 +513,7 @@ def result_row(runs: list[dict], dense: float | None) -> list[str]:
         measured_mean([bytes_ / 1e6 if bytes_ is not None else None
                        for bytes_ in map(shipped_bytes, runs)], "{:.2f} MB"),
         measured_mean([run.get("ms_per_question") for run in runs], "{:.1f}"),
-        f"{first['n_train']:,} questions × {epochs}, {first['steps']:,} steps, {seeds}",
+        f"{epochs}, {first['steps']:,} steps, {seeds}",
         f"{minutes:.0f} min, {first['device']} {first['precision']}",
     ]
 
@@ -519,8 +521,7 @@ def result_row(runs: list[dict], dense: float | None) -> list[str]:
 # %%
 def seedless(record: dict) -> str:
     """What makes two records the same experiment, whatever their seeds."""
-    keys = ("method sharing density_target profile params_total n_train epochs steps "
-            "interrupted").split()
+    keys = "method sharing density_target profile params_total epochs steps interrupted".split()
     settings = changed_from_defaults(record["settings"] | {"seed": 0})
     return json.dumps([[record[key] for key in keys], bool(record["dirty"]), settings],
                       sort_keys=True)
@@ -531,10 +532,10 @@ def group_markdown(records: list[dict]) -> str:
     first = records[0]
     rows = group_records(sorted(records, key=record_order), seedless)
     header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
-              "To Ship", "ms/Question", "Trained on", "Training"]
+              "To Ship", "ms/Question", "Trained for", "Training"]
     return "\n\n".join([
-        f"### {short_name(first['model'])} on {data_label(first)}, "
-        f"{first['n_eval']:,} evaluation questions",
+        f"### {short_name(first['model'])} on {data_label(first)}: "
+        f"{first['n_train']:,} training questions, {first['n_eval']:,} evaluation questions",
         f"Model `{first['model_sha'] or 'unknown'}`, data `{first['data_sha'] or 'unknown'}`.",
         markdown_table(header, [result_row(runs, dense_em(rows)) for runs in rows]),
     ])
@@ -572,7 +573,7 @@ def reference_markdown() -> str:
 
 # %%
 def summary_markdown(records: list[dict]) -> str:
-    """All tables as Markdown: ours, one for each model and data; then what others report."""
+    """All tables as Markdown: ours, one for each `record_group`; then what others report."""
     groups = group_records(sorted(records, key=record_order))
     parts = [group_markdown(group) for group in groups]
     if records:

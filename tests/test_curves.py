@@ -21,12 +21,12 @@ def draw(figure):
 def run(method, density, em, sharing="SMP-L", **more):
     return {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
             "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
-            "steps": 5, "interrupted": False} | more
+            "steps": 5} | more
 
 
 def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
     records = [run("fine-tuned", 1.0, 0.6, None), run("SMP", 0.1, 0.2), run("SMP", 0.0999998, 0.3),
-               run("SMP", 0.5, 0.5), run("SMP", 0.03, 0.0, interrupted=True)]
+               run("SMP", 0.5, 0.5)]
     figure = draw(plot_records(records, [{"method": "SMP", "sharing": "SMP-S", "density": 0.03,
                                           "em": 0.7}]))
     dense, means, seeds, published = figure.axes[0].lines[:4]
@@ -50,6 +50,7 @@ def test_runs_that_learned_from_other_things_are_not_averaged():
 
 @pytest.mark.parametrize("records", [
     [], [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, data_sha="other")],
+    [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, n_train=11)],
 ])
 def test_runs_of_several_groups_are_not_drawn_together(records):
     with pytest.raises(ValueError, match="pick one group"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smp import __main__ as command_line
 from smp import results
 from smp.curves import sweep_markdown
 from smp.results import (
@@ -213,12 +214,12 @@ def test_the_numbers_in_the_table_are_those_of_the_records():
     dense = [make_record(method="fine-tuned", em=em) for em in (0.5, 0.6)]
     rows = table_rows(summary_markdown([record]))
     assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
-                       "To Ship", "ms/Question", "Trained on", "Training"]
+                       "To Ship", "ms/Question", "Trained for", "Training"]
     left = record["remaining_of_model"] * record["params_total"]
     assert rows[2] == [
         "SMP-L + KD", f"10% ({100 * record['remaining_of_model']:.3g}% of the model)",
         f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385", "—", "1.33 MB", "12.3",
-        "3,000 questions × 2 epochs, 372 steps, seed 0",
+        "2 epochs, 372 steps, seed 0",
         f"{record['seconds'] / 60:.0f} min, {record['device']} {record['precision']}",
     ]
     dense[1]["settings"] = {"seed": 0, "epochs": 9}  # another experiment, and the better one
@@ -256,13 +257,25 @@ def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
     ]
 
 
-@pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval"])
-def test_different_models_or_data_never_share_a_table(field):
-    other = {field: 7 if field == "n_eval" else "other"}
+@pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval", "n_train"])
+def test_different_models_data_or_numbers_of_questions_never_share_a_table(field):
+    other = {field: 7 if field in ("n_eval", "n_train") else "other"}
     text = summary_markdown([make_record(em=0.111), make_record(em=0.222, **other)])
     tables = text.split("### ")[1:3]
     assert sorted("0.111" in table for table in tables) == [False, True]
     assert sorted("0.222" in table for table in tables) == [False, True]
+
+
+def test_what_is_kept_is_of_the_model_that_learned_from_as_many_questions():
+    records = [make_record(method=method, em=em, n_train=n_train)
+               for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
+               for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
+    text = summary_markdown(records)
+    small, large = text.split("### ")[1:3]  # fewer questions first, by number and not by digits
+    assert "9,000 training questions, 1,000 evaluation questions" in small
+    assert "87,599 training questions" in large
+    assert [row[5] for row in table_rows(small)[2:4]] == ["100.0%", "80.0%"]
+    assert [row[5] for row in table_rows(large)[2:4]] == ["100.0%", "85.7%"]
 
 
 def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
@@ -355,6 +368,18 @@ def test_a_readme_without_markers_is_told_and_nothing_is_written(tmp_path, page)
         write_summary(tmp_path, readme)
     assert "\n" not in str(error.value)
     assert readme.read_text() == page and [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_picture_is_of_the_most_questions_and_not_of_interrupted_runs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(command_line, "draw_group", lambda records, how, rank, path: drawn.append(
+        {record["em"] for record in max(results.group_records(records), key=rank)}))
+    write_record(make_record(em=0.1, n_train=9_000, interrupted=True), tmp_path)
+    assert command_line.table(tmp_path) == 0 and not drawn
+    for em, n_train, n_eval in ((0.2, 3_000, 1_000), (0.3, 5_000, 1_000), (0.4, 9_000, 500)):
+        counts = {"n_train": n_train, "n_eval": n_eval}
+        write_record(make_record(em=em, settings={"seed": 0} | counts, **counts), tmp_path)
+    assert command_line.table(tmp_path) == 0 and drawn == [{0.3}]
 
 
 def test_no_records_make_a_summary_too(tmp_path):
