@@ -29,10 +29,16 @@ help:  ## list what there is
 	@echo "make run takes $(OPTIONS), e.g. make run DENSITY=0.3 EPOCHS=2 ONLY=smp"
 
 run: $(READY)  ## run the three notebooks, one after another, and print the results
+	@test -z "$$METHODS$$DENSITIES$$SEEDS" || { echo "make run takes one DENSITY, SEED and SHARING;" \
+	  "METHODS, DENSITIES and SEEDS are make sweep's" >&2; exit 2; }
+	@$(PYTHON) tools/build_notebooks.py --check || echo "(they run as they are now;" \
+	  "make notebooks would replace what was changed in them)" >&2
 	@$(PYTHON) -m smp run $(SHARED) $${DENSITY:+--density="$$DENSITY"} \
 	  $${SEED:+--seed="$$SEED"} $${SHARING:+--sharing="$$SHARING"} $${ONLY:+--only $$ONLY}
 
 sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
+	@test -z "$$DENSITY$$SEED$$SHARING" || { echo "make sweep takes METHODS (smp-l, smp-s, ...)," \
+	  "DENSITIES and SEEDS; DENSITY, SEED and SHARING are make run's" >&2; exit 2; }
 	@$(PYTHON) -m smp sweep $(SHARED) $${METHODS:+--methods $$METHODS} \
 	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 

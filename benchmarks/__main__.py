@@ -46,22 +46,21 @@ def choose(wanted, known):
     return names
 
 
-def earlier(path, described, all_anew):
-    """What the file holds that was measured on this machine with these versions. Of another machine
-    or other versions: nothing, if all topics are measured anew; else ValueError."""
+def earlier(path, described):
+    """(what the file holds, in what it differs from what is described) of rows measured before.
+
+    Of another machine or other versions it holds nothing that counts, and the first difference is
+    told in words, which are empty otherwise.
+    """
     nothing = {"ratios": [], "growth": [], "seconds": {}}
     if not path.exists():
-        return nothing
+        return nothing, ""
     before = json.loads(path.read_text(encoding="utf-8"))
     for part, now in described.items():
-        odd = [f"{k} {before[part].get(k)}, not {v}" for k, v in now.items()
-               if before[part].get(k) != v]
-        if odd and all_anew:
-            return nothing
-        if odd:
-            raise ValueError(f"{path.name} was measured with {odd[0]}: run all topics to replace "
-                             "it, or move it away")
-    return {key: before.get(key, none) for key, none in nothing.items()}
+        for key, value in now.items():
+            if before[part].get(key) != value:
+                return nothing, f"{key} {before[part].get(key)}, not {value}"
+    return {key: before.get(key, none) for key, none in nothing.items()}, ""
 
 
 def with_topic(document, name, found, seconds, order):
@@ -128,7 +127,9 @@ def main(arguments=None):
     known, path = topics(), wanted.results / "bench.json"
     described = {"machine": machine(), "versions": versions()}
     names = choose(wanted.only, known)
-    document = described | earlier(path, described, all_anew=not wanted.only)
+    before, difference = earlier(path, described)
+    document = described | before
+    keep = not (wanted.only and difference)  # some topics do not replace all of another machine
     print(json.dumps(described))
     for name in names:
         give_memory_back()
@@ -139,12 +140,17 @@ def main(arguments=None):
         print("\n".join(map(line, found)), flush=True)
         document |= with_topic(document, name, found, seconds, known)
         print(f"    ({name}: {seconds} s)", flush=True)
-        # Each at once: a topic that runs out of memory takes nothing of the others with it.
-        replace_text_file(path, json.dumps(document, indent=1) + "\n")
-    draw(document, path.with_suffix(".png"))
+        if keep:
+            # Each at once: a topic that runs out of memory takes nothing of the others with it.
+            replace_text_file(path, json.dumps(document, indent=1) + "\n")
+    if keep:
+        draw(document, path.with_suffix(".png"))
+        written = f"written: {path.name}, {path.with_suffix('.png').name}"
+    else:
+        written = (f"not written, for {path.name} was measured with {difference}: run all topics "
+                   "to replace it, or move it away")
     print(run_on_gpus.table())
-    print(f"{sum(document['seconds'][name] for name in names)} s; written: {path.name}, "
-          f"{path.with_suffix('.png').name}")
+    print(f"{sum(document['seconds'][name] for name in names)} s; {written}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@
 # | profile | model | data | time |
 # |---|---|---|---|
 # | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
-# | `laptop` | the same | 8,000 questions of SQuAD | an hour or two on two cores |
+# | `laptop` | the same | 8,000 questions of SQuAD | 10 minutes to half an hour on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
-# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; see the README for what has been measured |
+# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
 #
 # Run the cells from top to bottom. Nothing else is needed: all the code is in this file.
 

@@ -13,9 +13,9 @@
 # | profile | model | data | time |
 # |---|---|---|---|
 # | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
-# | `laptop` | the same | 8,000 questions of SQuAD | an hour or two on two cores |
+# | `laptop` | the same | 8,000 questions of SQuAD | half an hour to two hours on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
-# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; see the README for what has been measured |
+# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
 #
 # Run the cells from top to bottom. Nothing else is needed: all the code is in this file.
 
@@ -152,8 +152,9 @@ print("mask of the three highest scores (0.2 occurs twice: the first one stays)\
 print("what the model sees\n", toy_weights * toy_mask)
 
 # %% [markdown]
-# Now the whole encoder. Before training every score is 0 and at density 1 every weight is kept, so
-# the masked model must answer exactly as the untouched one, to the last bit.
+# Now the whole encoder. The scores start at 0, or in short runs from the sizes of the weights
+# (`score_start`). At density 1 every weight is kept whatever its score, so the masked model must
+# answer exactly as the untouched one, to the last bit.
 
 # %%
 from smp.schedule import Pruning, density_at, regulariser_at
@@ -191,8 +192,8 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 # %% [markdown]
 # # 3. Training
 #
-# One pass of the loop: new masks from the scores, forward, backward (the gradient reaches scores
-# only), the regulariser's gradient, one step of AdamW on the scores.
+# One pass of the loop: new masks from the scores, forward, backward (of the encoder's matrices only
+# the scores get a gradient), the regulariser's gradient, one step of AdamW on what is trained.
 
 # %%
 from smp.train import evaluate_answers, fit, validator

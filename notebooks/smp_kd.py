@@ -13,9 +13,9 @@
 # | profile | model | data | time |
 # |---|---|---|---|
 # | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
-# | `laptop` | the same | 8,000 questions of SQuAD | an hour or two on two cores |
+# | `laptop` | the same | 8,000 questions of SQuAD | half an hour to two hours on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
-# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; see the README for what has been measured |
+# | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
 #
 # Run the cells from top to bottom. Nothing else is needed: all the code is in this file.
 
@@ -173,7 +173,9 @@ else:
     teacher_record = begin_record("fine-tuned", teaching, model_sha, data_sha)
     checkpoints = run_checkpoints(teacher_record, results, CHECKPOINTS)
     run = fit(teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
-    scores, _ = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer)
+    scores, _ = evaluate_answers(
+        teacher, data["eval"], features["eval"], tokenizer, teaching.precision
+    )
     teacher_name = save_model(teacher, tokenizer, results / "models" / teacher_record["name"])
     teacher_record = finish_record(
         teacher_record, run, scores, head="trained", params_total=count_parameters(teacher),
@@ -187,7 +189,10 @@ teacher = load_teacher(str(teacher_name), tokenizer, settings.max_length, model.
 if teacher_record and teacher_record["data_sha"] == data_sha:
     teacher_em = teacher_record["em"]  # measured on these very questions
 else:
-    teacher_em = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer)[0]["em"]
+    scores, _ = evaluate_answers(
+        teacher, data["eval"], features["eval"], tokenizer, settings.precision
+    )
+    teacher_em = scores["em"]
 print(f"the teacher, {Path(teacher_name).name}: EM {teacher_em:.3f}")
 
 # %%
@@ -235,8 +240,9 @@ print("mask of the three highest scores (0.2 occurs twice: the first one stays)\
 print("what the model sees\n", toy_weights * toy_mask)
 
 # %% [markdown]
-# Now the whole encoder. Before training every score is 0 and at density 1 every weight is kept, so
-# the masked model must answer exactly as the untouched one, to the last bit.
+# Now the whole encoder. The scores start at 0, or in short runs from the sizes of the weights
+# (`score_start`). At density 1 every weight is kept whatever its score, so the masked model must
+# answer exactly as the untouched one, to the last bit.
 
 # %%
 from smp.schedule import Pruning, density_at, regulariser_at

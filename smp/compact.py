@@ -39,7 +39,7 @@ from smp.masks import encoder_linears, encoder_stacks
 from smp.models import count_parameters, first_line, load_pretrained
 
 # %%
-from smp.sparse import check_baked, speed_up
+from smp.sparse import check_baked
 
 # %%
 COMPACTABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")  # model types
@@ -192,12 +192,6 @@ def stock_layers(model):
     (layers,) = encoder_stacks(model).values()
     return layers
 
-
-def time_saved(before, after, example, rounds=9):
-    """(low, median, high): how many times faster `after` answers the batch than `before`, the
-    quartiles of rounds taken in turns."""
-    with torch.inference_mode():
-        return speed_up(lambda: before(**example), lambda: after(**example), rounds)
 
 # %% [markdown]
 # A compact model is saved in files of its own, as stock `from_pretrained` cannot build it: the

@@ -125,8 +125,9 @@ BERT_ON_SQUAD = dict(
 )
 FINE_TUNE_BERT = dict(epochs=2, learning_rate=3e-5, warmup=0.1)
 
-# Short runs start from the weights' magnitudes, without which they come to little, and let the new
-# head learn faster, which makes no difference that was measured (results/tried/).
+# Short runs start from the weights' magnitudes, without which they come to little (except where the
+# teacher's layers are followed at a high rate), and let the new head learn faster, which makes no
+# difference that was measured (results/tried/).
 BRISK = dict(score_start=1.0, head_learning_rate=3e-3)
 
 PROFILES = {

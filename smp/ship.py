@@ -244,6 +244,17 @@ def add_compact(forms, folder, model, tokenizer, example):
     return gone, fast.acceleration
 
 
+def questions_of_run(settings, data=None):
+    """The questions that the run was evaluated on, of `data` where they are named."""
+    try:
+        return load_squad(data or settings["data"], 1, 0, None, settings["data_seed"],
+                          settings.get("longest_passage"))["eval"]
+    except FileNotFoundError as error:
+        # a record keeps of a path only its last part, for whose machine it lay on is no matter
+        line = f"{error}; name the run's questions with --data" if data is None else error
+        raise FileNotFoundError(line) from None
+
+
 def ship(folder, data=None, base=None, onnx=False, questions=200):
     """Writes what can be shipped of a saved run beside it, and ship.json; returns what that says.
 
@@ -254,8 +265,7 @@ def ship(folder, data=None, base=None, onnx=False, questions=200):
     folder = Path(folder)
     record, found = read_run(folder)
     settings = record["settings"]
-    asked = load_squad(data or settings["data"], 1, 0, None, settings["data_seed"],
-                       settings.get("longest_passage"))["eval"]
+    asked = questions_of_run(settings, data)
     asked = asked.select(range(min(questions, len(asked))))
     model, tokenizer = open_saved(folder, record["head"])
     features = featurise(asked, tokenizer, settings["max_length"], settings["stride"])

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from conftest import tiny_config
-from smp.compact import CompactSelfAttention, compact, load_compact, save_compact, time_saved
+from smp.compact import CompactSelfAttention, compact, load_compact, save_compact
 from smp.head import label_word_head
 from smp.masks import Masks, encoder_linears
 from smp.models import count_parameters
@@ -281,8 +281,3 @@ def test_what_is_not_there_is_named(tmp_path, tokenizer):
     (folder / "compact.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="no compact.safetensors"):
         load_compact(folder)
-
-
-def test_time_saved_is_measured():
-    low, middle, high = time_saved(random_model(), compacted().double(), inputs(), rounds=3)
-    assert 0 < low <= middle <= high

@@ -18,6 +18,7 @@ from smp.maskfile import load_masks, save_masks
 from smp.masks import Masks, encoder_vectors
 from smp.models import load_student, model_fingerprint
 from smp.pruned import PrunedModel
+from smp.reader import Reader
 from smp.task import describe_task, load_task, vector_values
 
 HEADS = ("label words", "embedding rows", "trained")
@@ -69,8 +70,14 @@ def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch
 @pytest.mark.parametrize("head", HEADS)
 def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
     student = learn(base, tmp_path / "m", head, rate=0.1)
-    merged = PrunedModel.from_pretrained(base, str(tmp_path / "m")).merge_and_unload()
-    merged.save_pretrained(tmp_path / "plain")
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    pruned.merge_and_unload().save_pretrained(tmp_path / "plain")
+    pruned.tokenizer.save_pretrained(tmp_path / "plain")
+    asked = "Who wrote it?", "Ada Lovelace wrote the first program, for a machine of brass."
+    ours = Reader(pruned.model, pruned.tokenizer)(*asked)
+    plain = Reader.from_pretrained(str(tmp_path / "plain"))(*asked)
+    assert (plain["start"], plain["end"]) == (ours["start"], ours["end"])
+    assert plain["score"] == pytest.approx(ours["score"], rel=1e-4)
     if head == "label words":
         full = AutoModelForMaskedLM.from_pretrained(tmp_path / "plain").eval()(**batch).logits
         ids = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["yes", "no"])

@@ -106,6 +106,20 @@ def test_without_the_base_the_rest_is_shipped(base, tmp_path, tokenizer, capsys)
     assert "name it with --base" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("data", [None, "./none.json"])
+def test_questions_that_lie_elsewhere_are_asked_for(base, tmp_path, tokenizer, monkeypatch, data):
+    save_run(base, tmp_path / "run", tokenizer, "trained")
+    path = tmp_path / "run/record.json"
+    record = json.loads(path.read_text())
+    record["settings"]["data"] = "squad.json"  # as records keep the path of a file
+    path.write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        ship(tmp_path / "run", data)
+    assert "\n" not in str(error.value)
+    assert ("name the run's questions with --data" in str(error.value)) == (data is None)
+
+
 def test_the_bound():
     for density in (0, 0.1, 0.5, 1):
         masks = {"w": np.random.default_rng(0).random((40, 50)) < density}
