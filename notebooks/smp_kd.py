@@ -57,6 +57,9 @@ settings = choose_settings(
     epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
     **SET,
 )
+if settings.method != "smp":
+    raise ValueError(f"SET={SET}: expected another setting than method, for this notebook prunes by "
+                     "SMP; `make sweep METHODS=...` runs the others")
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
     print(f"  {name:20}{value}")
@@ -167,6 +170,7 @@ else:
         n_train=settings.n_train, n_valid=settings.n_valid, n_eval=settings.n_eval,
         data_seed=settings.data_seed, longest_passage=settings.longest_passage,
         max_length=settings.max_length, stride=settings.stride, seed=settings.seed,
+        **{name: SET[name] for name in ("batch_size", "precision") if name in SET},
     )
     set_seed(teaching.seed)
     teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)
@@ -245,7 +249,7 @@ print("what the model sees\n", toy_weights * toy_mask)
 # answer exactly as the untouched one, to the last bit.
 
 # %%
-from smp.schedule import Pruning, density_at, regulariser_at
+from smp.schedule import Pruning, schedule_at
 
 # %%
 probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mapping"}
@@ -270,8 +274,7 @@ print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
 
 # %%
 for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
-    density = density_at(part, 1, settings.density, settings.density_ramp)
-    weight = regulariser_at(part, 1, settings.regulariser, settings.regulariser_ramp)
+    density, weight = schedule_at(part, 1, settings)
     print(f"{part:4.0%} of the steps: density {density:6.1%}, lambda {weight:5.0f}")
 
 # %%

@@ -65,9 +65,11 @@ class Checkpoints:
             with open(draft, "rb+") as file:
                 os.fsync(file.fileno())
                 digest = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
-            os.replace(draft, self.folder / f"step-{step:08d}-{digest}.safetensors")
+            kept = self.folder / f"step-{step:08d}-{digest}.safetensors"
+            os.replace(draft, kept)
             sync_folder(self.folder)
-            for old in self.paths()[2:]:
+            before = [path for path in self.paths() if path.name < f"step-{step:08d}"]
+            for old in {*self.paths()} - {kept, *before[:1]}:  # later ones were passed over
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             print(f"no checkpoint at step {step:,}: {error}; training goes on", flush=True)
@@ -153,11 +155,15 @@ def check_same_run(saved, now, folder):
         before = saved.get(name)
         if name == "settings" and isinstance(before, dict):
             before = SETTING_DEFAULTS | before  # some settings are newer than the checkpoint
+        if name == "teacher" and isinstance(before, dict) and isinstance(value, dict):
+            # its EM may be measured anew in each session; older checkpoints do not say its sha
+            before, value = ({key: one[key] for key in ("name", "sha") if key in before}
+                             for one in (before, value))
         if name == "versions":
-            before = {"zeros": "multiplied"} | before  # older ones do not say it
+            before = value | {"zeros": "multiplied"} | before  # older ones do not say all of it
             for package, version in value.items():
-                if before.get(package) != version:
-                    print(f"the checkpoint was made with {package} {before.get(package)}, this is "
+                if before[package] != version:
+                    print(f"the checkpoint was made with {package} {before[package]}, this is "
                           f"{version}: the end may differ in its last bits", flush=True)
         elif before != value:
             if isinstance(value, dict) and isinstance(before, dict):
@@ -193,10 +199,9 @@ def restore_random_states(tensors, state):
     version, numbers, following = state["python"]
     random.setstate((version, tuple(numbers), following))
     torch.set_rng_state(tensors["random.torch"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([
-            tensors[f"random.cuda.{device}"] for device in range(torch.cuda.device_count())
-        ])
+    for device in range(torch.cuda.device_count()):
+        if f"random.cuda.{device}" in tensors:  # else it was made where this one was not
+            torch.cuda.set_rng_state(tensors[f"random.cuda.{device}"], device)
 
 
 ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")

@@ -125,7 +125,7 @@ def distilled_loss(teacher_logits, settings, student=None, teacher=None):
             said, distance = along.read(batch)
         else:
             said, distance = teacher_logits[batch["row"], : start_logits.shape[1]], 0.0
-        said = said.to(start_logits, non_blocking=True)
+        said = said.to(start_logits)
         answer = torch.stack([start_logits, end_logits], dim=-1)
         kd = distillation_loss(answer, said, batch["attention_mask"], settings.kd_temperature)
         return (

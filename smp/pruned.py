@@ -112,7 +112,8 @@ class PrunedModel:
 
     def mask_weights(self, name):
         masks = self.masks(name)
-        return {matrix: own * torch.from_numpy(masks[matrix]) for matrix, own in self.own.items()}
+        return {matrix: own * torch.from_numpy(masks[matrix]).to(own.device)
+                for matrix, own in self.own.items()}
 
     @torch.no_grad()
     def set_mask(self, name):

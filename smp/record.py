@@ -72,10 +72,7 @@ def run_checkpoints(begun, results, folder=None):
     """The `Checkpoints` of the run whose record was begun: in a folder of its name, within `folder`
     or results/checkpoints. They go when its record is kept, see `Checkpoints.clear`."""
     place = Path(results) / "checkpoints" if folder is None else Path(folder)
-    teacher = begun["teacher"]
-    if teacher:  # its sha is newer than the checkpoints that may lie there
-        teacher = {name: teacher[name] for name in ("name", "em")}
-    about = {"model_sha": begun["model_sha"], "teacher": teacher}
+    about = {"model_sha": begun["model_sha"], "teacher": begun["teacher"]}
     return Checkpoints(place / begun["name"], about)
 
 

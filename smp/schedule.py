@@ -35,6 +35,16 @@ def regulariser_by_density(density, goal, final):
     return final * density / goal
 
 
+def schedule_at(step, steps, settings):
+    """(v(t), lambda(t)) in step `step` of `steps`, as the settings have them."""
+    density = density_at(
+        step, steps, settings.density, settings.density_ramp, settings.density_hold
+    )
+    if settings.regulariser_rule == "density":
+        return density, regulariser_by_density(density, settings.density, settings.regulariser)
+    return density, regulariser_at(step, steps, settings.regulariser, settings.regulariser_ramp)
+
+
 def cubic_ramp(step, steps, ramp, hold=0.0):
     """1 - (1 - t)^3, from 0 at the share `hold` of the run to 1 at the share `ramp`, then 1."""
     t = (step / steps - hold) / (ramp - hold)
@@ -54,19 +64,11 @@ class Pruning:
 
     def before_forward(self, step, steps):
         """New masks for this step, at exactly v(t): the only time in a step they change."""
-        chosen = self.settings
-        self.density = density_at(
-            step, steps, chosen.density, chosen.density_ramp, chosen.density_hold
-        )
+        self.density, self.weight = schedule_at(step, steps, self.settings)
         self.masks.refresh(self.density)
 
     def after_backward(self, step, steps):
         """Adds lambda(t) dR/dS. Before the gradients are clipped, as in the authors' code."""
-        chosen = self.settings
-        if chosen.regulariser_rule == "density":
-            self.weight = regulariser_by_density(self.density, chosen.density, chosen.regulariser)
-        else:
-            self.weight = regulariser_at(step, steps, chosen.regulariser, chosen.regulariser_ramp)
         if self.weight:
             self.masks.add_regulariser_gradient(self.weight)
 

@@ -211,8 +211,10 @@ def check_settings(settings):
         need(name, lambda v: v is None or (is_number(v, int) and v >= 1), "a whole number from 1")
     for name in ("n_valid", "stride", "seed", "data_seed"):
         need(name, lambda v: is_number(v, int) and v >= 0, "a whole number from 0")
-    for name in ("n_snapshots", "n_masks"):
-        need(name, lambda v: is_number(v, int) and 0 <= v <= 1000, "a whole number from 0 to 1000")
+    need("n_snapshots", lambda v: is_number(v, int) and 0 <= v <= 1000,
+         "a whole number from 0 to 1000")
+    need("n_masks", lambda v: is_number(v, int) and 1 <= v <= 1000,  # the last one is looked at
+         "a whole number from 1 to 1000")
     for name in ("max_length", "batch_size"):
         need(name, lambda v: is_number(v, int) and v >= 1, "a whole number from 1")
     for name in ("epochs", "learning_rate", "temperature", "kd_temperature"):

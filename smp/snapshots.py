@@ -113,7 +113,7 @@ class SnapshotKeeper:
             tensors |= {f"{step}.{part}": value
                         for part, value in self.describe(step, masks, before).items()}
             save_file(tensors, draft, self.metadata(tensors, masks))
-            with open(draft, "rb") as file:
+            with open(draft, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
         except (OSError, SafetensorError) as error:

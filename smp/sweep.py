@@ -191,7 +191,7 @@ class Sweep:
         if settings.method == "smp" and is_first_process():
             revision = getattr(model.config, "_commit_hash", None)
             mask_bytes = save_masks(
-                masks, self.results / "models" / begun["name"] / MASK_FILE,
+                masks, self.folder / "models" / begun["name"] / MASK_FILE,
                 **describe_task(begun, model, settings.model, revision, head, scores, n_eval),
             )
         record = finish_record(

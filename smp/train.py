@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
 from accelerate.state import AcceleratorState
 from tqdm import tqdm
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_linear_schedule_with_warmup, set_seed
 
 # %%
 from smp.squad import make_loader
@@ -68,8 +68,7 @@ def own_rows(batch, accelerator):
     own = len(range(here, total, processes))
     rows = slice(here, None, processes) if own else slice(0, 1)
     own_batch = {
-        name: value[rows] if name == "row"
-        else value[rows].to(accelerator.device, non_blocking=True)
+        name: value[rows] if name == "row" else value[rows].to(accelerator.device)
         for name, value in batch.items()
     }
     return own_batch, own * processes / total
@@ -213,6 +212,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             f"none of the {len(features):,} training windows holds its answer, so there is nothing "
             f"to learn: check the data, or raise MAX_LENGTH={settings.max_length}"
         )
+    set_seed(settings.seed)  # dropout is that of this run, whatever was drawn before
     accelerator = make_accelerator(settings.precision)
     loader = make_loader(features, tokenizer, settings.batch_size, shuffle=True, seed=settings.seed)
     steps, sampler = max(1, math.ceil(len(loader) * settings.epochs)), loader.sampler
@@ -235,7 +235,9 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             accelerator.scaler,
             {"history": history, "losses": losses, "seconds": 0.0},
             {"settings": asdict(settings), "data": windows_fingerprint(features),
-             **checkpoints.about, "versions": {**package_versions(), "zeros": zeros}},
+             **checkpoints.about, "versions": {
+                 **package_versions(), "zeros": zeros, "device": accelerator.device.type,
+                 "precision": pick_precision(settings.precision)}},
         )
         done, before = state.restore(checkpoints), state.curves["seconds"]
         if done and first:
@@ -244,6 +246,8 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             pruning.finish()
     keeps = snapshots is not None and pruning is not None and first
     kept_at = snapshots.begin(steps, settings, done) if keeps else ()
+    if done == steps and done in kept_at:
+        snapshots.keep(done, pruning.masks)
 
     began = time.perf_counter() - before
     batches = endless_batches(loader, sampler, done)

@@ -15,13 +15,15 @@ from smp.baselines import attach_pruning
 from smp.checkpoint import (
     Checkpoints,
     check_same_run,
+    random_states,
     read_checkpoint,
+    restore_random_states,
     windows_fingerprint,
 )
 from smp.distill import distilled_loss
 from smp.masks import encoder_vectors
 from smp.settings import choose_settings
-from smp.snapshots import SnapshotKeeper
+from smp.snapshots import SnapshotKeeper, Snapshots
 from smp.train import fit, span_loss
 
 SHORT = dict(n_snapshots=3, n_masks=6, batch_size=8, epochs=2, dropout=0.1, precision="fp32",
@@ -106,7 +108,8 @@ def test_checkpoints_change_nothing_and_a_finished_training_is_not_done_again(
 ):
     whole = train(tiny_qa, windows, tokenizer, "SMP-L")
     kept = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
-    again = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
+    again = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run", kept=tmp_path / "masks")
+    assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # for what comes after
     assert_same(whole, kept)
     assert_same(whole, again)
     assert again[1]["calls"] == 0
@@ -159,8 +162,10 @@ def test_with_every_checkpoint_damaged_it_begins_anew(tiny_qa, windows, tokenize
         train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=4)
     for path in Checkpoints(tmp_path).paths():
         path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=3)
     resumed = train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path)
-    assert resumed[1]["calls"] == whole[1]["steps"]
+    assert resumed[1]["calls"] == whole[1]["steps"] - 3  # no damaged one outlived those written
     assert_same(whole, resumed)
 
 
@@ -208,6 +213,32 @@ def test_whether_zeros_were_skipped_is_a_version_too(capsys):
     assert not capsys.readouterr().out
     check_same_run(older, skipped, "here")
     assert "made with zeros multiplied, this is skipped: the end may" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before, message", [
+    ({"name": "t", "em": 0.8001, "sha": "a"}, None),  # measured anew, on another card
+    ({"name": "t", "em": 0.8001}, None),  # of a checkpoint that does not say the sha
+    ({"name": "t", "em": 0.8, "sha": "b"}, "teacher sha 'b', this one has 'a'"),
+    ({"name": "u", "em": 0.8}, "teacher name 'u', this one has 't'"),
+    (None, "teacher None, this one has"),
+])
+def test_a_run_goes_on_with_its_own_teacher(before, message):
+    now = {"teacher": {"name": "t", "em": 0.8, "sha": "a"}}
+    if message is None:
+        check_same_run({"teacher": before}, now, "here")
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_same_run({"teacher": before}, now, "here")
+
+
+def test_a_checkpoint_made_without_a_gpu_goes_on_with_one(monkeypatch):
+    tensors, state = random_states()
+    expected = torch.rand(3), np.random.rand(3)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    restore_random_states({k: v for k, v in tensors.items() if "cuda" not in k}, state)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])
 
 
 def test_a_full_disk_stops_nothing_and_leaves_what_was_whole(

@@ -191,6 +191,13 @@ def test_the_papers_profile_runs_on_a_local_checkpoint_and_file(
         assert what_the_authors_masks_give(like_bert_base, like_the_authors) in printed
 
 
+@pytest.mark.parametrize("name", ["BERT_SMP", "BERT_SMP_KD"])
+def test_another_method_is_not_recorded_as_smp(name, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="METHODS=... runs the others"):
+        run_alone(f"Static_Model_Pruning/{name}.ipynb", tmp_path, SET={"method": "movement"})
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_wrong_value_stops_the_notebook_before_anything_is_written(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as error:
         run_alone("Static_Model_Pruning/BERT_SMP.ipynb", tmp_path, DENSITY=1.5)

@@ -64,7 +64,7 @@ def test_a_cell_is_what_the_notebook_does(encoder, tmp_path):
     scores, _ = evaluate_answers(model, data["eval"], windows["eval"], tokenizer)
     assert (record["em"], record["f1"], record["head"]) == (scores["em"], scores["f1"], head)
     assert record["layers"] == masks.layers() and record["name"] == run_name(record)
-    saved, about = load_masks(tmp_path / "models" / record["name"] / "masks.safetensors")
+    saved, about = load_masks(tmp_path / "sweep/models" / record["name"] / "masks.safetensors")
     assert all(np.array_equal(saved[name], mask) for name, mask in masks.numpy().items())
     assert (about["em"], about["base_sha"]) == (record["em"], record["model_sha"])
     assert about["density"] == 0.4 and read_records(tmp_path / "sweep") == [check_record(record)]

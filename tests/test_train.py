@@ -185,6 +185,20 @@ def test_validation_comes_at_even_distances(tiny_qa, windows, tokenizer):
     assert len(calls) == 4
 
 
+def test_what_was_drawn_before_does_not_matter(tiny_qa, windows, tokenizer):
+    """A notebook that had to make its own teacher trains as one that found it."""
+    losses = []
+    for draws in (0, 5):
+        model = copy.deepcopy(tiny_qa)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        torch.rand(draws)
+        run = fit(model, windows, tokenizer, short("fine-tune"))
+        losses.append(run["history"]["loss"])
+    assert losses[0] == losses[1]
+
+
 def test_one_process_can_train_in_one_precision_after_the_other(tiny_qa, windows, tokenizer):
     for precision in ("bf16", "fp32", "bf16"):
         settings = short("fine-tune", precision=precision)
