@@ -1,7 +1,8 @@
 """What is left of an executed notebook before it is committed."""
 
 import nbformat
-from cut_executed import LEFT_OUT, cut
+import pytest
+from cut_executed import LEFT_OUT, TABLE_LEFT_OUT, cut
 
 new = nbformat.v4
 
@@ -29,6 +30,13 @@ def test_only_what_shows_something_stays_and_no_text_of_the_data():
         "# 1. The data", "One example.", "show_example(example)", "The score.", "print(scores)"]
     assert cells[2].outputs[0].text == LEFT_OUT
     assert cells[4].outputs[0].text == "EM 0.5"
+
+
+@pytest.mark.parametrize("keep_data", [True, False])
+def test_a_table_as_old_as_the_copy_is_left_out(keep_data):
+    notebook = new.new_notebook(cells=[ran("show_summary(results)", "| Model | EM |")])
+    (cell,) = cut(notebook, keep_data).cells
+    assert cell.outputs[0].text == TABLE_LEFT_OUT
 
 
 def test_the_projects_own_data_may_be_shown():

@@ -1,7 +1,8 @@
 """Cuts executed notebooks to what may and should be published: results/executed/<profile>/*.ipynb.
 
 Cells that only define something go (they stand in the notebook itself), and so does what shows
-text of a data set that is not this project's own. Run it before committing executed notebooks.
+text of a data set that is not this project's own, and the table of all records, which is as old as
+the copy. Run it before committing executed notebooks.
 """
 
 import argparse
@@ -12,7 +13,9 @@ from pathlib import Path
 import nbformat
 
 SHOWS_DATA = ("show_example(", "show_answers(", "show_broken(", "convert_ids_to_tokens(")
+SHOWS_TABLE = ("show_summary(",)
 LEFT_OUT = "(left out here: it shows text of the data set; run the notebook to see it)\n"
+TABLE_LEFT_OUT = "(left out here: the table as it was then; it is in results/summary.md)\n"
 
 
 def is_call(cell, names):
@@ -25,8 +28,10 @@ def cut(notebook, keep_data=False):
     for cell in reversed(notebook.cells):
         if cell.cell_type == "code":
             leads_on = bool(cell.outputs)
-            if leads_on and not keep_data and is_call(cell, SHOWS_DATA):
-                cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=LEFT_OUT)]
+            said = LEFT_OUT if is_call(cell, SHOWS_DATA) and not keep_data else None
+            said = TABLE_LEFT_OUT if is_call(cell, SHOWS_TABLE) else said
+            if leads_on and said:
+                cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=said)]
         else:
             leads_on = leads_on or cell.source.startswith("# ")
         if leads_on:
