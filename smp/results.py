@@ -371,8 +371,10 @@ def group_records(records: list[dict], key=record_group) -> list[list[dict]]:
 
 
 def record_order(record: dict) -> tuple:
-    """Sorting key: group, fine-tuned before SMP before SMP + KD, dense before sparse, seed."""
-    group = tuple(part or "" for part in record_group(record))  # a sha may be unknown
+    """Sorting key: most questions first, then group, fine-tuned before SMP before SMP + KD, dense
+    before sparse, seed."""
+    group = (-record["n_eval"], -record["n_train"])
+    group += tuple(part or "" for part in record_group(record))  # a sha may be unknown
     rank = (RECORD_METHODS.index(record["method"]), -record["density"])
     return group + rank + (record["sharing"] or "", record["seed"], record["name"])
 

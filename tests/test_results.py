@@ -271,7 +271,7 @@ def test_what_is_kept_is_of_the_model_that_learned_from_as_many_questions():
                for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
                for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
     text = summary_markdown(records)
-    small, large = text.split("### ")[1:3]  # fewer questions first, by number and not by digits
+    large, small = text.split("### ")[1:3]  # most questions first, by number and not by digits
     assert "9,000 training questions, 1,000 evaluation questions" in small
     assert "87,599 training questions" in large
     assert [row[5] for row in table_rows(small)[2:4]] == ["100.0%", "80.0%"]
