@@ -173,6 +173,13 @@ def check_max_length(name, model, max_length):
         )
 
 
+def set_dropout(model, dropout):
+    """The probability in every dropout layer of the model, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+
+
 def load_qa_model(name, dropout=None, max_length=None):
     """(stock question-answering model in fp32, tokenizer, whether its head was in the checkpoint).
 
@@ -187,9 +194,8 @@ def load_qa_model(name, dropout=None, max_length=None):
     if getattr(model.config, "type_vocab_size", 2) < 2:  # RoBERTa knows one type of token
         inputs = tokenizer.model_input_names
         tokenizer.model_input_names = [each for each in inputs if each != "token_type_ids"]
-    for module in model.modules() if dropout is not None else ():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
+    if dropout is not None:
+        set_dropout(model, dropout)
     return model, tokenizer, not lost
 
 

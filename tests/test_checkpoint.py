@@ -22,6 +22,7 @@ from smp.checkpoint import (
 )
 from smp.distill import distilled_loss
 from smp.masks import encoder_vectors
+from smp.models import set_dropout
 from smp.settings import choose_settings
 from smp.snapshots import SnapshotKeeper, Snapshots
 from smp.train import fit, span_loss
@@ -53,9 +54,7 @@ def train(model, windows, tokenizer, kind, folder=None, stop=None, kept=None,
     settings = choose_settings("quick", task, **SHORT | own | changes)
     torch.manual_seed(settings.seed)
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = settings.dropout
+    set_dropout(model, settings.dropout)
     pruning = None if task == "fine-tune" else attach_pruning(model, settings)
     loss, calls = span_loss, []
     if task == "smp-kd":

@@ -8,7 +8,7 @@ import torch
 
 from smp.checkpoint import Checkpoints
 from smp.masks import Masks, kept_count
-from smp.models import load_qa_model, save_model
+from smp.models import load_qa_model, save_model, set_dropout
 from smp.schedule import Pruning
 from smp.settings import choose_settings
 from smp.snapshots import SnapshotKeeper, Snapshots, snapshot_steps
@@ -190,9 +190,7 @@ def test_what_was_drawn_before_does_not_matter(tiny_qa, windows, tokenizer):
     losses = []
     for draws in (0, 5):
         model = copy.deepcopy(tiny_qa)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.5
+        set_dropout(model, 0.5)
         torch.rand(draws)
         run = fit(model, windows, tokenizer, short("fine-tune"))
         losses.append(run["history"]["loss"])
