@@ -82,9 +82,17 @@ def read_path(name, text):
 
 
 def read_changes(words):
-    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: settings without an option."""
-    changes = {}
+    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: settings without an option.
+
+    A word without = goes on with the value before it: the shell has split "head=label words".
+    """
+    changes, whole = {}, []
     for word in words or ():
+        if "=" in word or not whole:
+            whole.append(word)
+        else:
+            whole[-1] += f" {word}"
+    for word in whole:
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
@@ -294,10 +302,11 @@ def draw_group(records, how, rank, path):
 
 
 def table(results):
-    """Prints the summary; writes it into results/summary.md and the README, and the picture.
-    -> exit code"""
+    """Prints the summary; writes it into results/summary.md and the README, with the picture and
+    the commands. -> exit code"""
+    from smp.commands import commands_markdown
     from smp.curves import plot_records
-    from smp.results import read_records, write_summary
+    from smp.results import read_records, replace_text_file, write_summary
 
     readme = ROOT / "README.md"
     ours = Path(results).resolve() == ROOT / "results" and readme.is_file()
@@ -305,6 +314,9 @@ def table(results):
         print(write_summary(results, readme if ours else None))
         finished = [record for record in read_records(results) if not record["interrupted"]]
         if finished:
+            text = commands_markdown(finished, OPTIONS)
+            replace_text_file(Path(results) / "commands.md", text)
+
             def most_questions(group):
                 return group[0]["n_eval"], group[0]["n_train"]
 
@@ -401,7 +413,9 @@ def sweep(options):
 
 
 def sweep_table(results):
-    """Prints the sweep's table; writes it and the picture into results/sweep/. -> exit code"""
+    """Prints the sweep's table; writes it, the picture and the commands into results/sweep/.
+    -> exit code"""
+    from smp.commands import commands_markdown
     from smp.curves import plot_sweep, sweep_markdown
     from smp.results import read_records, replace_text_file
 
@@ -410,6 +424,7 @@ def sweep_table(results):
         if records := read_records(folder):
             text = sweep_markdown(records)
             replace_text_file(folder / "summary.md", text)
+            replace_text_file(folder / "commands.md", commands_markdown(records, OPTIONS, True))
             print(text)
             draw_group(records, plot_sweep, len, folder / "summary.png")
     except (OSError, ValueError) as error:

@@ -14,6 +14,9 @@ from transformers import set_seed
 from smp.baselines import attach_pruning
 
 # %%
+from smp.commands import read_method
+
+# %%
 from smp.distill import ask_teacher, distilled_loss, load_teacher, take_head
 
 # %%
@@ -42,28 +45,6 @@ from smp.task import MASK_FILE, describe_task
 
 # %%
 from smp.train import evaluate_answers, fit, is_first_process
-
-# %%
-# What the command line calls a method, and the settings it stands for.
-SWEEP_METHODS = {
-    "smp-l": dict(method="smp", sharing="local"),
-    "smp-s": dict(method="smp", sharing="shared"),
-    "magnitude": dict(method="magnitude"),
-    "movement": dict(method="movement"),
-    "soft-movement": dict(method="soft movement"),
-}
-
-
-def read_method(text):
-    """"smp-s+kd" -> ("smp-kd", {"method": "smp", "sharing": "shared"}): task and settings.
-
-    Raises ValueError with one line for any other word.
-    """
-    name, _, teacher = text.lower().partition("+")
-    if name not in SWEEP_METHODS or teacher not in ("", "kd") or text.endswith("+"):
-        known = ", ".join(SWEEP_METHODS)
-        raise ValueError(f"METHODS={text!r}: expected some of {known}, each also with +kd")
-    return ("smp-kd" if teacher else "smp"), SWEEP_METHODS[name]
 
 # %%
 def plan_sweep(profile, methods, densities, seeds, **changes):

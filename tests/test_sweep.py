@@ -8,13 +8,14 @@ from transformers import BertForQuestionAnswering, set_seed
 import smp.__main__ as command_line
 import smp.sweep
 from conftest import tiny_config
+from smp.commands import read_method
 from smp.maskfile import load_masks
 from smp.masks import Masks
 from smp.models import load_student, model_fingerprint
 from smp.results import check_record, read_records, run_name
 from smp.schedule import Pruning
 from smp.squad import featurise, load_squad
-from smp.sweep import Sweep, plan_sweep, read_method, record_method
+from smp.sweep import Sweep, plan_sweep, record_method
 from smp.train import evaluate_answers, fit
 
 

@@ -1,0 +1,115 @@
+"""What the command line calls a method; and the command that repeats a run, computed from its
+record, so that none is typed or goes stale: `python -m smp table` writes them into commands.md."""
+
+from dataclasses import asdict
+
+from smp.results import as_percent, group_records, record_label, record_order, short_name
+from smp.settings import MASK_SETTINGS, PROFILES, SETTING_DEFAULTS, choose_settings
+
+# A method of a sweep, and the settings it stands for.
+SWEEP_METHODS = {
+    "smp-l": dict(method="smp", sharing="local"),
+    "smp-s": dict(method="smp", sharing="shared"),
+    "magnitude": dict(method="magnitude"),
+    "movement": dict(method="movement"),
+    "soft-movement": dict(method="soft movement"),
+}
+NOTEBOOK_OF_TASK = {"fine-tune": "finetune", "smp": "smp", "smp-kd": "smp_kd"}
+KNOWN = {profile["common"][name] for profile in PROFILES.values() for name in ("model", "data")}
+INTRODUCTION = """\
+Computed from the records by `make table`. The fine-tuned models come first, for KD needs one as its
+teacher. `path/to/` stands for wherever a folder or file lies. {where} The settings are those of
+the record; the code is today's, and the record says which commit it was."""
+OF_RUNS = """What a run leaves replaces the record here; with `RESULTS=again` it lies elsewhere, and
+so does the teacher."""
+OF_SWEEPS = """A sweep does not run again what has a record in its folder, hence `RESULTS=again`."""
+
+
+def read_method(text: str) -> tuple[str, dict]:
+    """"smp-s+kd" -> ("smp-kd", {"method": "smp", "sharing": "shared"}): task and settings.
+
+    Raises ValueError with one line for any other word.
+    """
+    name, _, teacher = text.lower().partition("+")
+    if name not in SWEEP_METHODS or teacher not in ("", "kd") or text.endswith("+"):
+        known = ", ".join(SWEEP_METHODS)
+        raise ValueError(f"METHODS={text!r}: expected some of {known}, each also with +kd")
+    return ("smp-kd" if teacher else "smp"), SWEEP_METHODS[name]
+
+
+def as_typed(name: str, value) -> str:
+    """A setting's value as it is typed; of a path the last part, its place left open."""
+    if name in ("model", "data") and value not in KNOWN and "/" not in value:
+        return f"path/to/{short_name(value)}"
+    return value if isinstance(value, str) else f"{value:.12g}"
+
+
+def changes_of(record: dict) -> dict:
+    """{setting: value} that turns today's profile of the record into the record's settings.
+
+    Settings that are younger than the record had their defaults' values. ValueError where there
+    is no such profile or setting any more.
+    """
+    if not {"profile", "task"} <= record["settings"].keys():
+        raise ValueError("its record does not tell profile and task")
+    then = SETTING_DEFAULTS | record["settings"]
+    profile, task = then.pop("profile"), then.pop("task")
+    of_mask = {name: then[name] for name in MASK_SETTINGS}
+    plain = asdict(choose_settings(profile, task))
+    base = asdict(choose_settings(profile, task, **of_mask))  # a density brings its preset along
+    base |= {name: plain[name] for name in of_mask}
+    choose_settings(profile, task, **then)
+    changes = {name: value for name, value in then.items() if value != base[name]}
+    return {name: record[name] if value is None else value for name, value in changes.items()}
+
+
+def sweep_method(settings: dict) -> str:
+    """The other way: the settings of a record -> "smp-s+kd"."""
+    wanted = {"method": settings.get("method", "smp")}
+    wanted |= {"sharing": settings["sharing"]} if wanted["method"] == "smp" else {}
+    (name,) = (name for name, values in SWEEP_METHODS.items() if values == wanted)
+    return name + "+kd" * (settings["task"] == "smp-kd")
+
+
+def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
+    """`make run ...` or `make sweep ...` with which a record's run is made again.
+
+    options: the settings that have a variable of their own; the others are in SET. ValueError as
+    `changes_of` raises it.
+    """
+    settings, changes = record["settings"], changes_of(record)
+    words = ["make", "sweep" if of_a_sweep else "run", f"PROFILE={settings['profile']}"]
+    if of_a_sweep:
+        changes = {name: changes[name] for name in changes if name not in (*MASK_SETTINGS, "seed")}
+        words += [f"METHODS={sweep_method(settings)}",
+                  f"DENSITIES={settings['density']:g}", f"SEEDS={settings['seed']}",
+                  "RESULTS=again"]
+    else:
+        words.append(f"ONLY={NOTEBOOK_OF_TASK[settings['task']]}")
+    own = [name for name in options if name in changes]
+    words += [f"{name.upper()}={as_typed(name, changes[name])}" for name in own]
+    if record["teacher"]:
+        words.append(f"TEACHER=results/models/{record['teacher']['name']}")
+    rest = [f"{name}={as_typed(name, changes[name])}" for name in changes if name not in own]
+    words += [f'SET="{" ".join(rest)}"'] * bool(rest)
+    return " ".join(words)
+
+
+def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) -> str:
+    """A block for each table, two lines for each run: what came of it, and how to repeat it."""
+    parts = [INTRODUCTION.format(where=OF_SWEEPS if of_a_sweep else OF_RUNS).replace("\n", " ")]
+    for group in group_records(sorted(records, key=record_order)):
+        first, lines = group[0], []
+        for record in group:
+            label = f"{record_label(record)}, {as_percent(record['density'])}"
+            try:
+                command = repeat_command(record, options, of_a_sweep)
+            except ValueError as error:
+                command = f"# not with today's code: {error}"
+            lines += [f"# {label}, EM {record['em']:.3f}: {record['name']}.json", command]
+        parts += [
+            f"### {short_name(first['model'])} on {short_name(first['data'])}: "
+            f"{first['n_train']:,} training questions, {first['n_eval']:,} evaluation questions",
+            "\n".join(["```sh", *lines, "```"]),
+        ]
+    return "\n\n".join(parts) + "\n"
