@@ -101,7 +101,8 @@ def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) ->
     for group in group_records(sorted(records, key=record_order)):
         first, lines = group[0], []
         for record in group:
-            label = f"{record_label(record)}, {as_percent(record['density'])}"
+            label = (f"{record_label(record)}, {as_percent(record['density'])}, "
+                     f"{record['device']} {record['precision']}")
             try:
                 command = repeat_command(record, options, of_a_sweep)
             except ValueError as error:
