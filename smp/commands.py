@@ -1,11 +1,20 @@
-"""What the command line calls a method; and the command that repeats a run, computed from its
-record, so that none is typed or goes stale: `python -m smp table` writes them into commands.md."""
+# %% [markdown]
+# ## Commands
+#
+# What the command line calls a method; and the other way, the command that repeats a run, computed
+# from its record, so that none is typed or goes stale. `python -m smp table` writes them into a
+# commands.md beside the records.
 
+# %%
 from dataclasses import asdict
 
+# %%
 from smp.results import as_percent, group_records, record_label, record_order, short_name
+
+# %%
 from smp.settings import MASK_SETTINGS, PROFILES, SETTING_DEFAULTS, choose_settings
 
+# %%
 # A method of a sweep, and the settings it stands for.
 SWEEP_METHODS = {
     "smp-l": dict(method="smp", sharing="local"),
@@ -15,16 +24,18 @@ SWEEP_METHODS = {
     "soft-movement": dict(method="soft movement"),
 }
 NOTEBOOK_OF_TASK = {"fine-tune": "finetune", "smp": "smp", "smp-kd": "smp_kd"}
-KNOWN = {profile["common"][name] for profile in PROFILES.values() for name in ("model", "data")}
 INTRODUCTION = """\
-Computed from the records by `make table`. The fine-tuned models come first, for KD needs one as its
-teacher. `path/to/` stands for wherever a folder or file lies. {where} The settings are those of
-the record; the code is today's, and the record says which commit it was."""
-OF_RUNS = """What a run leaves replaces the record here; with `RESULTS=again` it lies elsewhere, and
-so does the teacher."""
-OF_SWEEPS = """A sweep does not run again what has a record in its folder, hence `RESULTS=again`."""
+Computed from the records by `make table`. {where} `path/to/squad` is a folder of that name with
+SQuAD v1.1's two files (other names make other records; a file's ending is not on record). The
+settings are those of the record; the code is today's, and the record says which commit it was.
+Where precision was left to the device, each line tells what it came to; `SET="precision=fp32"`
+fixes it."""
+OF_RUNS = """The fine-tuned models come first, for KD needs one as its teacher. What a run leaves
+replaces the record here; with `RESULTS=again` it lies elsewhere, and so does the teacher."""
+OF_SWEEPS = """The teacher is made first, by the command of that name beside the notebooks'
+records. A sweep does not run again what has a record in its folder, hence `RESULTS=again`."""
 
-
+# %%
 def read_method(text: str) -> tuple[str, dict]:
     """"smp-s+kd" -> ("smp-kd", {"method": "smp", "sharing": "shared"}): task and settings.
 
@@ -36,14 +47,15 @@ def read_method(text: str) -> tuple[str, dict]:
         raise ValueError(f"METHODS={text!r}: expected some of {known}, each also with +kd")
     return ("smp-kd" if teacher else "smp"), SWEEP_METHODS[name]
 
-
+# %%
 def as_typed(name: str, value) -> str:
     """A setting's value as it is typed; of a path the last part, its place left open."""
-    if name in ("model", "data") and value not in KNOWN and "/" not in value:
-        return f"path/to/{short_name(value)}"
+    if name in ("model", "data"):
+        known = {profile["common"][name] for profile in PROFILES.values()}
+        return value if value in known or "/" in value else f"path/to/{short_name(value)}"
     return value if isinstance(value, str) else f"{value:.12g}"
 
-
+# %%
 def changes_of(record: dict) -> dict:
     """{setting: value} that turns today's profile of the record into the record's settings.
 
@@ -62,7 +74,7 @@ def changes_of(record: dict) -> dict:
     changes = {name: value for name, value in then.items() if value != base[name]}
     return {name: record[name] if value is None else value for name, value in changes.items()}
 
-
+# %%
 def sweep_method(settings: dict) -> str:
     """The other way: the settings of a record -> "smp-s+kd"."""
     wanted = {"method": settings.get("method", "smp")}
@@ -70,7 +82,7 @@ def sweep_method(settings: dict) -> str:
     (name,) = (name for name, values in SWEEP_METHODS.items() if values == wanted)
     return name + "+kd" * (settings["task"] == "smp-kd")
 
-
+# %%
 def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
     """`make run ...` or `make sweep ...` with which a record's run is made again.
 
@@ -94,7 +106,7 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
     words += [f'SET="{" ".join(rest)}"'] * bool(rest)
     return " ".join(words)
 
-
+# %%
 def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) -> str:
     """A block for each table, two lines for each run: what came of it, and how to repeat it."""
     parts = [INTRODUCTION.format(where=OF_SWEEPS if of_a_sweep else OF_RUNS).replace("\n", " ")]

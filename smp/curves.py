@@ -60,8 +60,8 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
             series.setdefault(key, {}).setdefault(density, []).append(record["em"])
     names = [name for name, *_ in series]
     of_method, drawn = Counter(key[1:3] for key in series), Counter()  # how many share a colour
-    for (name, method, sharing, steps), points in sorted(
-        series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
+    for (name, method, sharing, steps), points in sorted(  # the longest run has the full colour
+        series.items(), key=lambda item: (len(item[0][1]), str(item[0][:3]), -item[0][3])
     ):
         label = name + f", {steps:,} steps" * (names.count(name) > 1)
         paler = drawn[method, sharing] / of_method[method, sharing]

@@ -579,9 +579,13 @@ def summary_markdown(records: list[dict]) -> str:
     groups = group_records(sorted(records, key=record_order))
     parts = [group_markdown(group) for group in groups]
     if records:
-        parts.append("EM Kept: of the EM of the table's best fine-tuned model. ms/Question: with "
-                     "the zeros multiplied, on the run's machine and beside whatever else it did; "
-                     "what pruning gains, `python -m smp ship` measures side by side.")
+        parts.append("Remaining Weights: of the encoder's matrices, for embeddings are never "
+                     "pruned. EM: answers that match exactly; F1: overlap of their words. EM Kept: "
+                     "of the EM of the table's fine-tuned row, of several the best. To Ship: masks "
+                     "and head, beside the base model; of a fine-tuned model all of it. "
+                     "ms/Question: with the zeros multiplied, on the run's machine and beside "
+                     "whatever else it did; what pruning gains, `python -m smp ship` measures side "
+                     "by side.")
     else:
         parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
     if any("±" in part for part in parts):
