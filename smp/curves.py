@@ -67,7 +67,7 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
         paler = drawn[method, sharing] / of_method[method, sharing]
         drawn[method, sharing] += 1
         style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
-                 "marker": markers.get(sharing, "D")}
+                 "marker": markers.get(sharing, "D"), "zorder": 3 - paler}  # and lies on top
         densities = sorted(points)
         ax.plot(densities, [np.mean(points[d]) for d in densities], linewidth=1.4, label=label,
                 **style)
