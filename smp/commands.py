@@ -9,7 +9,14 @@
 from dataclasses import asdict
 
 # %%
-from smp.results import as_percent, group_records, record_label, record_order, short_name
+from smp.results import (
+    as_percent,
+    group_heading,
+    group_records,
+    record_label,
+    record_order,
+    short_name,
+)
 
 # %%
 from smp.settings import MASK_SETTINGS, PROFILES, SETTING_DEFAULTS, choose_settings
@@ -77,9 +84,8 @@ def changes_of(record: dict) -> dict:
 # %%
 def sweep_method(settings: dict) -> str:
     """The other way: the settings of a record -> "smp-s+kd"."""
-    wanted = {"method": settings.get("method", "smp")}
-    wanted |= {"sharing": settings["sharing"]} if wanted["method"] == "smp" else {}
-    (name,) = (name for name, values in SWEEP_METHODS.items() if values == wanted)
+    then = SETTING_DEFAULTS | settings
+    (name,) = (name for name, values in SWEEP_METHODS.items() if values.items() <= then.items())
     return name + "+kd" * (settings["task"] == "smp-kd")
 
 # %%
@@ -94,8 +100,8 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
     if of_a_sweep:
         changes = {name: changes[name] for name in changes if name not in (*MASK_SETTINGS, "seed")}
         words += [f"METHODS={sweep_method(settings)}",
-                  f"DENSITIES={settings['density']:g}", f"SEEDS={settings['seed']}",
-                  "RESULTS=again"]
+                  f"DENSITIES={as_typed('density', settings['density'])}",
+                  f"SEEDS={settings['seed']}", "RESULTS=again"]
     else:
         words.append(f"ONLY={NOTEBOOK_OF_TASK[settings['task']]}")
     own = [name for name in options if name in changes]
@@ -111,7 +117,7 @@ def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) ->
     """A block for each table, two lines for each run: what came of it, and how to repeat it."""
     parts = [INTRODUCTION.format(where=OF_SWEEPS if of_a_sweep else OF_RUNS).replace("\n", " ")]
     for group in group_records(sorted(records, key=record_order)):
-        first, lines = group[0], []
+        lines = []
         for record in group:
             label = (f"{record_label(record)}, {as_percent(record['density'])}, "
                      f"{record['device']} {record['precision']}")
@@ -120,9 +126,5 @@ def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) ->
             except ValueError as error:
                 command = f"# not with today's code: {error}"
             lines += [f"# {label}, EM {record['em']:.3f}: {record['name']}.json", command]
-        parts += [
-            f"### {short_name(first['model'])} on {short_name(first['data'])}: "
-            f"{first['n_train']:,} training questions, {first['n_eval']:,} evaluation questions",
-            "\n".join(["```sh", *lines, "```"]),
-        ]
+        parts += [group_heading(group[0]), "\n".join(["```sh", *lines, "```"])]
     return "\n\n".join(parts) + "\n"

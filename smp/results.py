@@ -529,6 +529,12 @@ def seedless(record: dict) -> str:
                       sort_keys=True)
 
 
+def group_heading(record: dict) -> str:
+    """What the records of one group have in common, as a heading."""
+    return (f"### {short_name(record['model'])} on {data_label(record)}: "
+            f"{record['n_train']:,} training questions, {record['n_eval']:,} evaluation questions")
+
+
 def group_markdown(records: list[dict]) -> str:
     """Heading and table of one group of comparable records."""
     first = records[0]
@@ -536,8 +542,7 @@ def group_markdown(records: list[dict]) -> str:
     header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
               "To Ship", "ms/Question", "Trained for", "Training"]
     return "\n\n".join([
-        f"### {short_name(first['model'])} on {data_label(first)}: "
-        f"{first['n_train']:,} training questions, {first['n_eval']:,} evaluation questions",
+        group_heading(first),
         f"Model `{first['model_sha'] or 'unknown'}`, data `{first['data_sha'] or 'unknown'}`.",
         markdown_table(header, [result_row(runs, dense_em(rows)) for runs in rows]),
     ])
