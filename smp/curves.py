@@ -5,7 +5,6 @@
 # `python -m smp sweep` make them.
 
 # %%
-import json
 import math
 import statistics
 from collections import Counter
@@ -24,6 +23,7 @@ from smp.settings import PROFILES, SETTING_DEFAULTS, choose_settings
 from smp.results import (
     as_percent,
     data_label,
+    disagreeing,
     group_records,
     markdown_table,
     mean_and_spread,
@@ -31,7 +31,9 @@ from smp.results import (
     record_group,
     record_label,
     record_order,
+    setting_text,
     short_name,
+    what_differs,
 )
 
 # %%
@@ -52,18 +54,19 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
                    label=f"fine-tuned, {np.mean(dense):.3f}")
     colours = {"SMP": ORANGE, "SMP + KD": BLUE}
     markers = {"SMP-L": "o", "SMP-S": "s"}
-    series = {}
+    series, differs = {}, what_differs(records)
     for record in records:
         if record["method"] in colours:
-            key = (record_label(record), record["method"], record["sharing"], record["steps"])
+            key = (record_label(record), record["method"], record["sharing"], record["steps"],
+                   differs[record["name"]])
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
             series.setdefault(key, {}).setdefault(density, []).append(record["em"])
-    names = [name for name, *_ in series]
+    lengths = Counter(name for name, _ in {(key[0], key[3]) for key in series})
     of_method, drawn = Counter(key[1:3] for key in series), Counter()  # how many share a colour
-    for (name, method, sharing, steps), points in sorted(  # the longest run has the full colour
+    for (name, method, sharing, steps, apart), points in sorted(  # the longest has the full colour
         series.items(), key=lambda item: (len(item[0][1]), str(item[0][:3]), -item[0][3])
     ):
-        label = name + f", {steps:,} steps" * (names.count(name) > 1)
+        label = name + f", {steps:,} steps" * (lengths[name] > 1) + (f", {apart}" if apart else "")
         paler = drawn[method, sharing] / of_method[method, sharing]
         drawn[method, sharing] += 1
         style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
@@ -137,14 +140,13 @@ def told_apart(records):
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
         # a setting newer than a record had its default's effect
         kept = [SETTING_DEFAULTS | record["settings"] for record in group]
-        differing = {k for k in {k for one in kept for k in one}
-                     if len({json.dumps(one.get(k)) for one in kept}) > 1}
+        differing = disagreeing(kept)
         for record, one in zip(group, kept, strict=True):
             usual = usual_settings(record)
             known = record["profile"] in PROFILES  # else what is usual in it is not
             telling = differing | (record["settings"].keys() - TOLD_ABOVE if known else set())
             labels[record["name"]] = ", ".join(
-                f"{name} {one[name]:g}" if isinstance(one[name], float) else f"{name} {one[name]}"
+                setting_text(name, one[name])
                 for name in sorted(telling) if name in one and one[name] != usual.get(name)
             )
     return labels

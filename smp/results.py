@@ -487,10 +487,40 @@ def record_label(record: dict) -> str:
     )
 
 
-def result_row(runs: list[dict], dense: float | None) -> list[str]:
+def disagreeing(settings: list[dict]) -> set[str]:
+    """Names of the settings that do not have the same value in all of them."""
+    return {name for name in {name for one in settings for name in one}
+            if len({json.dumps(one.get(name)) for one in settings}) > 1}
+
+
+def setting_text(name: str, value) -> str:
+    """regulariser 40000, head teacher."""
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+TOLD_ELSEWHERE = set(  # by a table's heading or its other columns; or of no effect on a model
+    "profile task method sharing density model data n_train n_valid n_eval longest_passage epochs "
+    "seed precision n_snapshots n_masks".split()
+)
+
+
+def what_differs(records: list[dict]) -> dict[str, str]:
+    """{name of a record: "setting value, ..."}: where several would be called the same at one
+    density, the settings in which these differ, seeds apart; else ""."""
+    told = {}
+    for alike in group_records(records, lambda one: (record_label(one), one["density_target"])):
+        # a setting newer than a record had its default's effect
+        settings = [SETTING_DEFAULTS | record["settings"] for record in alike]
+        telling = sorted(disagreeing(settings) - TOLD_ELSEWHERE)
+        for record, one in zip(alike, settings, strict=True):
+            told[record["name"]] = ", ".join(setting_text(n, one[n]) for n in telling if n in one)
+    return told
+
+
+def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list[str]:
     """One row of the table from the records of runs that differ in their seeds only.
 
-    dense: EM of the fine-tuned model of the same table.
+    dense: EM of the fine-tuned model of the same table; differs: of `what_differs`.
     """
     first = runs[0]
     label = record_label(first)
@@ -515,7 +545,7 @@ def result_row(runs: list[dict], dense: float | None) -> list[str]:
         measured_mean([bytes_ / 1e6 if bytes_ is not None else None
                        for bytes_ in map(shipped_bytes, runs)], "{:.2f} MB"),
         measured_mean([run.get("ms_per_question") for run in runs], "{:.1f}"),
-        f"{epochs}, {first['steps']:,} steps, {seeds}",
+        f"{epochs}, {first['steps']:,} steps, {seeds}" + (f", {differs}" if differs else ""),
         f"{minutes:.0f} min, {first['device']} {first['precision']}",
     ]
 
@@ -539,12 +569,13 @@ def group_markdown(records: list[dict]) -> str:
     """Heading and table of one group of comparable records."""
     first = records[0]
     rows = group_records(sorted(records, key=record_order), seedless)
+    dense, apart = dense_em(rows), what_differs(records)
     header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
               "To Ship", "ms/Question", "Trained for", "Training"]
     return "\n\n".join([
         group_heading(first),
         f"Model `{first['model_sha'] or 'unknown'}`, data `{first['data_sha'] or 'unknown'}`.",
-        markdown_table(header, [result_row(runs, dense_em(rows)) for runs in rows]),
+        markdown_table(header, [result_row(runs, dense, apart[runs[0]["name"]]) for runs in rows]),
     ])
 
 

@@ -19,9 +19,10 @@ def draw(figure):
 
 
 def run(method, density, em, sharing="SMP-L", **more):
-    return {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
-            "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
-            "steps": 5} | more
+    record = {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
+              "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
+              "steps": 5, "settings": {}, "density_target": round(density, 2)} | more
+    return {"name": str(record)} | record
 
 
 def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
@@ -46,6 +47,15 @@ def test_runs_that_learned_from_other_things_are_not_averaged():
                                            "SMP-L + KD + biases, LayerNorms")} == {
         "SMP-L + KD": [0.2], "SMP-L + KD + hidden states": [0.4],
         "SMP-L + KD + biases, LayerNorms": [0.6]}
+
+
+def test_runs_of_other_settings_are_drawn_apart_and_say_which():
+    records = [run("SMP", 0.1, 0.2, seed=seed) for seed in (0, 1)]
+    records.append(run("SMP", 0.1, 0.6, settings={"regulariser": 40_000.0}))
+    lines = draw(plot_records(records)).axes[0].lines
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in lines if len(line.get_ydata())}
+    assert drawn["SMP-L, regulariser 400"] == [0.2]
+    assert drawn["SMP-L, regulariser 40000"] == [0.6]
 
 
 @pytest.mark.parametrize("records", [

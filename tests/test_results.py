@@ -289,6 +289,17 @@ def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
     assert rows[1][3] == "0.600"
 
 
+def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
+    records = [
+        make_record(), make_record(seed=1),
+        make_record(settings={"seed": 0, "regulariser": 40_000.0, "n_masks": 2}),
+        make_record(density=0.1, settings={"seed": 0, "regulariser": 40_000.0}),
+    ]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
+    assert sorted(told[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
+    assert told[2] == "seed 0"
+
+
 def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
     records = [make_record(), make_record(seed=1, dirty=True),
                make_record(seed=2, interrupted=True)]
