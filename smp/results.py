@@ -505,15 +505,17 @@ TOLD_ELSEWHERE = set(  # by a table's heading or its other columns; or of no eff
 
 
 def what_differs(records: list[dict]) -> dict[str, str]:
-    """{name of a record: "setting value, ..."}: where several would be called the same at one
-    density, the settings in which these differ, seeds apart; else ""."""
+    """{name of a record: "setting value, ..."}: the settings, seeds apart, in which several records
+    of its label differ at one density; "" where there are none."""
     told = {}
-    for alike in group_records(records, lambda one: (record_label(one), one["density_target"])):
+    for alike in group_records(records, record_label):
         # a setting newer than a record had its default's effect
-        settings = [SETTING_DEFAULTS | record["settings"] for record in alike]
-        telling = sorted(disagreeing(settings) - TOLD_ELSEWHERE)
-        for record, one in zip(alike, settings, strict=True):
-            told[record["name"]] = ", ".join(setting_text(n, one[n]) for n in telling if n in one)
+        settings = {one["name"]: SETTING_DEFAULTS | one["settings"] for one in alike}
+        telling = set()
+        for rivals in group_records(alike, lambda record: record["density_target"]):
+            telling |= disagreeing([settings[one["name"]] for one in rivals]) - TOLD_ELSEWHERE
+        told |= {name: ", ".join(setting_text(n, one[n]) for n in sorted(telling) if n in one)
+                 for name, one in settings.items()}
     return told
 
 

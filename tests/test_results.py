@@ -293,11 +293,12 @@ def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
     records = [
         make_record(), make_record(seed=1),
         make_record(settings={"seed": 0, "regulariser": 40_000.0, "n_masks": 2}),
-        make_record(density=0.1, settings={"seed": 0, "regulariser": 40_000.0}),
+        make_record(density=0.1, settings={"seed": 0, "regulariser": 4000.0, "n_masks": 2}),
+        make_record(density=0.1, sharing="SMP-S", settings={"seed": 0, "regulariser": 5.0}),
     ]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
     assert sorted(told[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
-    assert told[2] == "seed 0"
+    assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
 def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
