@@ -40,8 +40,10 @@ from smp.results import (
 def plot_records(records: list[dict], published: list[dict] | None = None):
     """EM over remaining weights of the records of one group. -> Figure
 
-    published: rows such as PUBLISHED["rows"], drawn as hollow markers. Raises ValueError when
-    the records are not of one `record_group`, or when there is none.
+    A line leads through the longest runs of a method and its settings; small and pale are their
+    seeds, where there are several, and shorter runs. published: rows such as PUBLISHED["rows"],
+    drawn as hollow markers. Raises ValueError when the records are not of one `record_group`, or
+    when there is none.
     """
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of questions; pick one "
@@ -57,24 +59,27 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     series, differs = {}, what_differs(records)
     for record in records:
         if record["method"] in colours:
-            key = (record_label(record), record["method"], record["sharing"], record["steps"],
+            key = (record_label(record), record["method"], record["sharing"],
                    differs[record["name"]])
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
-            series.setdefault(key, {}).setdefault(density, []).append(record["em"])
-    lengths = Counter(name for name, _ in {(key[0], key[3]) for key in series})
+            runs = series.setdefault(key, {}).setdefault(density, {})
+            runs.setdefault(record["steps"], []).append(record["em"])
     of_method, drawn = Counter(key[1:3] for key in series), Counter()  # how many share a colour
-    for (name, method, sharing, steps, apart), points in sorted(  # the longest has the full colour
-        series.items(), key=lambda item: (len(item[0][1]), str(item[0][:3]), -item[0][3])
+    for (name, method, sharing, apart), points in sorted(
+        series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
     ):
-        label = name + f", {steps:,} steps" * (lengths[name] > 1) + (f", {apart}" if apart else "")
         paler = drawn[method, sharing] / of_method[method, sharing]
         drawn[method, sharing] += 1
         style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
-                 "marker": markers.get(sharing, "D"), "zorder": 3 - paler}  # and lies on top
+                 "marker": markers.get(sharing, "D"), "zorder": 3 - paler}  # the first lies on top
         densities = sorted(points)
-        ax.plot(densities, [np.mean(points[d]) for d in densities], linewidth=1.4, label=label,
-                **style)
-        pairs = [(d, em) for d in densities for em in points[d] if len(points[d]) > 1]
+        longest = [points[d][max(points[d])] for d in densities]
+        ax.plot(densities, list(map(np.mean, longest)), linewidth=1.4,
+                label=name + (f", {apart}" if apart else ""), **style)
+        pairs = [(d, em) for d, ems in zip(densities, longest, strict=True)
+                 for em in ems if len(ems) > 1]
+        pairs += [(d, np.mean(ems)) for d in densities for steps, ems in points[d].items()
+                  if steps < max(points[d])]
         ax.plot(*zip(*pairs, strict=True) if pairs else ([], []), linestyle="", alpha=0.35,
                 **style | {"markersize": 4})
     published = [row for row in published or [] if row["method"] in (*colours, "fine-tuned")]

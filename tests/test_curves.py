@@ -49,6 +49,14 @@ def test_runs_that_learned_from_other_things_are_not_averaged():
         "SMP-L + KD + biases, LayerNorms": [0.6]}
 
 
+def test_the_line_leads_through_the_longest_runs_and_shorter_ones_are_small():
+    records = [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.5, steps=9), run("SMP", 0.5, 0.6, steps=7)]
+    line, small = draw(plot_records(records)).axes[0].lines[:2]
+    np.testing.assert_allclose(line.get_xydata(), [[0.1, 0.5], [0.5, 0.6]])
+    np.testing.assert_allclose(small.get_xydata(), [[0.1, 0.2]])
+    assert small.get_markersize() < line.get_markersize()
+
+
 def test_runs_of_other_settings_are_drawn_apart_and_say_which():
     records = [run("SMP", 0.1, 0.2, seed=seed) for seed in (0, 1)]
     records.append(run("SMP", 0.1, 0.6, settings={"regulariser": 40_000.0}))
