@@ -7,11 +7,11 @@
 # \frac{\sum_t \lVert h_{l,t}^{student} - h_{l,t}^{teacher} \rVert^2}
 # {\sum_t \lVert h_{l,t}^{teacher} \rVert^2},$$
 # over the tokens $t$ that are not padding. The loss gets $\beta H$ besides. SMP has no such term
-# ($\beta = 0$); TinyBERT (Jiao et al. 2020) has one like it. It pulls at the scores much harder than
-# the answers do, beside which the regulariser's $\lambda$ counts for less: where very little is to
-# stay, raise it (`regulariser`). Hidden states are too many to be kept (SQuAD's windows have 280 GB
-# of them in BERT-base, as fp16), so with it the teacher reads every batch along, and is not asked
-# for its logits before.
+# ($\beta = 0$); TinyBERT (Jiao et al. 2020) has one like it. It pulls at the scores much harder
+# than the answers do, beside which the regulariser's $\lambda$ counts for less: where very little
+# is to stay, raise it (`regulariser`). Hidden states are too many to be kept (SQuAD's windows have
+# 280 GB of them in BERT-base, as fp16), so with it the teacher reads every batch along, and is not
+# asked for its logits before.
 
 # %%
 import torch
