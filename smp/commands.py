@@ -16,10 +16,11 @@ from smp.results import (
     record_label,
     record_order,
     short_name,
+    with_defaults,
 )
 
 # %%
-from smp.settings import MASK_SETTINGS, PROFILES, SETTING_DEFAULTS, choose_settings
+from smp.settings import MASK_SETTINGS, PROFILES, choose_settings
 
 # %%
 # A method of a sweep, and the settings it stands for.
@@ -71,7 +72,7 @@ def changes_of(record: dict) -> dict:
     """
     if not {"profile", "task"} <= record["settings"].keys():
         raise ValueError("its record does not tell profile and task")
-    then = SETTING_DEFAULTS | record["settings"]
+    then = with_defaults(record["settings"])
     profile, task = then.pop("profile"), then.pop("task")
     of_mask = {name: then[name] for name in MASK_SETTINGS}
     plain = asdict(choose_settings(profile, task))
@@ -84,7 +85,7 @@ def changes_of(record: dict) -> dict:
 # %%
 def sweep_method(settings: dict) -> str:
     """The other way: the settings of a record -> "smp-s+kd"."""
-    then = SETTING_DEFAULTS | settings
+    then = with_defaults(settings)
     (name,) = (name for name, values in SWEEP_METHODS.items() if values.items() <= then.items())
     return name + "+kd" * (settings["task"] == "smp-kd")
 

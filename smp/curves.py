@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from smp.pictures import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 
 # %%
-from smp.settings import PROFILES, SETTING_DEFAULTS, choose_settings
+from smp.settings import PROFILES, choose_settings
 
 # %%
 from smp.results import (
@@ -34,6 +34,7 @@ from smp.results import (
     setting_text,
     short_name,
     what_differs,
+    with_defaults,
 )
 
 # %%
@@ -59,13 +60,14 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     series, differs = {}, what_differs(records)
     for record in records:
         if record["method"] in colours:
-            key = (record_label(record), record["method"], record["sharing"],
-                   differs[record["name"]])
+            apart = differs[record["name"]]
+            label = record_label(record) + f", {apart}" * bool(apart)
+            key = (label, record["method"], record["sharing"])
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
             runs = series.setdefault(key, {}).setdefault(density, {})
             runs.setdefault(record["steps"], []).append(record["em"])
-    of_method, drawn = Counter(key[1:3] for key in series), Counter()  # how many share a colour
-    for (name, method, sharing, apart), points in sorted(
+    of_method, drawn = Counter(key[1:] for key in series), Counter()  # how many share a colour
+    for (label, method, sharing), points in sorted(
         series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
     ):
         paler = drawn[method, sharing] / of_method[method, sharing]
@@ -74,8 +76,7 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
                  "marker": markers.get(sharing, "D"), "zorder": 3 - paler}  # the first lies on top
         densities = sorted(points)
         longest = [points[d][max(points[d])] for d in densities]
-        ax.plot(densities, list(map(np.mean, longest)), linewidth=1.4,
-                label=name + (f", {apart}" if apart else ""), **style)
+        ax.plot(densities, list(map(np.mean, longest)), linewidth=1.4, label=label, **style)
         pairs = [(d, em) for d, ems in zip(densities, longest, strict=True)
                  for em in ems if len(ems) > 1]
         pairs += [(d, np.mean(ems)) for d in densities for steps, ems in points[d].items()
@@ -126,7 +127,7 @@ def usual_settings(record):
     cell = ("task", "method", "density", "sharing", "seed")
     chosen = {name: record["settings"][name] for name in cell if name in record["settings"]}
     if record["profile"] not in PROFILES:
-        return SETTING_DEFAULTS | chosen
+        return with_defaults(chosen)
     return asdict(choose_settings(record["profile"], **chosen))
 
 
@@ -143,8 +144,7 @@ def told_apart(records):
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
-        # a setting newer than a record had its default's effect
-        kept = [SETTING_DEFAULTS | record["settings"] for record in group]
+        kept = [with_defaults(record["settings"]) for record in group]
         differing = disagreeing(kept)
         for record, one in zip(group, kept, strict=True):
             usual = usual_settings(record)

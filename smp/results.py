@@ -267,6 +267,11 @@ def changed_from_defaults(settings: dict) -> dict:
             if name not in SETTING_DEFAULTS or value != SETTING_DEFAULTS[name]}
 
 
+def with_defaults(settings: dict) -> dict:
+    """A record's settings, and those newer than it, which had their defaults' effect."""
+    return SETTING_DEFAULTS | settings
+
+
 def run_name(record: dict) -> str:
     """Name of a run, e.g. all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_1a2b3c.
 
@@ -509,8 +514,7 @@ def what_differs(records: list[dict]) -> dict[str, str]:
     of its label differ at one density; "" where there are none."""
     told = {}
     for alike in group_records(records, record_label):
-        # a setting newer than a record had its default's effect
-        settings = {one["name"]: SETTING_DEFAULTS | one["settings"] for one in alike}
+        settings = {one["name"]: with_defaults(one["settings"]) for one in alike}
         telling = set()
         for rivals in group_records(alike, lambda record: record["density_target"]):
             telling |= disagreeing([settings[one["name"]] for one in rivals]) - TOLD_ELSEWHERE
@@ -547,7 +551,7 @@ def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list
         measured_mean([bytes_ / 1e6 if bytes_ is not None else None
                        for bytes_ in map(shipped_bytes, runs)], "{:.2f} MB"),
         measured_mean([run.get("ms_per_question") for run in runs], "{:.1f}"),
-        f"{epochs}, {first['steps']:,} steps, {seeds}" + (f", {differs}" if differs else ""),
+        f"{epochs}, {first['steps']:,} steps, {seeds}" + f", {differs}" * bool(differs),
         f"{minutes:.0f} min, {first['device']} {first['precision']}",
     ]
 
