@@ -306,7 +306,7 @@ def table(results):
     the commands. -> exit code"""
     from smp.commands import commands_markdown
     from smp.curves import plot_records
-    from smp.results import read_records, replace_text_file, write_summary
+    from smp.results import read_records, read_results, replace_text_file, write_summary
 
     readme = ROOT / "README.md"
     ours = Path(results).resolve() == ROOT / "results" and readme.is_file()
@@ -314,13 +314,14 @@ def table(results):
         print(write_summary(results, readme if ours else None))
         finished = [record for record in read_records(results) if not record["interrupted"]]
         if finished:
-            text = commands_markdown(finished, OPTIONS)
+            text = commands_markdown(finished, OPTIONS)  # a sweep's stand beside its records
             replace_text_file(Path(results) / "commands.md", text)
 
             def most_questions(group):
                 return group[0]["n_eval"], group[0]["n_train"]
 
-            draw_group(finished, plot_records, most_questions, Path(results) / "summary.png")
+            shown = [record for record in read_results(results) if not record["interrupted"]]
+            draw_group(shown, plot_records, most_questions, Path(results) / "summary.png")
     except (OSError, ValueError) as error:
         print(f"table: {error}", file=sys.stderr)
         return 1

@@ -38,6 +38,27 @@ from smp.results import (
 )
 
 # %%
+METHOD_STYLES = {  # what stands for a method in a sweep's picture
+    "SMP-L": dict(color=ORANGE, marker="o"),
+    "SMP-S": dict(color=BLUE, marker="s"),
+    "movement": dict(color=GREEN, marker="^"),
+    "soft movement": dict(color=RED, marker="v"),
+    "magnitude": dict(color=INK, marker="D"),
+}
+
+
+def row_style(row):
+    """Colour and marker of a record or of a published row: SMP's colour says whether a teacher was
+    listened to, its marker what competes."""
+    if row["method"] in ("SMP", "SMP + KD"):
+        colour = ORANGE if row["method"] == "SMP" else BLUE
+        return colour, {"SMP-L": "o", "SMP-S": "s"}.get(row["sharing"], "P")
+    if row["method"] == "fine-tuned":
+        return INK, "*"
+    style = METHOD_STYLES[row["method"].removesuffix(" + KD")]
+    return style["color"], style["marker"]
+
+# %%
 def plot_records(records: list[dict], published: list[dict] | None = None):
     """EM over remaining weights of the records of one group. -> Figure
 
@@ -55,25 +76,23 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     if dense:
         ax.axhline(np.mean(dense), color=INK, linewidth=1.2, linestyle="--",
                    label=f"fine-tuned, {np.mean(dense):.3f}")
-    colours = {"SMP": ORANGE, "SMP + KD": BLUE}
-    markers = {"SMP-L": "o", "SMP-S": "s"}
     series, differs = {}, what_differs(records)
     for record in records:
-        if record["method"] in colours:
+        if record["method"] != "fine-tuned":
             apart = differs[record["name"]]
             label = record_label(record) + f", {apart}" * bool(apart)
-            key = (label, record["method"], record["sharing"])
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
-            runs = series.setdefault(key, {}).setdefault(density, {})
+            runs = series.setdefault((label, *row_style(record)), {}).setdefault(density, {})
             runs.setdefault(record["steps"], []).append(record["em"])
-    of_method, drawn = Counter(key[1:] for key in series), Counter()  # how many share a colour
-    for (label, method, sharing), points in sorted(
-        series.items(), key=lambda item: (len(item[0][1]), str(item[0]))
+    alike, drawn = Counter(key[1:] for key in series), Counter()  # how many share a style
+    for (label, *look), points in sorted(
+        series.items(), key=lambda item: (len(item[0][0]), str(item[0]))
     ):
-        paler = drawn[method, sharing] / of_method[method, sharing]
-        drawn[method, sharing] += 1
-        style = {"color": mix_with_white(colours[method], paler), "markersize": 6,
-                 "marker": markers.get(sharing, "D"), "zorder": 3 - paler}  # the first lies on top
+        colour, marker = look
+        paler = drawn[colour, marker] / alike[colour, marker]
+        drawn[colour, marker] += 1
+        style = {"color": mix_with_white(colour, paler), "markersize": 6, "marker": marker,
+                 "zorder": 3 - paler}  # the first lies on top
         densities = sorted(points)
         longest = [points[d][max(points[d])] for d in densities]
         ax.plot(densities, list(map(np.mean, longest)), linewidth=1.4, label=label, **style)
@@ -83,10 +102,12 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
                   if steps < max(points[d])]
         ax.plot(*zip(*pairs, strict=True) if pairs else ([], []), linestyle="", alpha=0.35,
                 **style | {"markersize": 4})
-    published = [row for row in published or [] if row["method"] in (*colours, "fine-tuned")]
+    published = [row for row in published or []  # of SMP; a sweep's picture has the others too
+                 if row["method"] in ("SMP", "SMP + KD", "fine-tuned")]
     for row in published:
+        colour, marker = row_style(row)
         ax.plot(row["density"], row["em"], markerfacecolor="none", linestyle="", markersize=6,
-                marker=markers.get(row["sharing"], "D"), color=colours.get(row["method"], INK))
+                marker=marker, color=colour)
     if published:
         ax.plot([], [], linestyle="", marker="o", markerfacecolor="none", color=INK,
                 label="published, BERT-base")
@@ -112,15 +133,6 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
 # A sweep: the shape of the paper's Fig. 1, and the same as a table.
 
 # %%
-METHOD_STYLES = {  # what stands for a method in the sweep's picture
-    "SMP-L": dict(color=ORANGE, marker="o"),
-    "SMP-S": dict(color=BLUE, marker="s"),
-    "movement": dict(color=GREEN, marker="^"),
-    "soft movement": dict(color=RED, marker="v"),
-    "magnitude": dict(color=INK, marker="D"),
-}
-
-
 def usual_settings(record):
     """{setting: value} of the record's cell in a sweep where nothing else is changed; the defaults,
     where its profile is no more."""

@@ -14,7 +14,7 @@ from smp.results import (
     file_part,
     is_number,
     provenance,
-    read_records,
+    read_results,
     record_json,
     replace_text_file,
     run_name,
@@ -114,6 +114,6 @@ def show_summary(results):
     """The tables of every record so far, for a notebook; also written to results/summary.md."""
     from IPython.display import Markdown
 
-    text = summary_markdown(read_records(results))
+    text = summary_markdown(read_results(results))
     replace_text_file(Path(results) / "summary.md", text)
     return Markdown(text)

@@ -405,6 +405,20 @@ def read_records(folder: str | Path) -> list[dict]:
     return sorted(records, key=record_order)
 
 
+def read_results(folder: str | Path) -> list[dict]:
+    """The records of the folder and, of the sweeps in it, those that share a table with one of
+    them: a baseline on the same questions as the notebooks' models stands beside them.
+
+    Raises ValueError as `read_records` does.
+    """
+    records = read_records(folder)
+    groups = set(map(record_group, records))
+    cells = read_records(Path(folder) / "sweep")
+    return sorted(
+        [*records, *(cell for cell in cells if record_group(cell) in groups)], key=record_order
+    )
+
+
 # %% [markdown]
 # ### The table
 #
@@ -660,7 +674,7 @@ def write_summary(folder: str | Path, readme: str | Path | None = None) -> str:
 
     ValueError, with nothing written, when a record is broken or the readme lacks its markers.
     """
-    text = summary_markdown(read_records(folder))
+    text = summary_markdown(read_results(folder))
     if readme is not None:
         with open(readme, encoding="utf-8", newline="") as file:
             page = between_markers(file.read(), text, Path(readme).name)

@@ -66,6 +66,16 @@ def test_runs_of_other_settings_are_drawn_apart_and_say_which():
     assert drawn["SMP-L, regulariser 40000"] == [0.6]
 
 
+def test_baselines_have_markers_of_their_own():
+    records = [run("SMP", 0.1, 0.3), run("magnitude", 0.1, 0.2, None),
+               run("movement", 0.1, 0.25, None)]
+    lines = {line.get_label(): line for line in draw(plot_records(records)).axes[0].lines
+             if len(line.get_ydata())}
+    assert lines["magnitude"].get_ydata().tolist() == [0.2]
+    looks = {(line.get_marker(), str(line.get_color())) for line in lines.values()}
+    assert len(looks) == 3
+
+
 @pytest.mark.parametrize("records", [
     [], [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, data_sha="other")],
     [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.2, n_train=11)],

@@ -20,6 +20,7 @@ from smp.results import (
     check_record,
     provenance,
     read_records,
+    read_results,
     results_folder,
     run_name,
     summary_markdown,
@@ -394,6 +395,16 @@ def test_the_picture_is_of_the_most_questions_and_not_of_interrupted_runs(tmp_pa
     assert command_line.table(tmp_path) == 0 and drawn == [{0.3}]
 
 
+def test_a_baseline_of_a_sweep_stands_beside_the_models_of_the_same_questions(tmp_path):
+    write_record(make_record(method="fine-tuned", em=0.8), tmp_path)
+    write_record(make_record(method="magnitude", em=0.4), tmp_path / "sweep")
+    write_record(make_record(method="movement", em=0.5, n_eval=77), tmp_path / "sweep")
+    rows = table_rows(write_summary(tmp_path))
+    assert [row[5] for row in rows if row[0] == "magnitude"] == ["50.0%"]
+    assert not any(row[0] == "movement" and row[3] == "0.500" for row in rows)
+    assert len(read_records(tmp_path)) == 1 and len(read_results(tmp_path)) == 2
+
+
 def test_no_records_make_a_summary_too(tmp_path):
     assert "Nothing was measured yet" in write_summary(tmp_path / "results")
     assert (tmp_path / "results" / "summary.md").is_file()
@@ -489,7 +500,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_committed_tables_are_those_of_the_committed_records():
-    text = summary_markdown(read_records(ROOT / "results"))
+    text = summary_markdown(read_results(ROOT / "results"))
     assert (ROOT / "results" / "summary.md").read_text("utf-8") == text
     page = (ROOT / "README.md").read_text("utf-8")
     assert between_markers(page, text) == page, "run `make table`"
