@@ -38,7 +38,7 @@ from smp.results import (
 )
 
 # %%
-METHOD_STYLES = {  # what stands for a method in a sweep's picture
+METHOD_STYLES = {  # of a sweep's picture; baselines look the same in both
     "SMP-L": dict(color=ORANGE, marker="o"),
     "SMP-S": dict(color=BLUE, marker="s"),
     "movement": dict(color=GREEN, marker="^"),
@@ -85,10 +85,9 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
             runs = series.setdefault((label, *row_style(record)), {}).setdefault(density, {})
             runs.setdefault(record["steps"], []).append(record["em"])
     alike, drawn = Counter(key[1:] for key in series), Counter()  # how many share a style
-    for (label, *look), points in sorted(
+    for (label, colour, marker), points in sorted(
         series.items(), key=lambda item: (len(item[0][0]), str(item[0]))
     ):
-        colour, marker = look
         paler = drawn[colour, marker] / alike[colour, marker]
         drawn[colour, marker] += 1
         style = {"color": mix_with_white(colour, paler), "markersize": 6, "marker": marker,

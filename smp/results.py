@@ -407,16 +407,16 @@ def read_records(folder: str | Path) -> list[dict]:
 
 def read_results(folder: str | Path) -> list[dict]:
     """The records of the folder and, of the sweeps in it, those that share a table with one of
-    them: a baseline on the same questions as the notebooks' models stands beside them.
+    them: a baseline on the same questions as the notebooks' models stands beside them. A run that
+    both have, by its name, counts once.
 
     Raises ValueError as `read_records` does.
     """
     records = read_records(folder)
-    groups = set(map(record_group, records))
-    cells = read_records(Path(folder) / "sweep")
-    return sorted(
-        [*records, *(cell for cell in cells if record_group(cell) in groups)], key=record_order
-    )
+    groups, names = set(map(record_group, records)), {record["name"] for record in records}
+    cells = [cell for cell in read_records(Path(folder) / "sweep")
+             if record_group(cell) in groups and cell["name"] not in names]
+    return sorted(records + cells, key=record_order)
 
 
 # %% [markdown]

@@ -403,6 +403,8 @@ def test_a_baseline_of_a_sweep_stands_beside_the_models_of_the_same_questions(tm
     assert [row[5] for row in rows if row[0] == "magnitude"] == ["50.0%"]
     assert not any(row[0] == "movement" and row[3] == "0.500" for row in rows)
     assert len(read_records(tmp_path)) == 1 and len(read_results(tmp_path)) == 2
+    write_record(make_record(method="magnitude", em=0.4), tmp_path)
+    assert len(read_results(tmp_path)) == 2  # the same run, of a notebook and of a sweep
 
 
 def test_no_records_make_a_summary_too(tmp_path):
