@@ -377,11 +377,15 @@ def group_records(records: list[dict], key=record_group) -> list[list[dict]]:
 
 def record_order(record: dict) -> tuple:
     """Sorting key: most questions first, then group, fine-tuned before SMP before SMP + KD, dense
-    before sparse, seed."""
+    before sparse, small values of settings before large ones, short before long, seed."""
     group = (-record["n_eval"], -record["n_train"])
     group += tuple(part or "" for part in record_group(record))  # a sha may be unknown
-    rank = (RECORD_METHODS.index(record["method"]), -record["density"])
-    return group + rank + (record["sharing"] or "", record["seed"], record["name"])
+    rank = (RECORD_METHODS.index(record["method"]), -round(record["density"], 3))
+    settings = with_defaults(record["settings"])
+    told = [settings[name] for name in sorted(SETTING_DEFAULTS.keys() - TOLD_ELSEWHERE)]
+    told = [(0, value) if isinstance(value, (int, float)) else (1, str(value)) for value in told]
+    length = (record["steps"], record["seed"], record["name"])
+    return group + rank + (record["sharing"] or "", told) + length
 
 
 def read_records(folder: str | Path) -> list[dict]:
@@ -513,8 +517,8 @@ def disagreeing(settings: list[dict]) -> set[str]:
 
 
 def setting_text(name: str, value) -> str:
-    """regulariser 40000, head teacher."""
-    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+    """regulariser 40000, density_ramp 0.819 (three digits count), head teacher."""
+    return f"{name} {float(f'{value:.3g}'):g}" if isinstance(value, float) else f"{name} {value}"
 
 
 TOLD_ELSEWHERE = set(  # by a table's heading or its other columns; or of no effect on a model

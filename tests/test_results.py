@@ -358,6 +358,15 @@ def test_the_order_of_the_records_does_not_matter():
     assert summary_markdown(records) == summary_markdown(records[::-1])
 
 
+def test_rows_of_one_method_and_density_go_by_their_settings_and_then_by_their_length():
+    runs = [(400.0, 12), (400.0, 30), (40_000.0, 9), (400_000.0, 5)]
+    records = [make_record(settings={"seed": 0, "regulariser": regulariser}, steps=steps)
+               for regulariser, steps in runs]
+    told = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
+    assert told == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
+                    for regulariser, steps in runs]
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_the_readme_changes_between_its_markers_only(tmp_path, newline):
     readme = tmp_path / "README.md"
