@@ -37,7 +37,7 @@ OPTIONS = {
 }
 GRID = (
     ("methods", "smp-l smp-s magnitude movement soft-movement",
-     "of smp-l, smp-s, magnitude, movement, soft-movement, each also with +kd"),
+     "of smp-l, smp-s, magnitude, movement, movement-s, soft-movement, each also with +kd"),
     ("densities", "0.5 0.3 0.1 0.03", "shares of the encoder's weights that stay"),
     ("seeds", "0", "of everything drawn at random"),
 )

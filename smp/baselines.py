@@ -11,6 +11,8 @@
 # | soft movement | $\sigma(S) > \tau$, one $\tau$ for all matrices | trained | Sanh et al. 2020 |
 # | SMP-L, SMP-S | its score is among the top $v$ of its matrix, its type | frozen | Jiang 2023 |
 #
+# Movement may have its layers compete as well, as they do in SMP-S (`movement-s` of a sweep).
+#
 # A removed weight gets no gradient, $\partial L / \partial W = (\partial L / \partial W') \odot M$;
 # its score does, so with learned scores it can come back.
 

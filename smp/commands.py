@@ -29,6 +29,7 @@ SWEEP_METHODS = {
     "smp-s": dict(method="smp", sharing="shared"),
     "magnitude": dict(method="magnitude"),
     "movement": dict(method="movement"),
+    "movement-s": dict(method="movement", sharing="shared"),  # its layers compete, as in SMP-S
     "soft-movement": dict(method="soft movement"),
 }
 NOTEBOOK_OF_TASK = {"fine-tune": "finetune", "smp": "smp", "smp-kd": "smp_kd"}
@@ -86,7 +87,8 @@ def changes_of(record: dict) -> dict:
 def sweep_method(settings: dict) -> str:
     """The other way: the settings of a record -> "smp-s+kd"."""
     then = with_defaults(settings)
-    (name,) = (name for name, values in SWEEP_METHODS.items() if values.items() <= then.items())
+    names = [name for name, values in SWEEP_METHODS.items() if values.items() <= then.items()]
+    name = max(names, key=lambda name: len(SWEEP_METHODS[name]))  # the one that says most
     return name + "+kd" * (settings["task"] == "smp-kd")
 
 # %%

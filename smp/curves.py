@@ -134,8 +134,8 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
 # %%
 def usual_settings(record):
     """{setting: value} of the record's cell in a sweep where nothing else is changed; the defaults,
-    where its profile is no more."""
-    cell = ("task", "method", "density", "sharing", "seed")
+    where its profile is no more. What competes belongs to a cell of SMP-L or SMP-S alone."""
+    cell = ("task", "method", "density", "seed", *["sharing"] * bool(record["sharing"]))
     chosen = {name: record["settings"][name] for name in cell if name in record["settings"]}
     if record["profile"] not in PROFILES:
         return with_defaults(chosen)

@@ -522,7 +522,7 @@ def setting_text(name: str, value) -> str:
 
 
 TOLD_ELSEWHERE = set(  # by a table's heading or its other columns; or of no effect on a model
-    "profile task method sharing density model data n_train n_valid n_eval longest_passage epochs "
+    "profile task method density model data n_train n_valid n_eval longest_passage epochs "
     "seed precision n_snapshots n_masks".split()
 )
 

@@ -165,6 +165,12 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
         rows = [line.split("|")[1].strip() for line in sweep_markdown(presets).splitlines()
                 if line.startswith("| SMP")]
         assert sorted(rows) == ["SMP-L", "SMP-L (density_ramp 0.4)"]
+    movement = [cell("movement", 0.1, 0.1, settings=asdict(choose_settings(
+        "laptop", "smp", method="movement", density=0.1, sharing=sharing)), name=str(sharing))
+        for sharing in (None, "shared")]
+    rows = [line.split("|")[1].strip() for line in sweep_markdown(movement).splitlines()
+            if line.startswith("| movement")]
+    assert rows == ["movement", "movement (sharing shared)"]
     newer = cell("SMP", 0.03, 0.1, sharing="SMP-L", settings={"batch_size": 8, "n_masks": 24})
     assert "| SMP-L " in sweep_markdown([*CELLS, newer])  # a default that older records lack
     assert "n_masks" not in sweep_markdown([*CELLS, newer])

@@ -302,6 +302,14 @@ def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
     assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
+def test_a_baseline_whose_layers_compete_says_so():
+    records = [make_record(method="movement", sharing=None, teacher=None,
+                           settings={"seed": 0, "sharing": sharing})
+               for sharing in ("local", "shared")]
+    rows = table_rows(summary_markdown(records))[2:4]
+    assert [row[8].split("seed 0, ")[1] for row in rows] == ["sharing local", "sharing shared"]
+
+
 def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
     records = [make_record(), make_record(seed=1, dirty=True),
                make_record(seed=2, interrupted=True)]

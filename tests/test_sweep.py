@@ -1,5 +1,7 @@
 """A sweep: the grid, cells that are done, being stopped, one line for what cannot work."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from transformers import BertForQuestionAnswering, set_seed
 import smp.__main__ as command_line
 import smp.sweep
 from conftest import tiny_config
-from smp.commands import read_method
+from smp.commands import read_method, sweep_method
 from smp.maskfile import load_masks
 from smp.masks import Masks
 from smp.models import load_student, model_fingerprint
@@ -35,11 +37,14 @@ def plan(encoder, methods, densities=(0.5,), seeds=(0,), **changes):
 
 
 def test_the_grid_is_every_method_at_every_density_and_seed(encoder):
-    cells = plan(encoder, ["smp-l", "smp-s+kd", "soft-movement"], (0.5, 0.1), (0, 1))
-    assert len(set(cells)) == 12
-    assert [(c.seed, c.density, record_method(c), c.sharing) for c in cells[:4]] == [
+    methods = ["smp-l", "smp-s+kd", "soft-movement", "movement-s+kd", "movement"]
+    cells = plan(encoder, methods, (0.5, 0.1), (0, 1))
+    assert len(set(cells)) == 20
+    assert [(c.seed, c.density, record_method(c), c.sharing) for c in cells[:6]] == [
         (0, 0.5, "SMP", "local"), (0, 0.5, "SMP + KD", "shared"),
-        (0, 0.5, "soft movement", "local"), (0, 0.1, "SMP", "local")]
+        (0, 0.5, "soft movement", "local"), (0, 0.5, "movement + KD", "shared"),
+        (0, 0.5, "movement", "local"), (0, 0.1, "SMP", "local")]
+    assert [sweep_method(asdict(cell)) for cell in cells[:5]] == methods
     assert {c.data_seed for c in cells} == {0}  # all seeds read the same questions
     assert plan(encoder, ["smp-l", "smp-l"]) == plan(encoder, ["smp-l"])
 
