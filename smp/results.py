@@ -385,7 +385,7 @@ def record_order(record: dict) -> tuple:
     told = [settings[name] for name in sorted(SETTING_DEFAULTS.keys() - TOLD_ELSEWHERE)]
     told = [(0, value) if isinstance(value, (int, float)) else (1, str(value)) for value in told]
     length = (record["steps"], record["seed"], record["name"])
-    return group + rank + (record["sharing"] or "", told) + length
+    return group + rank + (record_label(record), told) + length
 
 
 def read_records(folder: str | Path) -> list[dict]:
@@ -503,10 +503,12 @@ def dense_em(rows: list[list[dict]]) -> float | None:
 def record_label(record: dict) -> str:
     """The method of a run, and what was learned from or trained besides."""
     settings = record.get("settings", {})
+    competes = record["sharing"] is None and settings.get("sharing") == "shared"
     return (
         method_label(record["method"], record["sharing"])
         + " + hidden states" * bool(settings.get("hidden_weight"))
         + " + biases, LayerNorms" * bool(settings.get("vector_learning_rate"))
+        + ", layers compete" * competes
     )
 
 
@@ -522,7 +524,7 @@ def setting_text(name: str, value) -> str:
 
 
 TOLD_ELSEWHERE = set(  # by a table's heading or its other columns; or of no effect on a model
-    "profile task method density model data n_train n_valid n_eval longest_passage epochs "
+    "profile task method sharing density model data n_train n_valid n_eval longest_passage epochs "
     "seed precision n_snapshots n_masks".split()
 )
 

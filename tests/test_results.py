@@ -307,7 +307,8 @@ def test_a_baseline_whose_layers_compete_says_so():
                            settings={"seed": 0, "sharing": sharing})
                for sharing in ("local", "shared")]
     rows = table_rows(summary_markdown(records))[2:4]
-    assert [row[8].split("seed 0, ")[1] for row in rows] == ["sharing local", "sharing shared"]
+    assert [row[0] for row in rows] == ["movement", "movement, layers compete"]
+    assert all(row[8].endswith("seed 0") for row in rows)
 
 
 def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
