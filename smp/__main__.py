@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from smp.commands import SWEEP_METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {
     "finetune": "BERT_FINETUNE_QA.ipynb",
@@ -37,7 +39,7 @@ OPTIONS = {
 }
 GRID = (
     ("methods", "smp-l smp-s magnitude movement soft-movement",
-     "of smp-l, smp-s, magnitude, movement, movement-s, soft-movement, each also with +kd"),
+     f"of {', '.join(SWEEP_METHODS)}, each also with +kd"),
     ("densities", "0.5 0.3 0.1 0.03", "shares of the encoder's weights that stay"),
     ("seeds", "0", "of everything drawn at random"),
 )

@@ -382,8 +382,8 @@ def record_order(record: dict) -> tuple:
     group += tuple(part or "" for part in record_group(record))  # a sha may be unknown
     rank = (RECORD_METHODS.index(record["method"]), -round(record["density"], 3))
     settings = with_defaults(record["settings"])
-    told = [settings[name] for name in sorted(SETTING_DEFAULTS.keys() - TOLD_ELSEWHERE)]
-    told = [(0, value) if isinstance(value, (int, float)) else (1, str(value)) for value in told]
+    values = [settings[name] for name in sorted(SETTING_DEFAULTS.keys() - TOLD_ELSEWHERE)]
+    told = [(0, value) if isinstance(value, (int, float)) else (1, str(value)) for value in values]
     length = (record["steps"], record["seed"], record["name"])
     return group + rank + (record_label(record), told) + length
 
