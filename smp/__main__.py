@@ -43,6 +43,7 @@ GRID = (
     ("densities", "0.5 0.3 0.1 0.03", "shares of the encoder's weights that stay"),
     ("seeds", "0", "of everything drawn at random"),
 )
+OF_A_SWEEP = {"density": "DENSITIES", "seed": "SEEDS", "sharing": "METHODS"}  # say it instead
 NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
            "seed": int}
 PATHS = ("model", "data", "teacher", "results", "checkpoints")
@@ -99,7 +100,10 @@ def read_changes(words):
         if not equals:
             raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
         if name in OPTIONS:
-            raise ValueError(f"SET={word!r}: expected {name.upper()}={text}, it has its own option")
+            own = f" (in a sweep {OF_A_SWEEP[name]})" if name in OF_A_SWEEP else ""
+            raise ValueError(
+                f"SET={word!r}: expected {name.upper()}={text}, it has its own option{own}"
+            )
         if name in ("task", "method"):
             raise ValueError(f"SET={word!r}: expected another setting, METHODS of a sweep says it")
         for kind in (int, float, str):

@@ -985,6 +985,13 @@ COMMANDS = {
     "a task beside the grid": (
         main, command(*SWEEP, "--set", "task=smp"),
         "sweep: SET='task=smp': expected another setting, METHODS of a sweep says it"),
+    "a sharing beside the grid": (
+        main, command(*SWEEP, "--set", "sharing=shared"),
+        "sweep: SET='sharing=shared': expected SHARING=shared, it has its own option (in a sweep "
+        "METHODS)"),
+    "an option among the settings": (
+        main, command("run", "--set", "epochs=2"),
+        "run: SET='epochs=2': expected EPOCHS=2, it has its own option"),
     "a setting without a name": (
         main, command("run", "--set", "=5"), "run: unknown setting '': expected one of …"),
     "a setting that is not finite": (
