@@ -15,22 +15,15 @@ import smp.distill
 import smp.masks
 import smp.sweep
 from smp.__main__ import main
-from smp.hidden import HiddenTeacher, watch_layers
+from smp.hidden import HiddenTeacher, hidden_distance, watch_layers
 from smp.masks import Masks, StaticMask, encoder_stacks
 from smp.results import run_name
 from smp.squad import make_loader
-from smp.train import MODEL_INPUTS, make_accelerator, span_loss
+from smp.train import MODEL_INPUTS, make_accelerator, own_rows, span_loss
 
 # The teacher, looked at more closely
 
 ATTENDING = ("query", "key", "value")
-
-
-def relative_distance(ours, theirs, real):
-    """Squared distance of two outputs (batch, length, n) in units of theirs, on real tokens."""
-    ours, theirs = (out[0] if isinstance(out, tuple) else out for out in (ours, theirs))
-    ours, theirs = ours.float().masked_fill(~real, 0), theirs.float().masked_fill(~real, 0)
-    return (ours - theirs).square().sum() / theirs.square().sum()
 
 
 def watch_attention(model, with_gradients):
@@ -72,11 +65,8 @@ class VectorsTeacher(AttentionTeacher):
     2021)."""
 
     def attention_distance(self, attention_mask):
-        real = attention_mask.bool().unsqueeze(-1)
-        return torch.stack([
-            relative_distance(self.of_student[name], theirs, real)
-            for name, theirs in self.of_teacher.items()
-        ]).mean()
+        ours = [self.of_student[name] for name in self.of_teacher]
+        return hidden_distance(ours, self.of_teacher.values(), attention_mask)
 
 
 class MapsTeacher(AttentionTeacher):
@@ -127,12 +117,12 @@ class ForcingTeacher(HiddenTeacher):
         logits, distance = super().read(batch)
         for hook in hooks:
             hook.remove()
-        real, apart = batch["attention_mask"].bool().unsqueeze(-1), []
         with self.accelerator.autocast():
-            for layer, (args, kwargs), output in zip(self.student_layers, self.fed, theirs):
-                apart.append(relative_distance(layer(*args, **kwargs), output, real))
+            for layer, (args, kwargs) in zip(self.student_layers, self.fed):
+                layer(*args, **kwargs)  # what comes out lies in `ours`, as in any forward
+        alone = hidden_distance(self.ours, theirs, batch["attention_mask"])
         self.ours.clear()
-        return logits, distance + torch.stack(apart).mean()
+        return logits, distance + alone
 
 
 # What is multiplied with
@@ -211,12 +201,15 @@ def fit_from_a_backward_pass(model, features, tokenizer, settings, pruning, *,
     loader = make_loader(features, tokenizer, 8, shuffle=True, seed=1)
     pruning.masks.refresh(1.0)
     for _, batch in zip(range(batches), loader):
+        batch, share = own_rows(batch, accelerator)
         with accelerator.autocast():
             out = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
-        loss_function(out.start_logits.float(), out.end_logits.float(), batch).backward()
+        loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
+        (share * loss).backward()
     with torch.no_grad():
         for scores in pruning.masks.scores:
-            scores.copy_(-scores.grad / scores.grad.abs().mean())
+            slope = accelerator.reduce(scores.grad, "mean")
+            scores.copy_(-slope / slope.abs().mean())
     model.zero_grad()
     return plain_fit(model, features, tokenizer, settings, pruning, loss_function=loss_function,
                      **rest)
