@@ -648,7 +648,8 @@ def summary_markdown(records: list[dict]) -> str:
                      "and head, beside the base model; of a fine-tuned model all of it. "
                      "ms/Question: with the zeros multiplied, on the run's machine and beside "
                      "whatever else it did; what pruning gains, `python -m smp ship` measures side "
-                     "by side.")
+                     "by side. Training: the steps; a teacher of whom only answers are wanted "
+                     "is asked before them, and that is not in it.")
     else:
         parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
     if any("±" in part for part in parts):
