@@ -33,6 +33,7 @@ from smp.results import (
     record_order,
     setting_text,
     short_name,
+    told_settings,
     what_differs,
     with_defaults,
 )
@@ -155,7 +156,7 @@ def told_apart(records):
     """
     labels = {}
     for group in group_records(records, lambda record: (record["method"], record["sharing"])):
-        kept = [with_defaults(record["settings"]) for record in group]
+        kept = [told_settings(record) for record in group]
         differing = disagreeing(kept)
         for record, one in zip(group, kept, strict=True):
             usual = usual_settings(record)

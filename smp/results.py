@@ -272,6 +272,16 @@ def with_defaults(settings: dict) -> dict:
     return SETTING_DEFAULTS | settings
 
 
+def told_settings(record: dict) -> dict:
+    """What tells a run from others: `with_defaults`, and its teacher, where that is another than
+    the run's own encoder, fine-tuned. A seed at the end of a teacher's name does not count."""
+    settings = with_defaults(record["settings"])
+    name = (record.get("teacher") or {"name": ""})["name"]
+    kind = re.sub(r"_seed\d+_[0-9a-f]{6}$", "", name)
+    own = kind.startswith(f"{file_part(record['model'])}_") and kind.endswith("_fine-tuned")
+    return settings if own or not kind else settings | {"teacher": kind}
+
+
 def run_name(record: dict) -> str:
     """Name of a run, e.g. all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_1a2b3c.
 
@@ -381,9 +391,9 @@ def record_order(record: dict) -> tuple:
     group = (-record["n_eval"], -record["n_train"])
     group += tuple(part or "" for part in record_group(record))  # a sha may be unknown
     rank = (RECORD_METHODS.index(record["method"]), -round(record["density"], 3))
-    settings = with_defaults(record["settings"])
+    settings = told_settings(record)
     values = [settings[name] for name in sorted(SETTING_DEFAULTS.keys() - TOLD_ELSEWHERE)]
-    values.append(settings.get("variant", ""))
+    values += [settings.get(name, "") for name in ("teacher", "variant")]
     told = [(0, value) if isinstance(value, (int, float)) else (1, str(value)) for value in values]
     length = (record["steps"], record["seed"], record["name"])
     return group + rank + (record_label(record), told) + length
@@ -535,7 +545,7 @@ def what_differs(records: list[dict]) -> dict[str, str]:
     of its label differ at one density; "" where there are none."""
     told = {}
     for alike in group_records(records, record_label):
-        settings = {one["name"]: with_defaults(one["settings"]) for one in alike}
+        settings = {one["name"]: told_settings(one) for one in alike}
         telling = set()
         for rivals in group_records(alike, lambda record: record["density_target"]):
             telling |= disagreeing([settings[one["name"]] for one in rivals]) - TOLD_ELSEWHERE
@@ -581,7 +591,7 @@ def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list
 def seedless(record: dict) -> str:
     """What makes two records the same experiment, whatever their seeds."""
     keys = "method sharing density_target profile params_total epochs steps interrupted".split()
-    settings = changed_from_defaults(record["settings"] | {"seed": 0})
+    settings = changed_from_defaults(told_settings(record) | {"seed": 0})
     return json.dumps([[record[key] for key in keys], bool(record["dirty"]), settings],
                       sort_keys=True)
 

@@ -171,6 +171,11 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
     rows = [line.split("|")[1].strip() for line in sweep_markdown(movement).splitlines()
             if line.startswith("| movement")]
     assert rows == ["movement", "movement (sharing shared)"]
+    taught = [cell("SMP + KD", 0.1, 0.1, sharing="SMP-S", name=name, teacher={"name": name})
+              for name in ("m_squad_fine-tuned_seed0_0b7711", "m_squad_soup")]
+    rows = [line.split("|")[1].strip() for line in sweep_markdown(taught).splitlines()
+            if line.startswith("| SMP")]
+    assert rows == ["SMP-S + KD", "SMP-S + KD (teacher m_squad_soup)"]
     newer = cell("SMP", 0.03, 0.1, sharing="SMP-L", settings={"batch_size": 8, "n_masks": 24})
     assert "| SMP-L " in sweep_markdown([*CELLS, newer])  # a default that older records lack
     assert "n_masks" not in sweep_markdown([*CELLS, newer])

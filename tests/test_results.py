@@ -302,6 +302,16 @@ def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
     assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
+def test_another_teacher_is_another_row_a_seed_of_it_is_not():
+    names = ["_squad_fine-tuned_seed0_0b7711", "_squad_fine-tuned_seed1_a99752", "_squad_soup"]
+    names = [f"all-MiniLM-L6-v2{name}" for name in names] + ["bert-large_seed1_0b7711"]
+    records = [make_record(teacher={"name": name, "em": None}, seed=seed)
+               for seed, name in enumerate(names)]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
+    assert told == ["seeds 0, 1 (2 runs)", "seed 2, teacher all-MiniLM-L6-v2_squad_soup",
+                    "seed 3, teacher bert-large"]
+
+
 def test_a_baseline_whose_layers_compete_says_so():
     records = [make_record(method="movement", sharing=None, teacher=None,
                            settings={"seed": 0, "sharing": sharing})
