@@ -1,6 +1,8 @@
 """What was tried beside settings: each variant changes a training, and does what it says."""
 
 import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,22 +10,45 @@ import torch
 from transformers import BertForQuestionAnswering
 
 from conftest import tiny_config
-from results.tried import variants
-from results.tried.variants import VARIANTS, ForcingTeacher, MapsTeacher, VectorsTeacher
+from results.tried import soup, variants
+from results.tried.variants import (
+    VARIANTS,
+    ForcingTeacher,
+    MapsTeacher,
+    SeveralTeachers,
+    VectorsTeacher,
+    seeds_beside,
+)
+from smp.hidden import HiddenTeacher
 from smp.masks import Masks
+from smp.models import load_qa_model
 from smp.results import run_name
 from smp.sweep import Sweep, plan_sweep
+
+FINE_TUNED = {
+    "method": "fine-tuned", "sharing": None, "model": "m", "model_sha": "a", "data": "d",
+    "data_sha": "b", "profile": "quick", "density_target": 1.0, "params_total": 1, "epochs": 1,
+    "steps": 9, "interrupted": False, "dirty": False, "teacher": None, "em": 0.5,
+}
+TEACHERS = {  # what their records say
+    "teacher": {"settings": {"seed": 0}},
+    "another seed": {"settings": {"seed": 1}},
+    "more steps": {"settings": {"seed": 1}, "steps": 10},
+    "smaller batches": {"settings": {"seed": 1, "batch_size": 4}},
+}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tokenizer):
-    """(a tiny random encoder without a head, a teacher of its shape)"""
+    """(a tiny random encoder without a head, a teacher of its shape with others beside it)"""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
-    for name in ("encoder", "teacher"):
+    for name in ("encoder", *TEACHERS):
         model = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
         (model.bert if name == "encoder" else model).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    for name, told in TEACHERS.items():
+        (folder / name / "record.json").write_text(json.dumps(FINE_TUNED | told))
     return folder / "encoder", folder / "teacher"
 
 
@@ -100,6 +125,66 @@ def test_the_maps_are_those_of_the_model(tiny_qa, batch):
         query = f"bert.encoder.layer.{layer}.attention.self.query"
         found = watching.maps(watching.of_student, query, batch["attention_mask"]).exp()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_teachers_that_count_are_the_seeds_of_the_one_that_is_named(folders, tmp_path):
+    _, teacher = folders
+    (beside,) = seeds_beside(teacher)
+    assert beside.name == "another seed"
+    assert seeds_beside(beside) == [teacher]
+    assert seeds_beside(tmp_path / "one without a record") == []
+
+
+def test_several_teachers_are_told_apart_from_one_and_count_alike(folders, batch):
+    _, folder = folders
+    student = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
+    alone = [HiddenTeacher(student, load_qa_model(str(folder.with_name(name)))[0], "fp32")
+             for name in ("teacher", "another seed")]
+    together = SeveralTeachers(student, load_qa_model(str(folder))[0], "fp32")
+    student(**batch)
+    (logits, distance), (first, near), (second, far) = (
+        one.read(batch) for one in (together, *alone))
+    torch.testing.assert_close(logits, (first + second) / 2)
+    assert near != far and distance.item() == pytest.approx(((near + far) / 2).item(), rel=1e-6)
+
+
+def test_a_teacher_without_other_seeds_gets_one_line(folders, tiny_qa):
+    tiny_qa.name_or_path = str(folders[1].with_name("more steps"))
+    with pytest.raises(ValueError, match="'more steps' has no other seeds beside it"):
+        SeveralTeachers(tiny_qa, tiny_qa, "fp32")
+
+
+def test_a_soup_is_the_mean_of_the_weights_and_a_teacher(folders, tmp_path, capsys):
+    _, teacher = folders
+    names = [str(shutil.copytree(teacher.with_name(name), tmp_path / f"m_fine-tuned_seed{seed}"))
+             for seed, name in enumerate(("teacher", "another seed"))]
+    assert soup.run(["soup", *names]) == 0
+    one, other, mean = (load_qa_model(name)[0].state_dict()
+                        for name in (*names, str(tmp_path / "m_fine-tuned_soup")))
+    for key, part in mean.items():
+        torch.testing.assert_close(part, (one[key] + other[key]) / 2)
+    record, _ = train((folders[0], tmp_path / "m_fine-tuned_soup"), tmp_path)
+    assert record["teacher"]["name"] == "m_fine-tuned_soup"
+    capsys.readouterr()
+    assert soup.run(["soup", *names]) == 2
+    assert "m_fine-tuned_soup is there already" in capsys.readouterr().err
+
+
+def test_a_soup_of_what_does_not_mix_gets_one_line(folders, tmp_path, tiny_qa, tokenizer, capsys):
+    encoder, teacher = map(str, folders)
+    wide = tmp_path / "m_seed0"
+    tiny_qa.save_pretrained(wide)  # it reads fewer tokens
+    tokenizer.save_pretrained(wide)
+    for names, expected in (
+        ([], "expected two models or more, got 0"), ([teacher], "two models or more, got 1"),
+        ([teacher, encoder], f"{encoder} has no trained head"),
+        ([teacher, str(wide)], f"{wide} has other weights or words than {teacher}"),
+        ([teacher, f"{wide}9"], "m_seed09"),
+    ):
+        assert soup.run(["soup", *names]) == 2
+        said = capsys.readouterr().err
+        assert expected in said and said.startswith("soup: ") and said.count("\n") == 1
+    assert not list(tmp_path.glob("*soup*"))
 
 
 def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa, monkeypatch):

@@ -7,6 +7,7 @@ README.md, beside this file.
 """
 
 import sys
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,9 @@ import smp.sweep
 from smp.__main__ import main
 from smp.hidden import HiddenTeacher, hidden_distance, watch_layers
 from smp.masks import Masks, StaticMask, encoder_stacks
-from smp.results import run_name
+from smp.models import load_qa_model
+from smp.record import read_model_record
+from smp.results import run_name, seedless
 from smp.squad import make_loader
 from smp.train import MODEL_INPUTS, make_accelerator, own_rows, span_loss
 
@@ -123,6 +126,33 @@ class ForcingTeacher(HiddenTeacher):
         alone = hidden_distance(self.ours, theirs, batch["attention_mask"])
         self.ours.clear()
         return logits, distance + alone
+
+
+def seeds_beside(folder):
+    """Folders of the models that a seed alone tells from the one in `folder`, by their records."""
+    records = {path.parent.name: read_model_record(path)
+               for path in sorted(Path(folder).parent.glob("*/record.json"))}
+    mine = records.pop(Path(folder).name, None)
+    return [Path(folder).with_name(name) for name, record in records.items()
+            if mine and record and seedless(record) == seedless(mine)]
+
+
+class SeveralTeachers:
+    """The teacher that is named and the `seeds_beside` it, each of which counts alike: the mean of
+    their logits, and of H to each."""
+
+    def __init__(self, student, teacher, precision="auto"):
+        beside = seeds_beside(teacher.name_or_path)
+        if not beside:
+            raise ValueError(f"TEACHER={Path(teacher.name_or_path).name!r} has no other seeds "
+                             "beside it, with record.json: several-teachers expects some")
+        print("taught besides by", ", ".join(place.name for place in beside))
+        self.teachers = [HiddenTeacher(student, each, precision) for each in (
+            teacher, *(load_qa_model(str(place))[0] for place in beside))]
+
+    def read(self, batch):
+        logits, distances = zip(*(one.read(batch) for one in self.teachers))
+        return torch.stack(logits).mean(0), torch.stack(distances).mean()
 
 
 # What is multiplied with
@@ -250,6 +280,7 @@ VARIANTS = {  # name: [(where, what, what it is instead)]
     "attention-vectors": [(smp.distill, "HiddenTeacher", VectorsTeacher)],
     "attention-maps": [(smp.distill, "HiddenTeacher", MapsTeacher)],
     "teacher-forced": [(smp.distill, "HiddenTeacher", ForcingTeacher)],
+    "several-teachers": [(smp.distill, "HiddenTeacher", SeveralTeachers)],
     "norm-kept": [(smp.masks, "StaticMask", NormKept)],
     "row-factors": [(smp.masks, "StaticMask", FactorsLearned),
                     (smp.masks, "encoder_vectors", lambda model: {})],  # they alone are trained

@@ -1,0 +1,58 @@
+"""Several fine-tuned models as one teacher, the mean of their weights (a uniform soup, Wortsman et
+al. 2022). It comes to lie beside the first of them, with NAME in place of its seed.
+
+    python -m results.tried.soup NAME MODEL MODEL ...
+
+    python -m results.tried.soup soup results/models/all-MiniLM-L6-v2_squad_fine-tuned_seed*
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from smp.models import load_qa_model, save_model
+
+
+def mean_model(names):
+    """(question-answering model whose weights are the mean of those of the named, its tokenizer).
+
+    Raises ValueError with one line where there are less than two, or one has no trained head or
+    another shape, or other words, than the first.
+    """
+    if len(names) < 2:
+        raise ValueError(f"expected two models or more, got {len(names)}")
+    loaded = [load_qa_model(name) for name in names]
+    (first, tokenizer, _), shapes = loaded[0], []
+    for name, (model, its_tokenizer, has_head) in zip(names, loaded):
+        shapes.append({key: part.shape for key, part in model.named_parameters()})
+        if not has_head:
+            raise ValueError(f"{name} has no trained head: expected a fine-tuned model")
+        if shapes[-1] != shapes[0] or its_tokenizer.get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"{name} has other weights or words than {names[0]}: expected models "
+                             "fine-tuned from one encoder")
+    with torch.no_grad():
+        for parts in zip(*(model.parameters() for model, *_ in loaded)):
+            parts[0].copy_(torch.stack(parts).mean(0))
+    return first, tokenizer
+
+
+def run(arguments):
+    """Writes the mean model. -> exit code"""
+    name, *models = arguments or [""]
+    try:
+        model, tokenizer = mean_model(models)
+        first = Path(models[0])
+        folder = first.with_name(f"{first.name.partition('_seed')[0]}_{name}")
+        if folder.exists():
+            raise ValueError(f"{folder} is there already; remove it, or take another name")
+        save_model(model, tokenizer, folder)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"soup: {error}", file=sys.stderr)
+        return 2
+    print(f"the mean of {len(models)} models: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
