@@ -52,11 +52,11 @@ def folders(tmp_path_factory, tokenizer):
     return folder / "encoder", folder / "teacher"
 
 
-def train(folders, results):
+def train(folders, results, method="smp-s+kd", hidden_weight=1):
     encoder, teacher = folders
     (settings,) = plan_sweep(
-        "quick", ["smp-s+kd"], [0.5], [0], model=str(encoder), n_train=48, n_valid=0, n_eval=4,
-        n_snapshots=1, hidden_weight=1, regulariser=1e6, vector_learning_rate=0.003,
+        "quick", [method], [0.5], [0], model=str(encoder), n_train=48, n_valid=0, n_eval=4,
+        n_snapshots=1, hidden_weight=hidden_weight, regulariser=1e6, vector_learning_rate=0.003,
         precision="fp32",
     )
     learned, bake = [], Masks.bake
@@ -90,6 +90,17 @@ def test_a_variant_trains_otherwise_and_its_record_says_so(
     assert record["settings"] == plain["settings"] | {"variant": name}
     assert record["name"] == run_name(record) != plain["name"]
     assert (tmp_path / "sweep" / f"{record['name']}.json").exists()
+
+
+@pytest.mark.parametrize("method, hidden_weight", [("smp-s", 1), ("smp-s+kd", 0)])
+def test_a_variant_of_what_is_not_in_use_gets_one_line(
+    method, hidden_weight, folders, tmp_path, monkeypatch
+):
+    for where, what, instead in variants.replacements("attention-maps"):
+        monkeypatch.setattr(where, what, instead)
+    with pytest.raises(ValueError, match="VARIANT='attention-maps' is about a teacher"):
+        train(folders, tmp_path, method, hidden_weight)
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_an_unknown_variant_gets_one_line(capsys):

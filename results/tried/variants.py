@@ -291,9 +291,15 @@ VARIANTS = {  # name: [(where, what, what it is instead)]
 
 
 def begin_record_as(variant, begin_record):
-    """`begin_record` whose records say which variant they are of."""
+    """`begin_record` whose records say which variant they are of; ValueError with one line where
+    the part that it replaces is not in use."""
+    of_layers = any(what == "HiddenTeacher" for _, what, _ in VARIANTS[variant])
+
     def begin(*rest):
         record = begin_record(*rest)
+        if of_layers and not (record["teacher"] and record["settings"]["hidden_weight"]):
+            raise ValueError(f"VARIANT={variant!r} is about a teacher whose layers are followed: "
+                             'expected METHODS with +kd, and SET="hidden_weight=100"')
         record["settings"]["variant"] = variant
         return record | {"name": run_name(record)}
 
