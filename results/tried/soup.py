@@ -3,7 +3,7 @@ al. 2022). It comes to lie beside the first of them, with NAME in place of its s
 
     python -m results.tried.soup NAME MODEL MODEL ...
 
-    python -m results.tried.soup soup results/models/all-MiniLM-L6-v2_squad_fine-tuned_seed*
+    python -m results.tried.soup soup results/models/*_fine-tuned_seed[12]_*
 """
 
 import sys
