@@ -52,13 +52,12 @@ def folders(tmp_path_factory, tokenizer):
     return folder / "encoder", folder / "teacher"
 
 
-def train(folders, results, method="smp-s+kd", hidden_weight=1):
+def train(folders, results, method="smp-s+kd", **changes):
     encoder, teacher = folders
-    (settings,) = plan_sweep(
-        "quick", [method], [0.5], [0], model=str(encoder), n_train=48, n_valid=0, n_eval=4,
-        n_snapshots=1, hidden_weight=hidden_weight, regulariser=1e6, vector_learning_rate=0.003,
-        precision="fp32",
-    )
+    (settings,) = plan_sweep("quick", [method], [0.5], [0], **{
+        "model": str(encoder), "n_train": 48, "n_valid": 0, "n_eval": 4, "n_snapshots": 1,
+        "hidden_weight": 1, "regulariser": 1e6, "vector_learning_rate": 0.003, "precision": "fp32",
+    } | changes)
     learned, bake = [], Masks.bake
 
     def keep_scores(masks):
@@ -92,15 +91,26 @@ def test_a_variant_trains_otherwise_and_its_record_says_so(
     assert (tmp_path / "sweep" / f"{record['name']}.json").exists()
 
 
-@pytest.mark.parametrize("method, hidden_weight", [("smp-s", 1), ("smp-s+kd", 0)])
+@pytest.mark.parametrize("name, method, changes, expected", [
+    ("attention-maps", "smp-s", {}, "a teacher whose layers are followed, which SMP with"),
+    ("several-teachers", "smp-s+kd", {"hidden_weight": 0}, "expected METHODS with .kd, and SET="),
+    ("row-factors", "smp-s", {"vector_learning_rate": 0}, "vectors that are trained, which SMP"),
+    ("backward-start", "magnitude", {}, "scores that are learned, which magnitude"),
+    ("heads-regularised", "movement", {}, "the regulariser of SMP, which movement"),
+    ("heads-regularised", "smp-l", {"regulariser": 0}, "a regulariser above 0"),
+])
 def test_a_variant_of_what_is_not_in_use_gets_one_line(
-    method, hidden_weight, folders, tmp_path, monkeypatch
+    name, method, changes, expected, folders, tmp_path, monkeypatch
 ):
-    for where, what, instead in variants.replacements("attention-maps"):
+    for where, what, instead in variants.replacements(name):
         monkeypatch.setattr(where, what, instead)
-    with pytest.raises(ValueError, match="VARIANT='attention-maps' is about a teacher"):
-        train(folders, tmp_path, method, hidden_weight)
+    with pytest.raises(ValueError, match=expected):
+        train(folders, tmp_path, method, **changes)
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_a_variant_needs_is_asked_of_variants_that_are_there():
+    assert variants.NEEDS.keys() < VARIANTS.keys()
 
 
 def test_an_unknown_variant_gets_one_line(capsys):

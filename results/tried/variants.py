@@ -290,16 +290,32 @@ VARIANTS = {  # name: [(where, what, what it is instead)]
 }
 
 
+FOLLOWED = ("a teacher whose layers are followed", lambda settings:
+            settings.task == "smp-kd" and settings.hidden_weight,
+            'METHODS with +kd, and SET="hidden_weight=100"')
+NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it); else always
+    "attention-vectors": FOLLOWED, "attention-maps": FOLLOWED, "teacher-forced": FOLLOWED,
+    "several-teachers": FOLLOWED,
+    "row-factors": ("vectors that are trained", lambda settings: settings.trains_vectors,
+                    'SET="vector_learning_rate=0.003"'),
+    "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
+                       "METHODS without magnitude"),
+    "heads-regularised": ("the regulariser of SMP", lambda settings:
+                          settings.method == "smp" and settings.regulariser,
+                          "METHODS of SMP, and a regulariser above 0"),
+}
+
+
 def begin_record_as(variant, begin_record):
     """`begin_record` whose records say which variant they are of; ValueError with one line where
     the part that it replaces is not in use."""
-    of_layers = any(what == "HiddenTeacher" for _, what, _ in VARIANTS[variant])
+    replaced, in_use, expected = NEEDS.get(variant, ("", lambda settings: True, ""))
 
-    def begin(*rest):
-        record = begin_record(*rest)
-        if of_layers and not (record["teacher"] and record["settings"]["hidden_weight"]):
-            raise ValueError(f"VARIANT={variant!r} is about a teacher whose layers are followed: "
-                             'expected METHODS with +kd, and SET="hidden_weight=100"')
+    def begin(method, settings, *rest):
+        if not in_use(settings):
+            raise ValueError(f"VARIANT={variant!r} is about {replaced}, which {method} with these "
+                             f"settings has not: expected {expected}")
+        record = begin_record(method, settings, *rest)
         record["settings"]["variant"] = variant
         return record | {"name": run_name(record)}
 
