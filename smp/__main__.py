@@ -87,10 +87,11 @@ def read_path(name, text):
 def read_changes(words):
     """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: settings without an option.
 
-    A word without = goes on with the value before it: the shell has split "head=label words".
+    However the shell split them, or did not. A word without = goes on with the value before it:
+    "head=label words".
     """
     changes, whole = {}, []
-    for word in words or ():
+    for word in " ".join(words or ()).split():
         if "=" in word or not whole:
             whole.append(word)
         else:

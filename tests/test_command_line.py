@@ -83,8 +83,12 @@ def test_only_what_was_given_is_passed_on_with_its_type():
     assert [type(given[name]) for name in ("N_TRAIN", "EPOCHS", "DENSITY")] == [int, int, float]
 
 
-def test_any_other_setting_reaches_the_notebooks():
-    given = read(("profile", "quick"), ("set", ["batch_size=16", "head=label words"]))
+@pytest.mark.parametrize("words", [
+    ["batch_size=16", "head=label words"], ["batch_size=16 head=label words"],
+    ["batch_size=16", "head=label", "words"],
+])
+def test_any_other_setting_reaches_the_notebooks_however_it_is_quoted(words):
+    given = read(("profile", "quick"), ("set", words))
     assert given == {"PROFILE": "quick", "SET": {"batch_size": 16, "head": "label words"}}
     assert command_line.seen_from("somewhere", given) == given
 
