@@ -294,8 +294,8 @@ FOLLOWED = ("a teacher whose layers are followed", lambda settings:
             settings.task == "smp-kd" and settings.hidden_weight,
             'METHODS with +kd, and SET="hidden_weight=100"')
 NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it); else always
-    "attention-vectors": FOLLOWED, "attention-maps": FOLLOWED, "teacher-forced": FOLLOWED,
-    "several-teachers": FOLLOWED,
+    **{name: FOLLOWED for name, parts in VARIANTS.items()
+       if any(what == "HiddenTeacher" for _, what, _ in parts)},
     "row-factors": ("vectors that are trained", lambda settings: settings.trains_vectors,
                     'SET="vector_learning_rate=0.003"'),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
