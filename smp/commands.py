@@ -38,7 +38,8 @@ Computed from the records by `make table`. {where} `path/to/squad` is a folder o
 SQuAD v1.1's two files (other names make other records; a file's ending is not on record). The
 settings are those of the record; the code is today's, and the record says which commit it was.
 Where precision was left to the device, each line tells what it came to; `SET="precision=fp32"`
-fixes it."""
+fixes it. On a CPU, `OMP_NUM_THREADS=1 make ...` fixes how many threads share the sums, and so how
+these are rounded."""
 OF_RUNS = """The fine-tuned models come first, for KD needs one as its teacher. What a run leaves
 replaces the record here; with `RESULTS=again` it lies elsewhere, and so does the teacher."""
 OF_SWEEPS = """The teacher is made first, by the command of that name beside the notebooks'
@@ -119,6 +120,13 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
     return " ".join(words)
 
 # %%
+def threads_note(record: dict) -> str:
+    """", 1 thread": on a CPU they decide how sums are rounded, and with it, as a seed does, the
+    scores. Of other devices, and of records that are older than the field, nothing."""
+    threads = record.get("threads") if record["device"] == "cpu" else None
+    return f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+
+# %%
 def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) -> str:
     """A block for each table, two lines for each run: what came of it, and how to repeat it."""
     parts = [INTRODUCTION.format(where=OF_SWEEPS if of_a_sweep else OF_RUNS).replace("\n", " ")]
@@ -126,7 +134,7 @@ def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) ->
         lines = []
         for record in group:
             label = (f"{record_label(record)}, {as_percent(record['density'])}, "
-                     f"{record['device']} {record['precision']}")
+                     f"{record['device']} {record['precision']}{threads_note(record)}")
             try:
                 command = repeat_command(record, options, of_a_sweep)
             except ValueError as error:

@@ -64,7 +64,8 @@ def finish_record(begun, run, scores, params_total, layers=(), **measured):
         "density": kept / masked if masked else 1.0,
         "remaining_of_model": (params_total - masked + kept) / params_total,
         "layers": list(layers), "history": thin_history(run["history"]),
-        **{key: run[key] for key in ("steps", "seconds", "device", "precision", "zeros")},
+        **{key: run[key]
+           for key in ("steps", "seconds", "device", "precision", "threads", "zeros")},
     }
 
 # %%

@@ -164,7 +164,7 @@ RECORD_TEXTS = "name method model data profile device precision".split()
 RECORD_NAMES = "model model_sha data data_sha".split()  # in the headings of the tables
 RECORD_SHARES = "density remaining_of_model em f1".split()
 RECORD_COUNTS = "seed params_total params_masked params_kept n_train n_eval epochs steps seconds"
-RECORD_OPTIONAL = "bytes_mask_file bytes_model ms_per_question".split()  # None: not measured
+RECORD_OPTIONAL = "bytes_mask_file bytes_model ms_per_question threads".split()  # None: unknown
 RECORD_METHODS = (
     "fine-tuned", "SMP", "SMP + KD", "magnitude", "magnitude + KD", "movement", "movement + KD",
     "soft movement", "soft movement + KD",

@@ -304,5 +304,5 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         "history": history, "steps": steps,
         "seconds": round(time.perf_counter() - began, 1),
         "device": str(accelerator.device.type), "precision": pick_precision(settings.precision),
-        "zeros": zeros,
+        "threads": torch.get_num_threads(), "zeros": zeros,
     }

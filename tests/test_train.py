@@ -203,6 +203,17 @@ def test_one_process_can_train_in_one_precision_after_the_other(tiny_qa, windows
         assert fit(tiny_qa, windows, tokenizer, settings)["precision"] == precision
 
 
+def test_a_run_tells_how_many_threads_shared_its_sums(tiny_qa, windows, tokenizer):
+    usual = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            run = fit(tiny_qa, windows, tokenizer, short("fine-tune", epochs=0.1))
+            assert run["threads"] == threads
+    finally:
+        torch.set_num_threads(usual)
+
+
 def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenizer, tmp_path):
     settings = short(density=0.2, epochs=2, n_masks=5)
     seen, pruning = [], Pruning(Masks(tiny_qa), settings)
