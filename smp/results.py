@@ -274,11 +274,14 @@ def with_defaults(settings: dict) -> dict:
 
 def told_settings(record: dict) -> dict:
     """What tells a run from others: `with_defaults`, and its teacher, where that is another than
-    the run's own encoder, fine-tuned. A seed at the end of a teacher's name does not count."""
+    the run's own encoder, fine-tuned. In a teacher's name a seed at the end does not count, and
+    the run's own encoder and data at the beginning are left out."""
     settings = with_defaults(record["settings"])
     name = (record.get("teacher") or {"name": ""})["name"]
     kind = re.sub(r"_seed\d+_[0-9a-f]{6}$", "", name)
-    own = kind.startswith(f"{file_part(record['model'])}_") and kind.endswith("_fine-tuned")
+    model, data = file_part(record["model"]), file_part(record["data"])
+    own = kind.startswith(f"{model}_") and kind.endswith("_fine-tuned")
+    kind = kind.removeprefix(f"{model}_{data}_")
     return settings if own or not kind else settings | {"teacher": kind}
 
 
@@ -617,6 +620,63 @@ def group_markdown(records: list[dict]) -> str:
 
 
 # %%
+def kept_row(record: dict) -> str:
+    """The row of `kept_markdown` that a record belongs to: its label, and what else tells it."""
+    told = told_settings(record)
+    return record_label(record) + "".join(
+        f", {name} {told[name]}" for name in ("teacher", "variant") if name in told
+    )
+
+
+def kept_of_group(records: list[dict]) -> dict[str, dict[float, str]]:
+    """{row: {density aimed at: EM kept by the longest of its runs, of equally long ones most}}."""
+    rows = group_records(sorted(records, key=record_order), seedless)
+    dense, best = dense_em(rows), {}
+    for runs in rows if dense else ():
+        first, em = runs[0], statistics.fmean(run["em"] for run in runs)
+        if first["method"] == "fine-tuned" or first["interrupted"]:
+            continue
+        target, reached = first["density_target"], statistics.fmean(run["density"] for run in runs)
+        text = em_kept(em, dense)
+        text += f" at {as_percent(reached)}" if abs(reached - target) > 0.01 * target else ""
+        cells = best.setdefault(kept_row(first), {})
+        cells[target] = max(cells.get(target, (0, 0, "")), (first["steps"], em, text))
+    return {row: {d: cell[-1] for d, cell in cells.items()} for row, cells in best.items()}
+
+
+def kept_markdown(groups: list[list[dict]]) -> str:
+    """What each method keeps at each density, ours and the paper's SMP, as one small table; ""
+    where nothing of ours has both a fine-tuned model and a pruned one."""
+    found = []
+    for group in groups:
+        first = group[0]
+        where = (f"{short_name(first['model'])} on {data_label(first)}, "
+                 f"{first['n_train']:,} / {first['n_eval']:,}")
+        found += [(where, row, cells) for row, cells in kept_of_group(group).items()]
+    if not found:
+        return ""
+    where, theirs = f"{PUBLISHED['model']} on {PUBLISHED['data']}, published", {}
+    dense = dense_em([[row] for row in PUBLISHED["rows"]])
+    for row in PUBLISHED["rows"]:
+        if row["method"] in ("SMP", "SMP + KD"):
+            cells = theirs.setdefault(method_label(row["method"], row["sharing"]), {})
+            cells[row["density"]] = em_kept(row["em"], dense)
+    found += [(where, row, cells) for row, cells in theirs.items()]
+    densities = sorted({density for _, _, cells in found for density in cells}, reverse=True)
+    rows, above = [], None
+    for where, row, cells in found:
+        rows.append([where if where != above else "", row, *(cells.get(d, "—") for d in densities)])
+        above = where
+    return "\n\n".join([
+        "### EM Kept, at each share of the encoder's weights",
+        "Of the EM of the fine-tuned model that learned from as many questions (training / "
+        "evaluation). Each method's longest run, of equally long ones the best; lengths and "
+        "settings, which differ, are in the tables below. — has not been run.",
+        markdown_table(["Encoder and questions", "Model", *map(as_percent, densities)], rows),
+    ])
+
+
+# %%
 def reference_markdown() -> str:
     """The paper's numbers and the table this project started from, marked as not measured here."""
     total, masked = PUBLISHED["params_total"], PUBLISHED["params_masked"]
@@ -650,7 +710,8 @@ def reference_markdown() -> str:
 def summary_markdown(records: list[dict]) -> str:
     """All tables as Markdown: ours, one for each `record_group`; then what others report."""
     groups = group_records(sorted(records, key=record_order))
-    parts = [group_markdown(group) for group in groups]
+    kept = kept_markdown(groups)
+    parts = [kept] * bool(kept) + [group_markdown(group) for group in groups]
     if records:
         parts.append("Remaining Weights: of the encoder's matrices, for embeddings are never "
                      "pruned. EM: answers that match exactly; F1: overlap of their words. EM Kept: "

@@ -65,6 +65,11 @@ def table_rows(text):
             for line in text.splitlines() if line.startswith("| ")]
 
 
+def run_tables(records):
+    """The tables of runs, without the one that sums them up and those of others."""
+    return [table for table in summary_markdown(records).split("### ") if "| Trained for" in table]
+
+
 # Records
 
 
@@ -224,7 +229,8 @@ def test_the_numbers_in_the_table_are_those_of_the_records():
         f"{record['seconds'] / 60:.0f} min, {record['device']} {record['precision']}",
     ]
     dense[1]["settings"] = {"seed": 0, "epochs": 9}  # another experiment, and the better one
-    kept = [row[5] for row in table_rows(summary_markdown([record, *dense]))[2:5]]
+    (table,) = run_tables([record, *dense])
+    kept = [row[5] for row in table_rows(table)[2:5]]
     assert sorted(kept) == ["100.0%", "46.4%", "83.3%"]
 
 
@@ -251,8 +257,8 @@ def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
     records = [make_record(density=0.1), make_record(density=0.5),
                make_record(method="SMP", density=0.03), make_record(method="SMP", density=0.1),
                make_record(method="fine-tuned")]
-    rows = table_rows(summary_markdown(records))[2:7]
-    assert [(row[0], row[1].split()[0]) for row in rows] == [
+    (table,) = run_tables(records)
+    assert [(row[0], row[1].split()[0]) for row in table_rows(table)[2:]] == [
         ("fine-tuned", "100%"), ("SMP-L", "10%"), ("SMP-L", "3%"), ("SMP-L + KD", "50%"),
         ("SMP-L + KD", "10%"),
     ]
@@ -261,8 +267,8 @@ def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
 @pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval", "n_train"])
 def test_different_models_data_or_numbers_of_questions_never_share_a_table(field):
     other = {field: 7 if field in ("n_eval", "n_train") else "other"}
-    text = summary_markdown([make_record(em=0.111), make_record(em=0.222, **other)])
-    tables = text.split("### ")[1:3]
+    tables = run_tables([make_record(em=0.111), make_record(em=0.222, **other)])
+    assert len(tables) == 2
     assert sorted("0.111" in table for table in tables) == [False, True]
     assert sorted("0.222" in table for table in tables) == [False, True]
 
@@ -271,12 +277,52 @@ def test_what_is_kept_is_of_the_model_that_learned_from_as_many_questions():
     records = [make_record(method=method, em=em, n_train=n_train)
                for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
                for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
-    text = summary_markdown(records)
-    large, small = text.split("### ")[1:3]  # most questions first, by number and not by digits
+    large, small = run_tables(records)  # most questions first, by number and not by digits
     assert "9,000 training questions, 1,000 evaluation questions" in small
     assert "87,599 training questions" in large
     assert [row[5] for row in table_rows(small)[2:4]] == ["100.0%", "80.0%"]
     assert [row[5] for row in table_rows(large)[2:4]] == ["100.0%", "85.7%"]
+
+
+def kept_table(records):
+    """{(encoder and questions, model): {density: what is kept}} of the table that sums up."""
+    text = summary_markdown(records).split("### ")[1]
+    if not text.startswith("EM Kept"):
+        return {}
+    (_, _, *densities), _, *rows = table_rows(text)
+    where, table = "", {}
+    for place, model, *cells in rows:
+        where = place or where
+        table[where, model] = dict(zip(densities, cells, strict=True))
+    return table
+
+
+def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_density():
+    other = {"seed": 0, "regulariser": 7.0}
+    soup = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_soup", "em": 0.9}
+    own = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_seed3_0a1b2c", "em": 0.8}
+    records = [
+        make_record(method="fine-tuned", em=0.8),
+        make_record(em=0.7, teacher=own), make_record(em=0.6, steps=744, teacher=own),
+        make_record(em=0.64, steps=744, settings=other, teacher=own),  # as long, and better
+        make_record(em=0.79, steps=999, interrupted=True, teacher=own),
+        make_record(em=0.2, density=0.1, seed=0, teacher=own),
+        make_record(em=0.4, density=0.1, seed=1, teacher=own),  # the mean of the two
+        make_record(em=0.82, density=0.1, teacher=soup),
+        make_record(method="soft movement", sharing=None, em=0.4, density=0.2, teacher=None)
+        | {"density_target": 0.1},
+        make_record(method="SMP", em=0.3, n_train=7),  # nothing was fine-tuned on as many
+    ]
+    table = kept_table(records)
+    ours = {model: cells for (where, model), cells in table.items() if "published" not in where}
+    assert ours == {
+        "SMP-L + KD": {"50%": "80.0%", "10%": "37.5%", "3%": "—"},
+        "SMP-L + KD, teacher fine-tuned_soup": {"50%": "—", "10%": "102.5%", "3%": "—"},
+        "soft movement": {"50%": "—", "10%": "50.0% at 20%", "3%": "—"},
+    }
+    (paper,) = {where for where, _ in table if "published" in where}
+    assert table[paper, "SMP-S + KD"] == {"50%": "103.0%", "10%": "98.6%", "3%": "93.3%"}
+    assert kept_table(records[1:]) == kept_table([]) == kept_table(records[:1]) == {}
 
 
 def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
