@@ -123,7 +123,7 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
 def threads_note(record: dict) -> str:
     """", 1 thread": on a CPU they decide how sums are rounded, and with it, as a seed does, the
     scores. Of other devices, and of records that are older than the field, nothing."""
-    threads = record.get("threads") if record["device"] == "cpu" else None
+    threads = record.get("threads")
     return f", {threads} thread{'s' * (threads > 1)}" if threads else ""
 
 # %%

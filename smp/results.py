@@ -235,6 +235,7 @@ def check_record(record: dict) -> dict:
         wrong.append(f"density_target is {record['density_target']!r}, expected in [0, 1]")
     if record["teacher"] is not None and not (
         isinstance(record["teacher"], dict) and {"name", "em"} <= record["teacher"].keys()
+        and isinstance(record["teacher"]["name"], str)
     ):
         wrong.append(f"teacher is {record['teacher']!r}, expected null or a name and its em")
     if record["method"] not in RECORD_METHODS:
@@ -274,15 +275,20 @@ def with_defaults(settings: dict) -> dict:
 
 def told_settings(record: dict) -> dict:
     """What tells a run from others: `with_defaults`, and its teacher, where that is another than
-    the run's own encoder, fine-tuned. In a teacher's name a seed at the end does not count, and
-    the run's own encoder and data at the beginning are left out."""
+    the run's own encoder, fine-tuned. A seed at the end of a teacher's name does not count."""
     settings = with_defaults(record["settings"])
     name = (record.get("teacher") or {"name": ""})["name"]
     kind = re.sub(r"_seed\d+_[0-9a-f]{6}$", "", name)
-    model, data = file_part(record["model"]), file_part(record["data"])
-    own = kind.startswith(f"{model}_") and kind.endswith("_fine-tuned")
-    kind = kind.removeprefix(f"{model}_{data}_")
+    own = kind.startswith(f"{file_part(record['model'])}_") and kind.endswith("_fine-tuned")
     return settings if own or not kind else settings | {"teacher": kind}
+
+
+def shown_settings(record: dict) -> dict:
+    """`told_settings` as a table shows them: of a teacher's name without the encoder and data at
+    its beginning, where they are the table's own."""
+    told, own = told_settings(record), f"{file_part(record['model'])}_{file_part(record['data'])}_"
+    short = {"teacher": told["teacher"].removeprefix(own) or own} if "teacher" in told else {}
+    return told | short
 
 
 def run_name(record: dict) -> str:
@@ -509,9 +515,11 @@ def em_kept(em: float, dense: float | None) -> str:
 
 
 def dense_em(rows: list[list[dict]]) -> float | None:
-    """EM of the best fine-tuned row, the mean over its seeds; None where none was fine-tuned."""
+    """EM of the best fine-tuned row, the mean over its seeds; None where none was fine-tuned to
+    the end."""
     return max((statistics.fmean(run["em"] for run in runs) for runs in rows
-                if runs[0]["method"] == "fine-tuned"), default=None)
+                if runs[0]["method"] == "fine-tuned" and not runs[0].get("interrupted")),
+               default=None)
 
 
 def record_label(record: dict) -> str:
@@ -549,12 +557,20 @@ def what_differs(records: list[dict]) -> dict[str, str]:
     told = {}
     for alike in group_records(records, record_label):
         settings = {one["name"]: told_settings(one) for one in alike}
+        shown = {one["name"]: shown_settings(one) for one in alike}
         telling = set()
         for rivals in group_records(alike, lambda record: record["density_target"]):
             telling |= disagreeing([settings[one["name"]] for one in rivals]) - TOLD_ELSEWHERE
         told |= {name: ", ".join(setting_text(n, one[n]) for n in sorted(telling) if n in one)
-                 for name, one in settings.items()}
+                 for name, one in shown.items()}
     return told
+
+
+def marks(record: dict) -> str:
+    """" (interrupted)" and the like, for a run that does not count as one of today's commit."""
+    words = ["interrupted"] * record["interrupted"]
+    words += ["uncommitted changes"] * bool(record["dirty"])
+    return f" ({', '.join(words)})" if words else ""
 
 
 def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list[str]:
@@ -563,9 +579,6 @@ def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list
     dense: EM of the fine-tuned model of the same table; differs: of `what_differs`.
     """
     first = runs[0]
-    label = record_label(first)
-    marks = ["interrupted"] * first["interrupted"] + ["uncommitted changes"] * bool(first["dirty"])
-    label += f" ({', '.join(marks)})" if marks else ""
     total = first["params_total"]
     whole = statistics.fmean(run["remaining_of_model"] for run in runs)
     density = statistics.fmean(run["density"] for run in runs)
@@ -576,7 +589,7 @@ def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list
     epochs = f"{first['epochs']:g} epoch" + "s" * (first["epochs"] != 1)
     minutes = statistics.fmean(run["seconds"] for run in runs) / 60
     return [
-        label,
+        record_label(first) + marks(first),
         f"{as_percent(density)} ({as_percent(whole)} of the model)",
         f"{as_millions(whole * total)} of {as_millions(total)}",
         mean_and_spread([run["em"] for run in runs]),
@@ -620,27 +633,29 @@ def group_markdown(records: list[dict]) -> str:
 
 
 # %%
-def kept_row(record: dict) -> str:
-    """The row of `kept_markdown` that a record belongs to: its label, and what else tells it."""
-    told = told_settings(record)
-    return record_label(record) + "".join(
-        f", {name} {told[name]}" for name in ("teacher", "variant") if name in told
-    )
+def kept_row(record: dict) -> tuple[int, str]:
+    """The row of `kept_markdown` that a record belongs to: (its place, what it says)."""
+    shown = shown_settings(record)
+    also = [f", {name} {shown[name]}" for name in ("teacher", "variant") if name in shown]
+    return (RECORD_METHODS.index(record["method"]),
+            "".join([record_label(record), *also, marks(record)]))
 
 
-def kept_of_group(records: list[dict]) -> dict[str, dict[float, str]]:
-    """{row: {density aimed at: EM kept by the longest of its runs, of equally long ones most}}."""
+def kept_of_group(records: list[dict]) -> dict[tuple[int, str], dict[float, str]]:
+    """{`kept_row`: {density aimed at: EM kept}}, of several runs by the longest, of equally long
+    ones the best; one that missed its density counts only where all did."""
     rows = group_records(sorted(records, key=record_order), seedless)
     dense, best = dense_em(rows), {}
     for runs in rows if dense else ():
         first, em = runs[0], statistics.fmean(run["em"] for run in runs)
-        if first["method"] == "fine-tuned" or first["interrupted"]:
+        if first["method"] == "fine-tuned":
             continue
-        target, reached = first["density_target"], statistics.fmean(run["density"] for run in runs)
+        target, reached = first["density_target"], [run["density"] for run in runs]
+        met = all(abs(density - target) <= 0.01 * target for density in reached)
         text = em_kept(em, dense)
-        text += f" at {as_percent(reached)}" if abs(reached - target) > 0.01 * target else ""
+        text += "" if met else f" at {as_percent(statistics.fmean(reached))}"
         cells = best.setdefault(kept_row(first), {})
-        cells[target] = max(cells.get(target, (0, 0, "")), (first["steps"], em, text))
+        cells[target] = max(cells.get(target, ()), (met, first["epochs"], em, text))
     return {row: {d: cell[-1] for d, cell in cells.items()} for row, cells in best.items()}
 
 
@@ -649,30 +664,35 @@ def kept_markdown(groups: list[list[dict]]) -> str:
     where nothing of ours has both a fine-tuned model and a pruned one."""
     found = []
     for group in groups:
-        first = group[0]
+        first, rows = group[0], kept_of_group(group)
         where = (f"{short_name(first['model'])} on {data_label(first)}, "
                  f"{first['n_train']:,} / {first['n_eval']:,}")
-        found += [(where, row, cells) for row, cells in kept_of_group(group).items()]
+        if any(where == other for other, _ in found):  # two encoders or data of one name
+            where += f", model {first['model_sha']}, data {first['data_sha']}"
+        found += [(where, rows)] * bool(rows)
     if not found:
         return ""
-    where, theirs = f"{PUBLISHED['model']} on {PUBLISHED['data']}, published", {}
-    dense = dense_em([[row] for row in PUBLISHED["rows"]])
+    theirs, dense = {}, dense_em([[row] for row in PUBLISHED["rows"]])
     for row in PUBLISHED["rows"]:
         if row["method"] in ("SMP", "SMP + KD"):
-            cells = theirs.setdefault(method_label(row["method"], row["sharing"]), {})
+            label = method_label(row["method"], row["sharing"])
+            cells = theirs.setdefault((RECORD_METHODS.index(row["method"]), label), {})
             cells[row["density"]] = em_kept(row["em"], dense)
-    found += [(where, row, cells) for row, cells in theirs.items()]
-    densities = sorted({density for _, _, cells in found for density in cells}, reverse=True)
-    rows, above = [], None
-    for where, row, cells in found:
-        rows.append([where if where != above else "", row, *(cells.get(d, "—") for d in densities)])
-        above = where
+    found.append((f"{PUBLISHED['model']} on {PUBLISHED['data']}, published", theirs))
+    densities = sorted({d for _, rows in found for cells in rows.values() for d in cells},
+                       reverse=True)
+    lines = []
+    for where, rows in found:
+        names = [where] + [""] * (len(rows) - 1)
+        lines += [[name, row[1], *(rows[row].get(density, "—") for density in densities)]
+                  for name, row in zip(names, sorted(rows), strict=True)]
     return "\n\n".join([
         "### EM Kept, at each share of the encoder's weights",
         "Of the EM of the fine-tuned model that learned from as many questions (training / "
-        "evaluation). Each method's longest run, of equally long ones the best; lengths and "
-        "settings, which differ, are in the tables below. — has not been run.",
-        markdown_table(["Encoder and questions", "Model", *map(as_percent, densities)], rows),
+        "evaluation). A cell is the longest of a method's runs, of equally long ones the best; "
+        "lengths and settings differ, see the tables below. Movement and magnitude train the "
+        "weights too.",
+        markdown_table(["Encoder and questions", "Model", *map(as_percent, densities)], lines),
     ])
 
 

@@ -224,6 +224,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
     decay = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     zeros = "multiplied" if pruning is None else pruning.masks.zeros
+    threads = torch.get_num_threads() if accelerator.device.type == "cpu" else None
     first = is_first_process()
     stops = {round(steps * (i + 1) / settings.n_snapshots) for i in range(settings.n_snapshots)}
     history = {name: [] for name in ("step", "loss", "density", "lambda",
@@ -237,7 +238,7 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
             {"settings": asdict(settings), "data": windows_fingerprint(features),
              **checkpoints.about, "versions": {
                  **package_versions(), "zeros": zeros, "device": accelerator.device.type,
-                 "precision": pick_precision(settings.precision)}},
+                 "precision": pick_precision(settings.precision), "threads": threads}},
         )
         done, before = state.restore(checkpoints), state.curves["seconds"]
         if done and first:
@@ -304,5 +305,5 @@ def fit(model, features, tokenizer, settings, pruning=None, loss_function=span_l
         "history": history, "steps": steps,
         "seconds": round(time.perf_counter() - began, 1),
         "device": str(accelerator.device.type), "precision": pick_precision(settings.precision),
-        "threads": torch.get_num_threads(), "zeros": zeros,
+        "threads": threads, "zeros": zeros,
     }

@@ -208,6 +208,25 @@ def test_a_soup_of_what_does_not_mix_gets_one_line(folders, tmp_path, tiny_qa, t
     assert not list(tmp_path.glob("*soup*"))
 
 
+@pytest.mark.parametrize("other, said", [
+    ('{"n_train": 90, "data": "squad"}', "learned from 90 questions of squad"),
+    ('{"n_train": 40, "data": "almanac"}', "learned from 40 questions of almanac"),
+    ("[]", "record.json is damaged"), ('{"data": "squad"}', "record.json is damaged"),
+    ('{"n_train": 40, "data": "squad"}', None),
+])
+def test_a_soup_is_of_models_that_learned_from_the_same(folders, tmp_path, other, said, capsys):
+    names = [shutil.copytree(folders[1], tmp_path / f"m_seed{seed}") for seed in (0, 1, 2)]
+    for name, text in zip(names, ('{"n_train": 40, "data": "squad"}', None, other), strict=True):
+        (name / "record.json").unlink(missing_ok=True)
+        if text is not None:  # one that came without a record is taken as it is
+            (name / "record.json").write_text(text)
+    assert soup.run(["soup", *map(str, names)]) == (2 if said else 0)
+    if said:
+        told = capsys.readouterr().err
+        assert said in told and str(names[2]) in told and told.count("\n") == 1
+    assert bool(list(tmp_path.glob("*soup*"))) == (not said)
+
+
 def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa, monkeypatch):
     monkeypatch.setattr("smp.masks.StaticMask", variants.NormKept)
     masks = Masks(tiny_qa, start=1.0)

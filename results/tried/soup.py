@@ -3,15 +3,36 @@ al. 2022). It comes to lie beside the first of them, with NAME in place of its s
 
     python -m results.tried.soup NAME MODEL MODEL ...
 
-    python -m results.tried.soup soup results/models/*_fine-tuned_seed[12]_*
+    python -m results.tried.soup soup results/models/*_squad_fine-tuned_seed[12]_*
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 
 from smp.models import load_qa_model, save_model
+
+
+def check_same_questions(names):
+    """ValueError, one line, where the records beside two models tell of other data, or of another
+    number of questions. A model without a record beside it is taken as it is."""
+    learned = []
+    for name in names:
+        path = Path(name) / "record.json"
+        if path.is_file():
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                learned.append((name, f"{record['n_train']:,} questions of {record['data']}"))
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{path} is damaged: make the model again, or take the file "
+                                 "away") from None
+    for name, of in learned:
+        first, same = learned[0]
+        if of != same:
+            raise ValueError(f"{name} learned from {of}, {first} from {same}: expected models "
+                             "that learned from the same")
 
 
 def mean_model(names):
@@ -41,6 +62,7 @@ def run(arguments):
     """Writes the mean model. -> exit code"""
     name, *models = arguments or [""]
     try:
+        check_same_questions(models)
         model, tokenizer = mean_model(models)
         first = Path(models[0])
         folder = first.with_name(f"{first.name.partition('_seed')[0]}_{name}")
