@@ -28,7 +28,7 @@ from smp.sweep import Sweep, plan_sweep
 FINE_TUNED = {
     "method": "fine-tuned", "sharing": None, "model": "m", "model_sha": "a", "data": "d",
     "data_sha": "b", "profile": "quick", "density_target": 1.0, "params_total": 1, "epochs": 1,
-    "steps": 9, "interrupted": False, "dirty": False, "teacher": None, "em": 0.5,
+    "steps": 9, "n_train": 40, "interrupted": False, "dirty": False, "teacher": None, "em": 0.5,
 }
 TEACHERS = {  # what their records say
     "teacher": {"settings": {"seed": 0}},
@@ -196,6 +196,7 @@ def test_a_soup_of_what_does_not_mix_gets_one_line(folders, tmp_path, tiny_qa, t
     wide = tmp_path / "m_seed0"
     tiny_qa.save_pretrained(wide)  # it reads fewer tokens
     tokenizer.save_pretrained(wide)
+    capsys.readouterr()
     for names, expected in (
         ([], "expected two models or more, got 0"), ([teacher], "two models or more, got 1"),
         ([teacher, encoder], f"{encoder} has no trained head"),
