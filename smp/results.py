@@ -633,15 +633,17 @@ def group_markdown(records: list[dict]) -> str:
 
 
 # %%
-def kept_row(record: dict) -> tuple[int, str]:
-    """The row of `kept_markdown` that a record belongs to: (its place, what it says)."""
+def kept_row(record: dict) -> tuple[int, str, str]:
+    """The row of `kept_markdown` that a record belongs to: (its place, what it says, its teacher's
+    whole name)."""
     shown = shown_settings(record)
     also = [f", {name} {shown[name]}" for name in ("teacher", "variant") if name in shown]
     return (RECORD_METHODS.index(record["method"]),
-            "".join([record_label(record), *also, marks(record)]))
+            "".join([record_label(record), *also, marks(record)]),
+            told_settings(record).get("teacher", ""))
 
 
-def kept_of_group(records: list[dict]) -> dict[tuple[int, str], dict[float, str]]:
+def kept_of_group(records: list[dict]) -> dict[tuple[int, str, str], dict[float, str]]:
     """{`kept_row`: {density aimed at: EM kept}}, of several runs by the longest, of equally long
     ones the best; one that missed its density counts only where all did."""
     rows = group_records(sorted(records, key=record_order), seedless)
@@ -676,7 +678,7 @@ def kept_markdown(groups: list[list[dict]]) -> str:
     for row in PUBLISHED["rows"]:
         if row["method"] in ("SMP", "SMP + KD"):
             label = method_label(row["method"], row["sharing"])
-            cells = theirs.setdefault((RECORD_METHODS.index(row["method"]), label), {})
+            cells = theirs.setdefault((RECORD_METHODS.index(row["method"]), label, ""), {})
             cells[row["density"]] = em_kept(row["em"], dense)
     found.append((f"{PUBLISHED['model']} on {PUBLISHED['data']}, published", theirs))
     densities = sorted({d for _, rows in found for cells in rows.values() for d in cells},

@@ -348,7 +348,10 @@ def test_teachers_that_differ_never_share_a_row_however_they_are_shown():
     records = [make_record(em=em, teacher={"name": name, "em": em}) for em, name in (
         (0.3, "fine-tuned_soup"), (0.7, "all-MiniLM-L6-v2_almanac_fine-tuned_soup"))]
     (table,) = run_tables(records)
-    assert [row[3] for row in table_rows(table)[2:]] in (["0.300", "0.700"], ["0.700", "0.300"])
+    assert sorted(row[3] for row in table_rows(table)[2:]) == ["0.300", "0.700"]
+    text = summary_markdown([*records, make_record(method="fine-tuned", em=1)]).split("### ")[1]
+    kept = [row[2] for row in table_rows(text)[2:] if "fine-tuned_soup" in row[1]]
+    assert sorted(kept) == ["30.0%", "70.0%"]
 
 
 def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
