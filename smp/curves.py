@@ -6,7 +6,6 @@
 
 # %%
 import math
-import statistics
 from collections import Counter
 from dataclasses import asdict
 
@@ -23,6 +22,7 @@ from smp.settings import PROFILES, choose_settings
 from smp.results import (
     as_percent,
     data_label,
+    density_missed,
     disagreeing,
     group_records,
     markdown_table,
@@ -280,7 +280,4 @@ def sweep_cell(runs: list[dict]) -> str:
     if not runs:
         return "—"
     text = " / ".join(mean_and_spread([run[score] for run in runs]) for score in ("em", "f1"))
-    reached = statistics.fmean(run["density"] for run in runs)
-    target = runs[0]["density_target"]
-    text += f" at {as_percent(reached)}" if abs(reached - target) > 0.01 * target else ""
-    return text + (f" ({len(runs)} runs)" if len(runs) > 1 else "")
+    return text + density_missed(runs) + (f" ({len(runs)} runs)" if len(runs) > 1 else "")

@@ -302,6 +302,8 @@ def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_densi
     soup = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_soup", "em": 0.9}
     own = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_seed3_0a1b2c", "em": 0.8}
     soft = {"method": "soft movement", "sharing": None, "teacher": None}
+    beside = {"method": "magnitude", "sharing": None, "teacher": None, "em": 0.4,
+              "settings": {"seed": 0, "density": 0.1}}
     records = [
         make_record(method="fine-tuned", em=0.8),
         make_record(method="fine-tuned", em=0.9, interrupted=True),
@@ -316,6 +318,8 @@ def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_densi
         make_record(em=0.7, density=0.9, epochs=9, **soft) | {"density_target": 0.1},
         make_record(em=0.4, density=0.1, **soft),
         make_record(em=0.5, density=0.6, **soft) | {"density_target": 0.5},
+        make_record(density=0.05, seed=0, **beside) | {"density_target": 0.1},
+        make_record(density=0.15, seed=1, **beside) | {"density_target": 0.1},
         make_record(method="SMP", em=0.3, n_train=7),  # nothing was fine-tuned on as many
     ]
     table = kept_table(records)
@@ -326,6 +330,7 @@ def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_densi
         ("SMP-L + KD (interrupted)", "98.8%", "—", "—"),
         ("SMP-L + KD (uncommitted changes)", "12.5%", "—", "—"),
         ("SMP-L + KD, teacher fine-tuned_soup", "—", "102.5%", "—"),
+        ("magnitude", "—", "50.0% at 10%", "—"),  # one at 5%, one at 15%
         ("soft movement", "62.5% at 60%", "50.0%", "—"),
     ]
     (paper,) = {where for where, _ in table if "published" in where}
