@@ -19,7 +19,7 @@ import numpy as np
 import benchmarks
 from benchmarks import run_on_gpus
 from benchmarks.measure import ROOT, give_memory_back, machine, versions
-from smp.results import replace_text_file
+from smp.files import replace_text_file
 
 RESULTS = ROOT / "results"
 

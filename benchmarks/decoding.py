@@ -5,8 +5,8 @@ import numpy as np
 from benchmarks.measure import ratio, result, time_in_turns
 from benchmarks.references import n_best_answers
 from benchmarks.workload import embedded_tokenizer, questions
-from smp.answers import decode_answers
-from smp.squad import featurise
+from smp.data.answers import decode_answers
+from smp.data.windows import featurise
 
 
 def peaked_logits(features, seed=0):

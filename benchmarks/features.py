@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.measure import ratio, result, seconds_of
 from benchmarks.workload import embedded_tokenizer, questions
-from smp.squad import featurise
+from smp.data.windows import featurise
 
 PARTS, TIMED = 12, 3  # the questions in so many parts, and how many of these are timed
 

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering
 
 from benchmarks.measure import peak_memories, ratio, result, time_in_turns
-from smp.compact import compact
-from smp.masks import encoder_linears
-from smp.products import compiled_products
-from smp.sparse import accelerate
+from smp.fast.dead_units import prune_dead_units
+from smp.fast.products import compiled_products
+from smp.fast.sparse import accelerate
+from smp.model.encoder import encoder_linears
 
 SHAPES = ((1, 384), (8, 128))  # batch, tokens
 GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # times faster than dense
@@ -47,7 +47,7 @@ def compacted():
         for block in model.bert.encoder.layer:
             for linear in (block.attention.self.value, block.intermediate.dense):
                 linear.weight[: int(DEAD * len(linear.weight))] = 0
-    return model, compact(model)
+    return model, prune_dead_units(model)
 
 
 def batch_of(size, tokens):

@@ -7,7 +7,7 @@ from benchmarks.workload import training
 
 def train(task, batch_size, length):
     """Two steps and a short one; the first only makes Adam's state, of eight tokens a window."""
-    model, run = training(batch_size, length, 2, task, loss_function=any_loss)
+    model, run = training(batch_size, length, 2, task, loss=any_loss)
 
     def shorten(model, _, inputs):
         handle.remove()

@@ -4,11 +4,11 @@ import torch
 
 from benchmarks.measure import device, ratio, result, time_in_turns
 from benchmarks.workload import bert
-from smp.masks import Masks
+from helpers import attach_masks
 
 
 def measure():
-    masks = Masks(bert())
+    masks = attach_masks(bert())
     with torch.no_grad():
         for scores in masks.scores:
             scores.normal_()

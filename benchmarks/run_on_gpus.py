@@ -7,7 +7,7 @@ too small for them, and on all because softmax, GELU, LayerNorm and dropout wait
 fp32, without tensor cores, the products take far longer than what waits, so the share is higher.
 """
 
-from smp.settings import choose_settings
+from smp.runs.settings import choose_settings
 
 CARDS = {  # FLOP/s of dense fp16 or bf16, and of fp32; bytes/s of memory: of the data sheets
     "T4": {"half": 65e12, "fp32": 8.1e12, "bandwidth": 320e9},

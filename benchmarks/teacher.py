@@ -11,11 +11,13 @@ from benchmarks.workload import (
     steps_in_turns,
     training,
 )
-from smp.distill import ask_teacher, distilled_loss
-from smp.masks import Masks
-from smp.settings import choose_settings
-from smp.squad import featurise, make_loader
-from smp.train import MODEL_INPUTS
+from helpers import attach_masks
+from smp.cli.train import teacher_loss
+from smp.data.batches import make_loader
+from smp.data.windows import featurise
+from smp.model.predict import MODEL_INPUTS
+from smp.model.teacher import teacher_logits
+from smp.runs.settings import choose_settings
 
 BATCH, LENGTH, STEPS, PLAIN_STEPS = 4, 128, 5, 4
 
@@ -25,7 +27,7 @@ def passes():
     data, _ = questions()
     windows = featurise(data["train"].select(range(8)), embedded_tokenizer(), 384, 128)
     student, teacher = bert(), bert()
-    Masks(student)
+    attach_masks(student)
 
     def forwards():
         for batch in make_loader(windows, embedded_tokenizer(), 8, shuffle=True):
@@ -33,15 +35,15 @@ def passes():
             student(**{name: batch[name].to(device()) for name in MODEL_INPUTS})
 
     return {"forwards": forwards,
-            "teacher": lambda: ask_teacher(teacher, windows, embedded_tokenizer(), "fp32")}
+            "teacher": lambda: teacher_logits(teacher, windows, embedded_tokenizer(), "fp32")}
 
 
 def measure():
     logits = torch.randn(STEPS * BATCH + 1, LENGTH, 2, generator=torch.manual_seed(0)).half()
-    listening = distilled_loss(logits, choose_settings("squad", "smp-kd"))
+    listening = teacher_loss(choose_settings("squad", "smp-kd"), None, None, logits)
     seconds = steps_in_turns({
         "without": training(BATCH, LENGTH, STEPS),
-        "stored": training(BATCH, LENGTH, STEPS, loss_function=listening),
+        "stored": training(BATCH, LENGTH, STEPS, loss=listening),
     })
     teachers = {"without": None, "asked": bert().eval()}
     models = {name: bert() for name in teachers}

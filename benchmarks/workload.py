@@ -14,11 +14,13 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from benchmarks.measure import ROOT, device
 from benchmarks.references import train_plainly
-from smp.baselines import attach_pruning
-from smp.models import EMBEDDED_ENCODER, load_pretrained
-from smp.settings import choose_settings
-from smp.squad import load_squad, make_loader
-from smp.train import fit, span_loss
+from helpers import linears_of
+from smp.cli.train import attach_pruning, train
+from smp.data.batches import make_loader
+from smp.data.reading import load_squad
+from smp.method.distill import span_loss
+from smp.model.load import EMBEDDED_ENCODER, load_pretrained
+from smp.runs.settings import choose_settings
 
 
 @functools.cache
@@ -53,7 +55,7 @@ def random_windows(count, length, seed=0):
     })
 
 
-def training(batch_size, length, steps, task="smp", precision="fp32", loss_function=span_loss,
+def training(batch_size, length, steps, task="smp", precision="fp32", loss=span_loss,
              density=0.1, skips=True, **config):
     """(model, function that trains it by `fit` for so many steps): SMP or fine-tuning.
 
@@ -70,10 +72,10 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss_funct
         **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / (steps + 1)}),
     )
     pruning = None if task == "fine-tune" else attach_pruning(model, settings)
-    for linear in pruning.masks.linears.values() if pruning and not skips else ():
+    for linear in linears_of(pruning.masks).values() if pruning and not skips else ():
         type(linear).forward = torch.nn.Linear.forward
     windows = random_windows(steps * batch_size + 1, length)
-    return model, lambda: fit(
+    return model, lambda: train(
         model, windows, embedded_tokenizer(), settings, pruning, loss_function
     )
 

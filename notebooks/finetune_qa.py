@@ -47,7 +47,7 @@ from pathlib import Path
 install_missing()
 
 # %%
-from smp.settings import changed_settings, choose_settings
+from smp.runs.settings import changed_settings, choose_settings
 
 # %%
 settings = choose_settings(
@@ -60,22 +60,25 @@ for name, value in vars(settings).items():
     print(f"  {name:20}{value}")
 
 # %%
-from smp.results import results_folder
+from smp.runs.provenance import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
+from smp.runs.run import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
 
 # %%
-from smp.pictures import plot_lengths, plot_training, show_answers, show_example
+from smp.look.figures import plot_lengths, plot_training, show_answers, show_example
 
 # %% [markdown]
 # # 1. The data
 
 # %%
-from smp.squad import data_fingerprint, featurise, load_squad
+from smp.data.reading import data_fingerprint, load_squad
+
+# %%
+from smp.data.windows import featurise
 
 # %%
 data = load_squad(
@@ -97,7 +100,10 @@ show_example(example)
 # BERT reads numbers. First the encoder and its tokenizer.
 
 # %%
-from smp.models import count_parameters, load_qa_model, model_bytes, model_fingerprint, save_model
+from smp.model.load import load_qa_model
+
+# %%
+from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
 
 # %%
 from transformers import set_seed
@@ -156,7 +162,13 @@ print(f"{'together':12}{count_parameters(model):>14,}")
 # # 3. Training
 
 # %%
-from smp.train import evaluate_answers, fit, validator
+from smp.method.loop import fit, span_loss
+
+# %%
+from smp.runs.training import prepare_training
+
+# %%
+from smp.model.predict import evaluate_answers, validator
 
 # %%
 record = begin_record("fine-tuned", settings, model_sha, data_fingerprint(data["eval"]))
@@ -167,9 +179,11 @@ if validate:
 
 # %%
 checkpoints = run_checkpoints(record, results, CHECKPOINTS)
-run = fit(
+training = prepare_training(
     model, features["train"], tokenizer, settings, validate=validate, checkpoints=checkpoints,
 )
+fit(**training, loss=span_loss)
+run = training["watch"].run()
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
 # %%
@@ -195,7 +209,7 @@ show_answers(data["eval"], predictions)
 # Change the question or the passage and run the cell again.
 
 # %%
-from smp.ask import PassageReader
+from smp.model.question_answerer import QuestionAnswerer
 
 # %%
 question = "Who built the bridge?"
@@ -203,7 +217,7 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-reader = PassageReader(
+reader = QuestionAnswerer(
     model, tokenizer, settings.max_length, settings.stride, settings.precision
 )
 reader(question, passage)

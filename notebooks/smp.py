@@ -49,7 +49,7 @@ from pathlib import Path
 install_missing()
 
 # %%
-from smp.settings import changed_settings, choose_settings
+from smp.runs.settings import changed_settings, choose_settings
 
 # %%
 settings = choose_settings(
@@ -65,16 +65,16 @@ for name, value in vars(settings).items():
     print(f"  {name:20}{value}")
 
 # %%
-from smp.results import results_folder
+from smp.runs.provenance import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
+from smp.runs.run import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
 
 # %%
-from smp.pictures import plot_lengths, plot_training, show_answers, show_example
+from smp.look.figures import plot_lengths, plot_training, show_answers, show_example
 
 # %% [markdown]
 # # 1. The data
@@ -83,7 +83,10 @@ from smp.pictures import plot_lengths, plot_training, show_answers, show_example
 # here is one, with its answer marked.
 
 # %%
-from smp.squad import data_fingerprint, featurise, load_squad
+from smp.data.reading import data_fingerprint, load_squad
+
+# %%
+from smp.data.windows import featurise
 
 # %%
 data = load_squad(
@@ -93,10 +96,13 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.models import count_parameters, load_qa_model, load_student, model_bytes, save_model
+from smp.model.load import load_qa_model, load_student
 
 # %%
-from smp.models import model_fingerprint
+from smp.model.save import count_parameters, model_bytes, save_model
+
+# %%
+from smp.model.save import model_fingerprint
 
 # %%
 from transformers import set_seed
@@ -143,9 +149,14 @@ plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_
 # which weights are seen.
 
 # %%
-from smp.masks import Masks, keep_top
+from smp.method.masks import Masks, competing_share, keep_top, same_share
 
 # %%
+from smp.model.encoder import encoder_linears, freeze_encoder
+
+# %%
+from functools import partial
+
 import torch
 
 toy_weights = torch.tensor([[0.5, -1.2, 0.1], [0.9, 0.3, -0.7]])
@@ -160,22 +171,22 @@ print("what the model sees\n", toy_weights * toy_mask)
 # answer exactly as the untouched one, to the last bit.
 
 # %%
-from smp.schedule import Pruning, schedule_at
+from smp.method.schedule import Pruning
 
 # %%
 probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mapping"}
 model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
-    masks = Masks(
-        model, settings.sharing, settings.temperature, settings.score_start,
-        settings.trains_vectors,
-    )
+    freeze_encoder(model, settings.trains_vectors)
+    share = same_share if settings.sharing == "local" else partial(
+        competing_share, temperature=settings.temperature)
+    masks = Masks(encoder_linears(model), share, settings.score_start)
     assert torch.equal(untouched, model(**probe).start_logits)
 
-params_masked = sum(row["total"] for row in masks.layers())
+params_masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-print(f"{len(masks.layers())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
+print(f"{len(masks.counts())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
 beside = ["biases and LayerNorms"] * settings.trains_vectors
 beside += ["the head"] * (head == "trained")
 print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
@@ -184,9 +195,10 @@ print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
 # How density falls over the run, and the regulariser's weight grows:
 
 # %%
+pruning = Pruning(masks, settings)
 for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
-    density, weight = schedule_at(part, 1, settings)
-    print(f"{part:4.0%} of the steps: density {density:6.1%}, lambda {weight:5.0f}")
+    print(f"{part:4.0%} of the steps: density {pruning.density_at(part, 1):6.1%}, "
+          f"lambda {pruning.regulariser_at(part, 1):5.0f}")
 
 # %%
 record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"]))
@@ -198,25 +210,37 @@ record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"])
 # the scores get a gradient), the regulariser's gradient, one step of AdamW on what is trained.
 
 # %%
-from smp.train import evaluate_answers, fit, validator
+from smp.method.loop import fit, span_loss
 
 # %%
-from smp.skipping import skip_zeros
+from smp.runs.training import prepare_training
 
 # %%
+from smp.model.predict import evaluate_answers, validator
+
+# %%
+from smp.fast.buffers import reuse_buffers
+
+# %%
+from smp.fast.skipping import skip_zeros
+
+# %%
+reuse_buffers(masks)
 print(skip_zeros(masks, settings.precision))
 
 # %%
-from smp.snapshots import run_snapshots
+from smp.look.snapshot_writer import run_snapshots
 
 # %%
 checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 snapshots = run_snapshots(record, results, model.config.num_attention_heads)
-run = fit(
-    model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
+training = prepare_training(
+    model, features["train"], tokenizer, settings, pruning,
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
     checkpoints=checkpoints, snapshots=snapshots,
 )
+fit(**training, loss=span_loss)
+run = training["watch"].run()
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
 # %%
@@ -229,13 +253,16 @@ plot_training(run["history"])
 # layers compete.
 
 # %%
-from smp.look import explore, plot_masks, still
+from smp.look.explorer import explore
 
 # %%
-from smp.snapshots import Snapshots
+from smp.look.stills import plot_masks, still
 
 # %%
-layers = masks.layers()
+from smp.look.snapshots import Snapshots
+
+# %%
+layers = masks.counts()
 saved = Snapshots(snapshots.path)
 still(saved, "layers")
 
@@ -243,7 +270,7 @@ still(saved, "layers")
 # One matrix on its way: the same query at steps of the run.
 
 # %%
-last_query = next(name for name, layer, *_ in masks.places if layer == layers[-1]["layer"])
+last_query = next(name for name, _, layer, _ in masks.matrices if layer == layers[-1]["layer"])
 plot_masks(saved, last_query)
 
 # %% [markdown]
@@ -275,7 +302,7 @@ model.cpu().eval()
 with torch.no_grad():
     masked_logits = model(**probe).start_logits
     final_masks = masks.numpy()
-    masks.bake()
+    masks.merge()
     assert torch.equal(masked_logits, model(**probe).start_logits)
 
 saved = save_model(model, tokenizer, results / "models" / record["name"], base=settings.model)
@@ -300,10 +327,10 @@ show_answers(data["eval"], predictions)
 # the fine-tuned model of the first notebook beside the pruned one, where there is such a model.
 
 # %%
-from smp.passage import read_passages, show_broken
+from smp.look.passages import read_passages, show_broken
 
 # %%
-from smp.record import find_teacher
+from smp.runs.run import find_teacher
 
 # %%
 asked = data["eval"].select(range(min(200, len(data["eval"]))))
@@ -320,10 +347,10 @@ show_broken(asked, readings)
 # them. Put onto the untouched encoder they must give the same logits, to the last bit.
 
 # %%
-from smp.maskfile import save_masks
+from smp.task.mask_file import save_masks
 
 # %%
-from smp.task import MASK_FILE, describe_task, load_task
+from smp.task.task import MASK_FILE, describe_task, load_task
 
 # %%
 about = describe_task(
@@ -340,7 +367,7 @@ print(f"{MASK_FILE}: {mask_bytes / 1e6:.2f} MB")
 # again.
 
 # %%
-from smp.ask import PassageReader
+from smp.model.question_answerer import QuestionAnswerer
 
 # %%
 question = "Who built the bridge?"
@@ -348,7 +375,7 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-reader = PassageReader(
+reader = QuestionAnswerer(
     model, tokenizer, settings.max_length, settings.stride, settings.precision
 )
 reader(question, passage)

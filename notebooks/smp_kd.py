@@ -49,7 +49,7 @@ from pathlib import Path
 install_missing()
 
 # %%
-from smp.settings import changed_settings, choose_settings
+from smp.runs.settings import changed_settings, choose_settings
 
 # %%
 settings = choose_settings(
@@ -65,16 +65,16 @@ for name, value in vars(settings).items():
     print(f"  {name:20}{value}")
 
 # %%
-from smp.results import results_folder
+from smp.runs.provenance import results_folder
 
 # %%
-from smp.record import begin_record, finish_record, keep_record, run_checkpoints, show_summary
+from smp.runs.run import begin_record, finish_record, keep_record, run_checkpoints, show_summary
 
 # %%
 results = results_folder() if RESULTS is None else Path(RESULTS)
 
 # %%
-from smp.pictures import plot_lengths, plot_training, show_answers, show_example
+from smp.look.figures import plot_lengths, plot_training, show_answers, show_example
 
 # %% [markdown]
 # # 1. The data
@@ -83,7 +83,10 @@ from smp.pictures import plot_lengths, plot_training, show_answers, show_example
 # here is one, with its answer marked.
 
 # %%
-from smp.squad import data_fingerprint, featurise, load_squad
+from smp.data.reading import data_fingerprint, load_squad
+
+# %%
+from smp.data.windows import featurise
 
 # %%
 data = load_squad(
@@ -93,14 +96,10 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.models import (
-    count_parameters,
-    load_qa_model,
-    load_student,
-    model_bytes,
-    model_fingerprint,
-    save_model,
-)
+from smp.model.load import load_qa_model, load_student
+
+# %%
+from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
 
 # %%
 from transformers import set_seed
@@ -148,13 +147,28 @@ plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_
 # the authors' archive, as it was downloaded.
 
 # %%
-from smp.distill import ask_teacher, distilled_loss, load_teacher, take_head
+from smp.method.distill import CachedTeacher, distilled_loss
 
 # %%
-from smp.record import find_teacher
+from smp.method.hidden import HiddenTeacher
 
 # %%
-from smp.train import evaluate_answers, fit, validator
+from smp.model.device import make_accelerator
+
+# %%
+from smp.model.teacher import check_layers, copy_head, load_teacher, teacher_logits
+
+# %%
+from smp.runs.run import find_teacher
+
+# %%
+from smp.method.loop import fit, span_loss
+
+# %%
+from smp.runs.training import prepare_training
+
+# %%
+from smp.model.predict import evaluate_answers, validator
 
 # %%
 data_sha = data_fingerprint(data["eval"])
@@ -176,7 +190,10 @@ else:
     teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)
     teacher_record = begin_record("fine-tuned", teaching, model_sha, data_sha)
     checkpoints = run_checkpoints(teacher_record, results, CHECKPOINTS)
-    run = fit(teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
+    training = prepare_training(
+        teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
+    fit(**training, loss=span_loss)
+    run = training["watch"].run()
     scores, _ = evaluate_answers(
         teacher, data["eval"], features["eval"], tokenizer, teaching.precision
     )
@@ -201,17 +218,19 @@ print(f"the teacher, {Path(teacher_name).name}: EM {teacher_em:.3f}")
 
 # %%
 if settings.head == "teacher":
-    take_head(model, teacher)
+    copy_head(model, teacher)
 
 # %% [markdown]
 # It is asked once about every training window; its logits serve every epoch. (With `hidden_weight`
 # it reads every batch along instead.)
 
 # %%
-teacher_logits = None
-if not settings.hidden_weight:
-    teacher_logits = ask_teacher(teacher, features["train"], tokenizer, settings.precision)
-    print(f"{tuple(teacher_logits.shape)} logits, {teacher_logits.nbytes / 1e6:.1f} MB")
+cached = None
+if settings.hidden_weight:
+    check_layers(model.config, teacher.config)
+else:
+    cached = teacher_logits(teacher, features["train"], tokenizer, settings.precision)
+    print(f"{tuple(cached.shape)} logits, {cached.nbytes / 1e6:.1f} MB")
 
 # %% [markdown]
 # Here is what it says about one window: the probability of each token to start the answer, as it is
@@ -219,7 +238,7 @@ if not settings.hidden_weight:
 
 # %%
 window = features["train"].select([0])
-said = ask_teacher(teacher, window, tokenizer, settings.precision)[0, :, 0].float()
+said = teacher_logits(teacher, window, tokenizer, settings.precision)[0, :, 0].float()
 soft = (said / settings.kd_temperature).softmax(0)
 for token in said.topk(5).indices.tolist():
     word = tokenizer.convert_ids_to_tokens(window["input_ids"][0][token])
@@ -232,9 +251,14 @@ for token in said.topk(5).indices.tolist():
 # which weights are seen.
 
 # %%
-from smp.masks import Masks, keep_top
+from smp.method.masks import Masks, competing_share, keep_top, same_share
 
 # %%
+from smp.model.encoder import encoder_layers, encoder_linears, freeze_encoder
+
+# %%
+from functools import partial
+
 import torch
 
 toy_weights = torch.tensor([[0.5, -1.2, 0.1], [0.9, 0.3, -0.7]])
@@ -249,22 +273,22 @@ print("what the model sees\n", toy_weights * toy_mask)
 # answer exactly as the untouched one, to the last bit.
 
 # %%
-from smp.schedule import Pruning, schedule_at
+from smp.method.schedule import Pruning
 
 # %%
 probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mapping"}
 model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
-    masks = Masks(
-        model, settings.sharing, settings.temperature, settings.score_start,
-        settings.trains_vectors,
-    )
+    freeze_encoder(model, settings.trains_vectors)
+    share = same_share if settings.sharing == "local" else partial(
+        competing_share, temperature=settings.temperature)
+    masks = Masks(encoder_linears(model), share, settings.score_start)
     assert torch.equal(untouched, model(**probe).start_logits)
 
-params_masked = sum(row["total"] for row in masks.layers())
+params_masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-print(f"{len(masks.layers())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
+print(f"{len(masks.counts())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
 beside = ["biases and LayerNorms"] * settings.trains_vectors
 beside += ["the head"] * (head == "trained")
 print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
@@ -273,9 +297,10 @@ print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
 # How density falls over the run, and the regulariser's weight grows:
 
 # %%
+pruning = Pruning(masks, settings)
 for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
-    density, weight = schedule_at(part, 1, settings)
-    print(f"{part:4.0%} of the steps: density {density:6.1%}, lambda {weight:5.0f}")
+    print(f"{part:4.0%} of the steps: density {pruning.density_at(part, 1):6.1%}, "
+          f"lambda {pruning.regulariser_at(part, 1):5.0f}")
 
 # %%
 record = begin_record("SMP + KD", settings, model_sha, data_sha,
@@ -289,23 +314,32 @@ record = begin_record("SMP + KD", settings, model_sha, data_sha,
 # answer's, half the teacher's. (With `hidden_weight` the distance of the layers counts besides.)
 
 # %%
-from smp.skipping import skip_zeros
+from smp.fast.buffers import reuse_buffers
 
 # %%
+from smp.fast.skipping import skip_zeros
+
+# %%
+reuse_buffers(masks)
 print(skip_zeros(masks, settings.precision))
 
 # %%
-from smp.snapshots import run_snapshots
+from smp.look.snapshot_writer import run_snapshots
 
 # %%
 checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 snapshots = run_snapshots(record, results, model.config.num_attention_heads)
-run = fit(
-    model, features["train"], tokenizer, settings, pruning=Pruning(masks, settings),
-    loss_function=distilled_loss(teacher_logits, settings, model, teacher),
+source = CachedTeacher(cached) if cached is not None else HiddenTeacher(
+    model, teacher, encoder_layers, make_accelerator(settings.precision))
+training = prepare_training(
+    model, features["train"], tokenizer, settings, pruning,
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
     checkpoints=checkpoints, snapshots=snapshots,
 )
+fit(**training, loss=distilled_loss(
+    span_loss, source, settings.kd_weight, settings.kd_temperature, settings.hidden_weight,
+))
+run = training["watch"].run()
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
 
 # %%
@@ -318,13 +352,16 @@ plot_training(run["history"])
 # layers compete.
 
 # %%
-from smp.look import explore, plot_masks, still
+from smp.look.explorer import explore
 
 # %%
-from smp.snapshots import Snapshots
+from smp.look.stills import plot_masks, still
 
 # %%
-layers = masks.layers()
+from smp.look.snapshots import Snapshots
+
+# %%
+layers = masks.counts()
 saved = Snapshots(snapshots.path)
 still(saved, "layers")
 
@@ -332,7 +369,7 @@ still(saved, "layers")
 # One matrix on its way: the same query at steps of the run.
 
 # %%
-last_query = next(name for name, layer, *_ in masks.places if layer == layers[-1]["layer"])
+last_query = next(name for name, _, layer, _ in masks.matrices if layer == layers[-1]["layer"])
 plot_masks(saved, last_query)
 
 # %% [markdown]
@@ -364,7 +401,7 @@ model.cpu().eval()
 with torch.no_grad():
     masked_logits = model(**probe).start_logits
     final_masks = masks.numpy()
-    masks.bake()
+    masks.merge()
     assert torch.equal(masked_logits, model(**probe).start_logits)
 
 saved = save_model(model, tokenizer, results / "models" / record["name"], base=settings.model)
@@ -389,7 +426,7 @@ show_answers(data["eval"], predictions)
 # the teacher's beside the pruned student's.
 
 # %%
-from smp.passage import read_passages, show_broken
+from smp.look.passages import read_passages, show_broken
 
 # %%
 asked = data["eval"].select(range(min(200, len(data["eval"]))))
@@ -405,10 +442,10 @@ show_broken(asked, {
 # them. Put onto the untouched encoder they must give the same logits, to the last bit.
 
 # %%
-from smp.maskfile import save_masks
+from smp.task.mask_file import save_masks
 
 # %%
-from smp.task import MASK_FILE, describe_task, load_task
+from smp.task.task import MASK_FILE, describe_task, load_task
 
 # %%
 about = describe_task(
@@ -425,7 +462,7 @@ print(f"{MASK_FILE}: {mask_bytes / 1e6:.2f} MB")
 # again.
 
 # %%
-from smp.ask import PassageReader
+from smp.model.question_answerer import QuestionAnswerer
 
 # %%
 question = "Who built the bridge?"
@@ -433,7 +470,7 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-reader = PassageReader(
+reader = QuestionAnswerer(
     model, tokenizer, settings.max_length, settings.stride, settings.precision
 )
 reader(question, passage)
@@ -465,10 +502,13 @@ show_summary(results)
 # windows of 384 tokens that share 128.
 
 # %%
-from smp.authors import load_authors_student
+from smp.task.authors import load_authors_student
 
 # %%
-from smp.results import PUBLISHED, as_percent
+from smp.runs.published import PUBLISHED
+
+# %%
+from smp.text import as_percent
 
 # %%
 authors_mask = None  # e.g. "squad_0.10_kd_mag.npy.zip"

@@ -1,12 +1,12 @@
-"""Static Model Pruning of a BERT that answers questions: one idea a module."""
+"""Static Model Pruning of a BERT that answers questions. Each folder is a room with one purpose."""
 
 import importlib
 
-LAZY = {"Reader": "smp.reader", "PrunedModel": "smp.pruned"}
+LAZY = {"load_answerer": "smp.task.task", "PrunedModel": "smp.task.adapters"}
 
 
-def __getattr__(name):
-    """smp.Reader and smp.PrunedModel, imported when they are asked for: torch takes seconds."""
+def __getattr__(name: str):
+    """Import smp.load_answerer and smp.PrunedModel on first use, because torch takes seconds."""
     if name not in LAZY:
         raise AttributeError(f"module 'smp' has no attribute {name!r}")
     return getattr(importlib.import_module(LAZY[name]), name)

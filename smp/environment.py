@@ -1,15 +1,13 @@
-# %% [markdown]
-# ## What must be installed
-#
-# In a clone, `make run` has installed everything. Anywhere else (Colab, say) the next cell
-# installs what is missing, and nothing that is there already.
+"""What must be installed.
 
-# %%
+In a clone `make run` installed everything. Elsewhere (Colab, for example) `install_missing` installs
+the packages that are missing.
+"""
+
 import importlib.util
 import subprocess
 import sys
 
-# %%
 NEEDED_PACKAGES = {  # import name -> what pip calls it
     "torch": "torch",
     "transformers": "transformers",  # BERT

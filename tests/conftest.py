@@ -1,6 +1,5 @@
 """Shared by the tests: no network, a tiny random BERT with the embedded tokenizer."""
 
-import contextlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,35 +7,15 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForQuestionAnswering
+from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering
 
-from smp.models import EMBEDDED_ENCODER, find_model
-from smp.products import compiled_products
+from helpers import attach_masks, tiny_config
+from smp.model.load import EMBEDDED_ENCODER, find_model
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     return AutoTokenizer.from_pretrained(find_model(EMBEDDED_ENCODER))
-
-
-def tiny_config(**changes):
-    return BertConfig(**dict(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=128, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    ) | changes)
-
-
-@contextlib.contextmanager
-def compiler_named(name):
-    """Within it the products that skip zeros are compiled anew, by the compiler of this name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CC", str(name))
-        compiled_products.cache_clear()
-        try:
-            yield
-        finally:
-            compiled_products.cache_clear()
 
 
 @pytest.fixture
@@ -73,7 +52,7 @@ def batch():
 @pytest.fixture(scope="session")
 def almanac():
     """DatasetDict of a few embedded questions: 48 to train, 8 held out, 16 to evaluate."""
-    from smp.squad import load_squad
+    from smp.data.reading import load_squad
 
     return load_squad("almanac", n_train=48, n_valid=8, n_eval=16)
 
@@ -81,7 +60,7 @@ def almanac():
 @pytest.fixture(scope="session")
 def windows(almanac, tokenizer):
     """The training questions' windows, of at most 96 tokens."""
-    from smp.squad import featurise
+    from smp.data.windows import featurise
 
     return featurise(almanac["train"], tokenizer, max_length=96, stride=32)
 
@@ -89,13 +68,12 @@ def windows(almanac, tokenizer):
 @pytest.fixture(scope="session")
 def kept_masks(tmp_path_factory):
     """(snapshot file of a tiny encoder, {step: {name: (mask, scores, |W|)}} as they were kept)."""
-    from smp.masks import Masks
-    from smp.snapshots import SnapshotKeeper
+    from smp.look.snapshot_writer import SnapshotWriter
 
     torch.manual_seed(0)
-    masks = Masks(BertForQuestionAnswering(tiny_config()), "shared", start=1.0)
+    masks = attach_masks(BertForQuestionAnswering(tiny_config()), "shared", start=1.0)
     path, kept = tmp_path_factory.mktemp("kept") / "run.safetensors", {}
-    keeper = SnapshotKeeper(path, name="tiny", model="bert", heads=4)
+    keeper = SnapshotWriter(path, name="tiny", model="bert", heads=4)
     for step, density in ((0, 1.0), (10, 0.4), (20, 0.05), (30, 0.05)):
         for number, scores in enumerate(masks.scores):  # layer 1 scores higher
             scores.data += 0.3 * torch.randn(scores.shape) - 0.1 * torch.rand(len(scores), 1)
@@ -104,8 +82,8 @@ def kept_masks(tmp_path_factory):
         keeper.keep(step, masks)
         kept[step] = {
             name: (masks.masks[name].mask.numpy().copy(),
-                   masks.ranking(name).detach().numpy().copy(),
+                   masks.rankings()[name].detach().numpy().copy(),
                    linear.parametrizations.weight.original.detach().abs().numpy())
-            for name, _, _, linear in masks.places
+            for name, _, _, linear in masks.matrices
         }
     return path, kept

@@ -1,7 +1,8 @@
-"""Builds the notebooks from notebooks/*.py and smp/*.py; with --check it only compares.
+"""Builds the notebooks from notebooks/*.py and smp/; with --check it only compares.
 
-A cell `from smp.x import a, b` is replaced by the cells of smp/x.py, once in each notebook, after
-the cells of the modules that smp/x.py itself imports. Same input, same bytes.
+A cell `from smp.room.x import a, b` is replaced by the module smp/room/x.py, once in each notebook,
+after the modules that it imports: its docstring as text, the rest as one cell. Same input, same
+bytes.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from notebook_rules import check_modules, defined_names, read_code, rule
+from notebook_rules import check_modules, defined_names, read_module, read_story_cell, rule
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {
@@ -25,47 +26,64 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}
 
 
-def read_cells(path, root):
-    """Rows (where, cell, statements, wanted) of a percent file, one a cell."""
-    cells, rows = jupytext.reads(path.read_text("utf-8"), fmt=PERCENT).cells, []
-    for number, cell in enumerate(cells, 1):
-        where = f"{path.relative_to(root).as_posix()}, cell {number}"
-        source = cell.source if cell.cell_type == "code" else ""
-        rows.append((where, cell, *read_code(source, where)))
-    return rows
-
-
 def read_modules(root):
-    """{module: its rows} of smp/, the rules checked."""
-    paths = sorted(p for p in (root / "smp").glob("*.py") if not p.stem.startswith("__"))
-    modules = {path.stem: read_cells(path, root) for path in paths}
+    """{"room.x": module as `read_module` gives it} of smp/ without the command line, checked."""
+    paths = sorted(path for path in (root / "smp").rglob("*.py") if not path.stem.startswith("__"))
+    modules = {}
+    for path in paths:
+        name = ".".join(path.relative_to(root / "smp").with_suffix("").parts)
+        if not name.startswith("cli."):
+            where = path.relative_to(root).as_posix()
+            modules[name] = read_module(path.read_text("utf-8"), where)
     check_modules(modules)
     return modules
 
 
-def spell_out(rows, modules, done, waiting=()):
-    """The cells of rows, every import of smp replaced by what `done` does not hold yet."""
-    before, cells = [], []
-    for where, cell, _, wanted in rows:
+def module_cells(name, modules, done, waiting, where):
+    """The cells of a module, after those of the modules that it imports."""
+    rule(name in modules, where, f"there is no smp/{name.replace('.', '/')}.py")
+    rule(name not in waiting, where, "import cycle " + " -> ".join((*waiting, name)))
+    module, cells = modules[name], []
+    for other, names in module.wanted:
+        check_names(other, names, modules, module.where)
+        if other not in done:
+            cells += module_cells(other, modules, done, (*waiting, name), module.where)
+    done.add(name)
+    heading, _, text = module.docstring.partition("\n")
+    words = f"## {heading.rstrip('.')}\n{text}".strip()
+    cells.append(nbformat.v4.new_markdown_cell(words))
+    if module.code:
+        cells.append(nbformat.v4.new_code_cell(module.code))
+    return cells
+
+
+def check_names(name, names, modules, where):
+    """ValueError where a module does not define what is imported from it."""
+    rule(name in modules, where, f"there is no smp/{name.replace('.', '/')}.py")
+    unknown = names - defined_names(modules[name])
+    rule(not unknown, where, f"smp/{name} does not define {', '.join(sorted(unknown))}")
+
+
+def story_cells(script, modules, root):
+    """The cells of a notebook's script, each import of smp replaced by the modules it needs."""
+    done, cells = set(), []
+    path = root / script
+    for number, cell in enumerate(jupytext.reads(path.read_text("utf-8"), fmt=PERCENT).cells, 1):
+        where = f"{path.relative_to(root).as_posix()}, cell {number}"
+        wanted = read_story_cell(cell.source, where) if cell.cell_type == "code" else None
         if wanted is None:
             cells.append(cell)
             continue
-        name, names = wanted
-        rule(name in modules, where, f"there is no smp/{name}.py")
-        rule(name not in waiting, where, "import cycle " + " -> ".join((*waiting, name)))
-        unknown = names - defined_names(modules[name])
-        rule(not unknown, where, f"smp/{name}.py does not define {', '.join(sorted(unknown))}")
-        if name not in done:
-            place = before if waiting else cells  # before a module's heading; within the story
-            place += spell_out(modules[name], modules, done, (*waiting, name))
-            done.add(name)
-    return before + cells
+        check_names(*wanted, modules, where)
+        if wanted[0] not in done:
+            cells += module_cells(wanted[0], modules, done, (), where)
+    return cells
 
 
 def build(script, modules, root=ROOT):
     """The notebook's bytes: no outputs, ids made of each cell's position and content."""
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
-    for position, cell in enumerate(spell_out(read_cells(root / script, root), modules, set())):
+    for position, cell in enumerate(story_cells(script, modules, root)):
         source = cell.source
         if cell.cell_type == "code":  # `# %pip install x` and `# !ls` become magics
             source = re.sub(r"(?m)^( *)# (?=[%!]\w)", r"\1", source)

@@ -31,11 +31,13 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from smp.archive import load_archive
-from smp.authors import load_authors_masks, save_authors_masks
-from smp.maskfile import CHECKSUM, checksum_with, load_masks, save_masks
-from smp.results import read_records, record_json, summary_markdown
-from smp.squad import squad_rows_of_file
+from smp.data.reading import squad_rows_of_file
+from smp.model.archive import load_archive
+from smp.runs.read import read_records
+from smp.runs.record import record_json
+from smp.runs.summary import summary_markdown
+from smp.task.authors import load_authors_masks, save_authors_masks
+from smp.task.mask_file import CHECKSUM, checksum_with, load_masks, save_masks
 
 SECONDS = 20  # more for one input is a hang
 

@@ -29,13 +29,13 @@ from transformers import (
     set_seed,
 )
 
-from smp.baselines import attach_pruning
-from smp.checkpoint import Checkpoints
-from smp.models import load_pretrained
-from smp.settings import choose_settings
-from smp.snapshots import SnapshotKeeper
-from smp.squad import featurise, load_squad
-from smp.train import fit
+from smp.cli.train import attach_pruning
+from smp.data.reading import load_squad
+from smp.data.windows import featurise
+from smp.look.snapshot_writer import SnapshotWriter
+from smp.model.load import load_pretrained
+from smp.runs.checkpoint import Checkpoints
+from smp.runs.settings import choose_settings
 
 
 def make_training():
@@ -56,9 +56,9 @@ def make_training():
         set_seed(0)
         model = BertForQuestionAnswering(config)
         pruning = attach_pruning(model, settings)
-        run = fit(model, windows, tokenizer, settings, pruning,
+        run = train(model, windows, tokenizer, settings, pruning,
                   checkpoints=folder and Checkpoints(folder, minutes=0),
-                  snapshots=SnapshotKeeper(kept))
+                  snapshots=SnapshotWriter(kept))
         digest = hashlib.sha256(repr(sorted(run["history"].items())).encode())
         for name, value in sorted(model.state_dict().items()):
             digest.update(name.encode() + value.numpy().tobytes())

@@ -1,0 +1,346 @@
+"""What was tried and is no setting: `make sweep VARIANT=NAME`, with one thing of smp/ replaced.
+
+The record says NAME among its settings, and so has a name of its own. What came of each is told in
+README.md, beside this file.
+
+    python -m results.tried.variants NAME [what `python -m smp sweep` takes]
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+import smp.baselines
+import smp.distill
+import smp.masks
+import smp.sweep
+from smp.cli.main import main
+from smp.data.batches import make_loader
+from smp.method.distill import span_loss
+from smp.method.hidden import HiddenTeacher, hidden_distance, watch_layers
+from smp.method.masks import Masks, StaticMask
+from smp.model.device import make_accelerator, shard_batch
+from smp.model.encoder import encoder_stacks
+from smp.model.load import load_qa_model
+from smp.model.predict import MODEL_INPUTS
+from smp.runs.names import run_name, seedless
+from smp.runs.run import read_model_record
+
+# The teacher, looked at more closely
+
+ATTENDING = ("query", "key", "value")
+
+
+def watch_attention(model, with_gradients):
+    """{name: output (batch, length, hidden)} of the last forward's queries, keys and values."""
+    seen = {}
+
+    def watch(name, linear):
+        def keep(_, inputs, output):
+            if torch.is_grad_enabled() == with_gradients:
+                seen[name] = output
+
+        linear.register_forward_hook(keep)
+
+    for name, module in model.named_modules():
+        if name.endswith(tuple(f"attention.self.{part}" for part in ATTENDING)):
+            watch(name, module)
+    return seen
+
+
+class AttentionTeacher(HiddenTeacher):
+    """Adds to H, with the same weight, how far the student's attention is from the teacher's."""
+
+    def __init__(self, student, teacher, precision="auto"):
+        super().__init__(student, teacher, precision)
+        self.heads = student.config.num_attention_heads
+        self.of_student = watch_attention(student, with_gradients=True)
+        self.of_teacher = watch_attention(self.teacher, with_gradients=False)
+
+    def read(self, batch):
+        logits, distance = super().read(batch)
+        more = self.attention_distance(batch["attention_mask"])
+        self.of_student.clear()
+        self.of_teacher.clear()
+        return logits, distance + more
+
+
+class VectorsTeacher(AttentionTeacher):
+    """Queries, keys and values: the mean of their distances, as H's (compare MiniLMv2, Wang et al.
+    2021)."""
+
+    def attention_distance(self, attention_mask):
+        ours = [self.of_student[name] for name in self.of_teacher]
+        return hidden_distance(ours, self.of_teacher.values(), attention_mask)
+
+
+class MapsTeacher(AttentionTeacher):
+    """Attention maps: KL(teacher || student) of each real token's, the mean over tokens, heads and
+    layers (compare TinyBERT, Jiao et al. 2020)."""
+
+    def maps(self, outputs, query, attention_mask):
+        """log of the attention (batch, heads, length, length), of a layer by its query's name."""
+        queries, keys = (
+            out.float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for out in (outputs[query], outputs[query.removesuffix("query") + "key"])
+        )
+        scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        return scores.masked_fill(attention_mask[:, None, None] == 0, -1e4).log_softmax(-1)
+
+    def attention_distance(self, attention_mask):
+        apart = []
+        for name in self.of_teacher:
+            if name.endswith("query"):
+                ours = self.maps(self.of_student, name, attention_mask)
+                theirs = self.maps(self.of_teacher, name, attention_mask)
+                gap = (theirs.exp() * (theirs - ours)).sum(-1) * attention_mask[:, None]
+                apart.append(gap.sum() / attention_mask.sum() / self.heads)
+        return torch.stack(apart).mean()
+
+
+class ForcingTeacher(HiddenTeacher):
+    """Adds to H, with the same weight, the distance that each student layer alone makes: fed with
+    what the teacher's layer was fed."""
+
+    def __init__(self, student, teacher, precision="auto"):
+        super().__init__(student, teacher, precision)
+        (self.student_layers,) = encoder_stacks(student).values()
+        (layers,) = encoder_stacks(self.teacher).values()
+        self.fed = [None] * len(layers)
+        for number, layer in enumerate(layers):
+            self.watch(number, layer)
+
+    def watch(self, number, layer):
+        def keep(_, args, kwargs):
+            if not torch.is_grad_enabled():
+                self.fed[number] = args, kwargs
+
+        layer.register_forward_pre_hook(keep, with_kwargs=True)
+
+    def read(self, batch):
+        theirs, hooks = watch_layers(self.teacher, with_gradients=False)
+        logits, distance = super().read(batch)
+        for hook in hooks:
+            hook.remove()
+        with self.accelerator.autocast():
+            for layer, (args, kwargs) in zip(self.student_layers, self.fed):
+                layer(*args, **kwargs)  # what comes out lies in `ours`, as in any forward
+        alone = hidden_distance(self.ours, theirs, batch["attention_mask"])
+        self.ours.clear()
+        return logits, distance + alone
+
+
+def seeds_beside(folder):
+    """Folders of the models that a seed alone tells from the one in `folder`, by their records."""
+    records = {path.parent.name: read_model_record(path)
+               for path in sorted(Path(folder).parent.glob("*/record.json"))}
+    mine = records.pop(Path(folder).name, None)
+    return [Path(folder).with_name(name) for name, record in records.items()
+            if mine and record and seedless(record) == seedless(mine)]
+
+
+class SeveralTeachers:
+    """The teacher that is named and the `seeds_beside` it, each of which counts alike: the mean of
+    their logits, and of H to each."""
+
+    def __init__(self, student, teacher, precision="auto"):
+        beside = seeds_beside(teacher.name_or_path)
+        if not beside:
+            raise ValueError(f"TEACHER={Path(teacher.name_or_path).name!r} has no other seeds "
+                             "beside it, with record.json: several-teachers expects some")
+        print("taught besides by", ", ".join(place.name for place in beside))
+        self.teachers = [HiddenTeacher(student, each, precision) for each in (
+            teacher, *(load_qa_model(str(place))[0] for place in beside))]
+
+    def read(self, batch):
+        logits, distances = zip(*(one.read(batch) for one in self.teachers))
+        return torch.stack(logits).mean(0), torch.stack(distances).mean()
+
+
+# What is multiplied with
+
+class NormKept(StaticMask):
+    """W' = c (W * M), c such that W' has the norm of W. Nothing more is shipped."""
+
+    def forward(self, weight):
+        masked = super().forward(weight)
+        with torch.no_grad():
+            factor = (weight.square().sum() / masked.square().sum()).sqrt()
+        return masked * factor
+
+
+class RowFactors(torch.autograd.Function):
+    """W' * f, f (out, 1); W' is made anew for the backward, it lies where others come to lie."""
+
+    @staticmethod
+    def forward(ctx, masked, factors, weight, mask):
+        ctx.save_for_backward(factors, weight, mask)
+        return masked * factors
+
+    @staticmethod
+    def backward(ctx, grad):
+        factors, weight, mask = ctx.saved_tensors
+        of_factors = (grad * weight * mask).sum(1, keepdim=True)
+        return grad * factors, of_factors, None, None
+
+
+class FactorsLearned(StaticMask):
+    """Each row of W * M times a factor that is learned at `vector_learning_rate`, and shipped."""
+
+    def __init__(self, weight, start=0.0):
+        super().__init__(weight, start)
+        self.factors = torch.nn.Parameter(torch.ones(len(weight), 1))
+
+    def forward(self, weight):
+        return RowFactors.apply(super().forward(weight), self.factors, weight, self.mask)
+
+
+# How scores move
+
+class AdamPerMatrix(torch.optim.Optimizer):
+    """Adam with one second moment a matrix: what has a larger gradient moves further, where Adam
+    moves all alike."""
+
+    def __init__(self, params, betas, weight_decay=0.0, fused=True):
+        super().__init__(params, dict(lr=1e-3, betas=betas))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for part in group["params"]:
+                if part.grad is None:
+                    continue
+                state = self.state[part]
+                if not state:  # of Adam's shapes, for checkpoints
+                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(part),
+                              "exp_avg_sq": torch.zeros_like(part)}
+                state["step"] += 1
+                steps = float(state["step"])
+                state["exp_avg"].lerp_(part.grad, 1 - first)
+                state["exp_avg_sq"].mul_(second).add_(part.grad.square().mean(), alpha=1 - second)
+                square = float(state["exp_avg_sq"].flatten()[0]) / (1 - second**steps)
+                rate = group["lr"] / (1 - first**steps) / (square**0.5 + 1e-12)
+                part.add_(state["exp_avg"], alpha=-rate)
+
+
+def fit_from_a_backward_pass(model, features, tokenizer, settings, pruning, *,
+                             loss_function=span_loss, batches=32, **rest):
+    """`fit`, whose scores start from what 32 batches of 8 say of the whole model: -dL/dS, of mean
+    size 1 in each matrix (compare SNIP, Lee et al. 2019)."""
+    accelerator = make_accelerator(settings.precision)
+    model.to(accelerator.device)
+    loader = make_loader(features, tokenizer, 8, shuffle=True, seed=1)
+    pruning.masks.refresh(1.0)
+    for _, batch in zip(range(batches), loader):
+        batch, share = shard_batch(batch, accelerator)
+        with accelerator.autocast():
+            out = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+        loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
+        (share * loss).backward()
+    with torch.no_grad():
+        for scores in pruning.masks.scores:
+            slope = accelerator.reduce(scores.grad, "mean")
+            scores.copy_(-slope / slope.abs().mean())
+    model.zero_grad()
+    return plain_fit(model, features, tokenizer, settings, pruning, loss_function=loss_function,
+                     **rest)
+
+
+plain_fit = smp.sweep.fit
+
+
+class HeadsRegularised(Masks):
+    """R of the attention's matrices is that of a group lasso over the heads: a head's mean of
+    sigma(S) counts with its root, so that heads of which little is left are pushed hardest."""
+
+    def __init__(self, model, *rest, **more):
+        super().__init__(model, *rest, **more)
+        self.heads = model.config.num_attention_heads
+
+    @torch.no_grad()
+    def add_regulariser_gradient(self, weight):
+        for (*_, matrix, _), scores in zip(self.places, self.scores):
+            kept = torch.sigmoid(scores)
+            slope = kept * (1 - kept)
+            if matrix in (*ATTENDING, "attention output"):
+                by_head = 1 if matrix == "attention output" else 0  # columns, or rows
+                of_head = kept.mean(1 - by_head).unflatten(0, (self.heads, -1)).mean(1)
+                push = (of_head.mean() / of_head).sqrt()
+                push = push.repeat_interleave(scores.shape[by_head] // self.heads)
+                slope *= push.unsqueeze(1 - by_head)
+            scale = weight / (len(self.masks) * scores.numel())
+            scores.grad = slope * scale if scores.grad is None else scores.grad.add_(
+                slope, alpha=scale)
+
+
+def new_masks(kind):
+    return [(smp.baselines, "METHOD_MASKS", smp.baselines.METHOD_MASKS | {"smp": kind})]
+
+
+VARIANTS = {  # name: [(where, what, what it is instead)]
+    "attention-vectors": [(smp.distill, "HiddenTeacher", VectorsTeacher)],
+    "attention-maps": [(smp.distill, "HiddenTeacher", MapsTeacher)],
+    "teacher-forced": [(smp.distill, "HiddenTeacher", ForcingTeacher)],
+    "several-teachers": [(smp.distill, "HiddenTeacher", SeveralTeachers)],
+    "norm-kept": [(smp.masks, "StaticMask", NormKept)],
+    "row-factors": [(smp.masks, "StaticMask", FactorsLearned),
+                    (smp.masks, "encoder_vectors", lambda model: {})],  # they alone are trained
+    "adam-per-matrix": [(torch.optim, "AdamW", AdamPerMatrix)],
+    "backward-start": [(smp.sweep, "fit", fit_from_a_backward_pass)],
+    "heads-regularised": new_masks(HeadsRegularised),
+}
+
+
+FOLLOWED = ("a teacher whose layers are followed", lambda settings:
+            settings.task == "smp-kd" and settings.hidden_weight,
+            'METHODS with +kd, and SET="hidden_weight=100"')
+NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it); else always
+    **{name: FOLLOWED for name, parts in VARIANTS.items()
+       if any(what == "HiddenTeacher" for _, what, _ in parts)},
+    "row-factors": ("vectors that are trained", lambda settings: settings.trains_vectors,
+                    'SET="vector_learning_rate=0.003"'),
+    "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
+                       "METHODS without magnitude"),
+    "heads-regularised": ("the regulariser of SMP", lambda settings:
+                          settings.method == "smp" and settings.regulariser,
+                          "METHODS of SMP, and a regulariser above 0"),
+}
+
+
+def begin_record_as(variant, begin_record):
+    """`begin_record` whose records say which variant they are of; ValueError with one line where
+    the part that it replaces is not in use."""
+    replaced, in_use, expected = NEEDS.get(variant, ("", lambda settings: True, ""))
+
+    def begin(method, settings, *rest):
+        if not in_use(settings):
+            raise ValueError(f"VARIANT={variant!r} is about {replaced}, which {method} with these "
+                             f"settings has not: expected {expected}")
+        record = begin_record(method, settings, *rest)
+        record["settings"]["variant"] = variant
+        return record | {"name": run_name(record)}
+
+    return begin
+
+
+def replacements(variant):
+    """[(where, what, what it is instead)] of a variant, and of its records."""
+    named = begin_record_as(variant, smp.sweep.begin_record)
+    return [*VARIANTS[variant], (smp.sweep, "begin_record", named)]
+
+
+def run(arguments):
+    """A sweep of one variant. -> exit code"""
+    variant, *rest = arguments or [""]
+    if variant not in VARIANTS:
+        print(f"sweep: VARIANT={variant!r}: expected one of {', '.join(VARIANTS)}", file=sys.stderr)
+        return 2
+    for where, what, instead in replacements(variant):
+        setattr(where, what, instead)
+    return main(["sweep", *rest])
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

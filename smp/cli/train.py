@@ -1,0 +1,89 @@
+"""A run put together: the method of the settings, attached to a model, and its training.
+
+The notebooks write these steps out; the sweep and the tests call them.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from smp.fast.buffers import reuse_buffers
+from smp.fast.skipping import skip_zeros
+from smp.fast.topk import KeepTop
+from smp.method.distill import CachedTeacher, distilled_loss
+from smp.method.hidden import HiddenTeacher
+from smp.method.loop import fit, span_loss
+from smp.method.masks import competing_share, same_share
+from smp.model.device import make_accelerator
+from smp.model.encoder import encoder_layers, encoder_linears, freeze_encoder
+from smp.model.teacher import check_layers
+from smp.runs.methods import method_of
+from smp.runs.training import prepare_training
+
+
+def train(model, features, tokenizer, settings, pruning=None, loss=span_loss, **watched) -> dict:
+    """Train the model in place and return {"history", "steps", "seconds", ...}.
+
+    watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
+    """
+    training = prepare_training(model, features, tokenizer, settings, pruning, **watched)
+    fit(**training, loss=loss)
+    return training["watch"].run()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes that a run is made of. experiments/ replaces some of them and names the variant.
+
+    masks, static_mask: None for those of the method. train: see `train`.
+    """
+
+    variant: str = ""
+    masks: type | None = None
+    static_mask: type | None = None
+    hidden_teacher: type = HiddenTeacher
+    optimizer: type = torch.optim.AdamW
+    trains_biases_and_norms: bool = True
+    train: Callable = train
+
+
+def method_class(name: str) -> type:
+    """Return a class of smp/method/ by its "file.Class"."""
+    file, _, kind = name.partition(".")
+    return getattr(importlib.import_module(f"smp.method.{file}"), kind)
+
+
+def attach_pruning(model, settings, parts: Parts = Parts()):
+    """Attach the masks of settings.method to the model and return its `Pruning`.
+
+    On a CPU the masks are chosen, stored and multiplied the fast way (smp/fast/).
+    """
+    method = method_of(settings)
+    if method.freezes_weights:
+        freeze_encoder(model, settings.trains_vectors and parts.trains_biases_and_norms)
+    share = same_share if settings.sharing == "local" else functools.partial(
+        competing_share, temperature=settings.temperature)
+    on_cpu = make_accelerator(settings.precision).device.type == "cpu"
+    masks = (parts.masks or method_class(method.masks))(
+        encoder_linears(model), share, settings.score_start,
+        choose=KeepTop() if on_cpu else None, static_mask=parts.static_mask,
+    )
+    if parts.static_mask is None:
+        reuse_buffers(masks)
+        skip_zeros(masks, settings.precision)
+    return method_class(method.pruning)(masks, settings)
+
+
+def teacher_loss(settings, student, teacher, logits=None, parts: Parts = Parts()):
+    """Return the loss of a student with a teacher: its cached logits, or its hidden states too."""
+    if settings.hidden_weight:
+        check_layers(student.config, teacher.config)
+        source = parts.hidden_teacher(
+            student, teacher, encoder_layers, make_accelerator(settings.precision))
+    else:
+        source = CachedTeacher(logits)
+    return distilled_loss(span_loss, source, settings.kd_weight, settings.kd_temperature,
+                          settings.hidden_weight)

@@ -1,0 +1,125 @@
+"""The almanac: questions and answers that need no download.
+
+SQuAD asks about passages from Wikipedia. The almanac has the same form, but its passages are made
+up here, so that everything below also runs without a network. Each one describes an expedition, a
+ship, a novel, a company, a bridge, a festival, an observatory or a cup final that never was.
+
+Every fact comes as a pair: a leader *and* a doctor, a year of departure *and* a year of return.
+Whatever is asked, a second answer of the same kind stands in the same passage, at times in the
+same sentence, so finding a name or a year is not enough: the reader must tie each to its role.
+The test questions are about people, places and things that training never mentions, and some of
+their wordings are new as well.
+"""
+
+import itertools
+import random
+import re
+
+from smp.data.words import SKY_FACTS, SYNTHETIC_WORDS, TOWN_FACTS, TRADE_FACTS, TRAVEL_FACTS
+
+
+def read_fact_tables(table):
+    """{domain: {"names": [...], "facts": [{"kind", "apart", "together", "questions"}]}}."""
+    domains = {}
+    for line in table.splitlines():
+        if not line.strip():
+            continue
+        if " = " in line:
+            domain, names = line.split(" = ")
+            facts = []
+            domains[domain] = {"names": names.split(" / "), "facts": facts}
+        elif not line.startswith(" "):
+            roles, kind = line.split(": ")
+            questions = {role: None for role in roles.split(" + ")}
+            facts.append({"kind": kind, "apart": [], "together": [], "questions": questions})
+        elif asked := re.match(r"\s+(\w+)\? ", line):
+            facts[-1]["questions"][asked[1]] = line[asked.end() :]
+        else:
+            statements = line.strip().split(" / ")
+            facts[-1]["apart" if len(statements) == 2 else "together"].append(statements)
+    return domains
+
+
+def wordings(template, split):
+    """Every wording that a template offers to a split; `*` choices are for "test" alone."""
+    parts = re.split(r"\[(.*?)\]", template)  # odd parts are choices
+    choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
+    if split == "train":
+        choices = [[c for c in options if not c.startswith("*")] for options in choices]
+    return ["".join(picked).replace("*", "") for picked in itertools.product(*choices)]
+
+
+def draw_value(kind, split, rng):
+    """A person, place, number or word of some kind; numbers are for both splits."""
+    if kind == "number":
+        return str(rng.randrange(12, 99))
+    if kind == "person":
+        return draw_value("first", split, rng) + " " + draw_value("surname", split, rng)
+    if kind == "place":
+        return draw_value("stem", split, rng) + draw_value("ending", split, rng)
+    text = SYNTHETIC_WORDS[kind]
+    words = [" ".join(w.split()) for w in (text.split(",") if "," in text else text.split())]
+    return rng.choice([w for i, w in enumerate(words) if (i % 3 == 2) == (split == "test")])
+
+
+def draft_passage(domain, split, rng):
+    """(title, context, [(question, answer texts)]) about one invented subject."""
+    first, *later = domain["names"]
+    kinds = re.findall(r"{(\w+)}", first)
+    name = first.format(**{kind: draw_value(kind, split, rng) for kind in kinds})
+    statements, asked = [], []
+    for i, fact in enumerate(rng.sample(domain["facts"], 4)):
+        if fact["kind"] == "year":  # the tables name the earlier event first
+            year = rng.randrange(1920, 1970)
+            values = [str(year), str(year + rng.randint(1, 19))]
+        else:
+            values = [draw_value(fact["kind"], split, rng) for _ in fact["questions"]]
+        roles = dict(zip(fact["questions"], values))
+        for template in rng.choice(fact["together" if i == 0 else "apart"]):
+            statements.append((rng.choice(wordings(template, split)), roles))
+        for role, template in fact["questions"].items():
+            question = rng.choice(wordings(template, split)).format(it=rng.choice(later))
+            texts = [roles[role]]
+            if fact["kind"] == "person" and split == "test":
+                texts.append(roles[role].split()[-1])  # the surname alone is right as well
+            asked.append((question, texts))
+    rng.shuffle(statements)
+    rng.shuffle(asked)
+    context = ""
+    for wording, roles in statements:
+        mentions = [*later, "it"] if wording.startswith("{it}") else later
+        it = rng.choice(mentions) if context else name
+        sentence = wording.format(it=it, **roles).rstrip(".")
+        context += sentence[0].upper() + sentence[1:] + ". "
+    return name[0].upper() + name[1:], context.strip(), asked
+
+
+def make_synthetic_squad(split, n_questions, seed=0):
+    """Invented passages and questions in the JSON form of SQuAD v1.1.
+
+    split: "train" or "test". n_questions: exactly so many, three to five for a passage (the last
+    may have fewer). seed: the same text on every machine; more questions extend fewer.
+    Raises ValueError for another split or n_questions < 1.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f'almanac split {split!r}: expected "train" or "test"')
+    if n_questions < 1:
+        raise ValueError(f"almanac n_questions {n_questions}: expected at least 1")
+    tables = TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS
+    domains = list(read_fact_tables(tables).values())
+    articles, n = [], 0
+    while n < n_questions:
+        rng = random.Random(f"almanac {split} {seed} {len(articles)}")
+        domain = domains[len(articles) % len(domains)]
+        while True:
+            title, context, asked = draft_passage(domain, split, rng)
+            clear = all(context.count(text) == 1 for _, texts in asked for text in texts)
+            if clear and len(context.split()) >= 53:  # 60 to 80 word pieces
+                break
+        qas = []
+        for question, texts in asked[: min(rng.randint(3, 5), n_questions - n)]:
+            answers = [{"text": text, "answer_start": context.index(text)} for text in texts]
+            qas.append({"id": f"almanac-{split}-{n:06d}", "question": question, "answers": answers})
+            n += 1
+        articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
+    return {"version": "1.1", "data": articles}

@@ -1,0 +1,61 @@
+"""The methods that SMP is compared with. They train the weights together with the mask.
+
+| method        | a weight is kept if                                | source             |
+|---------------|----------------------------------------------------|--------------------|
+| magnitude     | |W| is among the top v of its matrix               | Zhu & Gupta 2017   |
+| movement      | its score is among the top v of its matrix         | Sanh et al. 2020   |
+| soft movement | sigmoid(S) > tau, with one tau for all matrices    | Sanh et al. 2020   |
+"""
+
+import torch
+
+from smp.method.masks import Masks
+from smp.method.schedule import Pruning, cubic_ramp
+
+
+class MagnitudeMasks(Masks):
+    """Keep the largest |W| of each matrix, as W is in this step. No scores are learned."""
+
+    trains_weights = True
+
+    def __init__(self, linears, share=None, score_init=None, choose=None, static_mask=None):
+        super().__init__(linears, share, None, choose, static_mask)
+
+    def rankings(self) -> dict[str, torch.Tensor]:
+        return {name: linear.parametrizations.weight.original.abs()
+                for name, _, _, linear in self.matrices}
+
+
+class MovementMasks(Masks):
+    """Learn scores as SMP does, and train the weights too (Sanh et al. 2020, section 3)."""
+
+    trains_weights = True
+
+
+class SoftMovementMasks(MovementMasks):
+    """Keep the weights whose score passes a threshold, so the matrices compete."""
+
+    @torch.no_grad()
+    def refresh_above(self, threshold: float) -> float:
+        """Set mask = sigmoid(S) > threshold and return the share of masked weights that is kept."""
+        kept = total = 0
+        for mask in self.masks.values():
+            mask.mask.copy_(mask.scores.sigmoid() > threshold)
+            kept, total = kept + mask.mask.sum(), total + mask.mask.numel()
+        return int(kept) / total
+
+
+class SoftPruning(Pruning):
+    """Soft movement over time: threshold and penalty rise together on the cubic, from 0.
+
+    The density is a result here, not a setting. Source: Sanh et al. 2020, section 4.2, and code.
+    """
+
+    def before_forward(self, step: int, steps: int) -> None:
+        chosen = self.settings
+        risen = cubic_ramp(step, steps, chosen.density_ramp, chosen.density_hold)
+        self.weight = chosen.regulariser * risen
+        self.density = self.masks.refresh_above(chosen.threshold * risen)
+
+    def finish(self) -> None:
+        self.density = self.masks.refresh_above(self.settings.threshold)

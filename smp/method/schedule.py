@@ -1,0 +1,71 @@
+"""How the density falls and the regulariser grows during a run.
+
+The density v(t) falls from 1 to v_f on a cubic until step N; the regulariser's weight lambda(t)
+rises from 0 to lambda_f on the mirrored cubic until step T. N and T are fractions of the run, so a
+short run has the shape of a long one. Source: SMP, section 4.1, and the authors' code.
+"""
+
+
+def cubic_ramp(step: float, steps: float, ramp: float, hold: float = 0.0) -> float:
+    """Return 1 - (1 - t)^3, which is 0 until the fraction `hold` of the run and 1 from `ramp`."""
+    t = (step / steps - hold) / (ramp - hold)
+    return 1.0 if t >= 1 else 1 - (1 - max(0.0, t)) ** 3
+
+
+def density_at(step: float, steps: float, final: float, ramp: float, hold: float = 0.0) -> float:
+    """Return v(t), the share of weights kept in optimizer step `step` (from 0) of `steps`.
+
+    ramp: N / steps; hold: the fraction of the run before the density falls, 0 in SMP.
+    Source: SMP, section 4.1; the cubic is that of Zhu & Gupta (2017).
+    """
+    return final + (1 - final) * (1 - cubic_ramp(step, steps, ramp, hold))
+
+
+def regulariser_at(step: float, steps: float, final: float, ramp: float) -> float:
+    """Return lambda(t), the regulariser's weight; ramp: T / steps. Source: the authors' code."""
+    return final * cubic_ramp(step, steps, ramp)
+
+
+def regulariser_by_density(density: float, goal: float, final: float) -> float:
+    """Return lambda_f * v(t) / v_f, which falls to `final` with the density."""
+    return final * density / goal
+
+
+class Pruning:
+    """The masks of a model over time: what the training loop calls in each step.
+
+    settings: has density, density_ramp, density_hold, regulariser, regulariser_ramp and
+    regulariser_rule. `density` and `weight` are the current v(t) and lambda(t).
+    """
+
+    def __init__(self, masks, settings):
+        self.masks, self.settings = masks, settings
+        self.density, self.weight = 1.0, 0.0
+
+    def density_at(self, step: float, steps: float) -> float:
+        """Return v(t) as the settings define it."""
+        chosen = self.settings
+        return density_at(step, steps, chosen.density, chosen.density_ramp, chosen.density_hold)
+
+    def regulariser_at(self, step: float, steps: float) -> float:
+        """Return lambda(t) as the settings define it."""
+        chosen = self.settings
+        if chosen.regulariser_rule == "density":
+            density = self.density_at(step, steps)
+            return regulariser_by_density(density, chosen.density, chosen.regulariser)
+        return regulariser_at(step, steps, chosen.regulariser, chosen.regulariser_ramp)
+
+    def before_forward(self, step: int, steps: int) -> None:
+        """Choose the masks of this step. Masks change at no other time in a step."""
+        self.density, self.weight = self.density_at(step, steps), self.regulariser_at(step, steps)
+        self.masks.refresh(self.density)
+
+    def after_backward(self, step: int, steps: int) -> None:
+        """Add lambda(t) dR/dS to the gradients, before they are clipped, as in the authors' code."""
+        if self.weight:
+            self.masks.add_regulariser_gradient(self.weight)
+
+    def finish(self) -> None:
+        """Choose the final masks from the last scores, at exactly the target density."""
+        self.density = self.settings.density
+        self.masks.refresh(self.density)

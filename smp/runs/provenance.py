@@ -1,0 +1,73 @@
+"""Results: one file a run, and tables computed from them.
+
+Each run leaves one JSON file in `results/`: what was trained on what, with which settings and
+versions, how much of the model is left, and how many questions it answers. The tables are
+computed from these files and never typed, so a number in the README can be followed back to
+the run it came from.
+
+A run's name ends in six digits of a hash of its settings, its model and its data. The same
+settings therefore give the same name, and a rerun replaces its own record and no other. Settings
+at their defaults do not count, so that a new one leaves the old names as they are.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+
+def results_folder(start: str | Path = ".") -> Path:
+    """The results/ folder of the project that `start` or its parent is; else start/results.
+
+    A project folder holds BERT_FINETUNE_QA.ipynb beside results/. Nothing is created here.
+    """
+    start = Path(start)
+    parent = start / ".." if start.name in ("", "..") else start.parent
+    for folder in (start, parent):
+        if (folder / "BERT_FINETUNE_QA.ipynb").is_file() and (folder / "results").is_dir():
+            return folder / "results"
+    return start / "results"
+
+
+def git_output(folder: Path, *arguments: str) -> str | None:
+    """What `git …` prints in the folder; None without git or when git refuses."""
+    # Inside a git hook these variables point at the repository of the hook, not of the folder.
+    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    environment = {key: value for key, value in os.environ.items() if key not in hook}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def provenance(folder: str | Path = ".") -> dict:
+    """{"versions": {package: version or None}, "commit": hex or None, "dirty": bool or None}.
+
+    commit and dirty are None unless the folder lies in a git clone of this project (one that
+    tracks BERT_FINETUNE_QA.ipynb). dirty: uncommitted changes outside results/ and README.md,
+    which the runs themselves write; new files in smp/, notebooks/ and tools/ count too.
+    Call it once, before training.
+    """
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "datasets", "evaluate", "accelerate", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+
+    folder = Path(folder).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    top = git_output(folder, "rev-parse", "--show-toplevel")
+    if not top or not git_output(top, "ls-files", "--", "BERT_FINETUNE_QA.ipynb"):
+        return {"versions": versions, "commit": None, "dirty": None}
+    outside = ("--", ".", ":(exclude)results", ":(exclude)README.md")
+    changed = git_output(top, "status", "--porcelain", "--untracked-files=no", *outside)
+    code = ("smp", "notebooks", "tools")
+    new = git_output(top, "ls-files", "--others", "--exclude-standard", "--", *code)
+    dirty = None if changed is None or new is None else bool(changed or new)
+    commit = git_output(top, "rev-parse", "--verify", "--quiet", "HEAD")
+    return {"versions": versions, "commit": commit, "dirty": dirty}

@@ -1,0 +1,113 @@
+"""What is watched while `fit` trains: progress, curves, validation, checkpoints, snapshots."""
+
+import math
+import time
+
+import torch
+from tqdm import tqdm
+
+from smp.model.device import is_first_process
+
+CURVES = ("step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")
+
+
+class Watch:
+    """The hooks of `fit`, and the curves that they record.
+
+    state: a function of the curves that returns the `TrainingState` of the run. pruning: a
+    `Pruning`, or None to fine-tune. validate: model -> {"em", "f1"}, called settings.n_snapshots
+    times. checkpoints: a `Checkpoints`, from whose newest the run resumes. snapshots: a
+    `SnapshotWriter` for masks. `first_step` is the number of steps that were done before.
+    """
+
+    def __init__(self, model, accelerator, steps, settings, state, pruning=None, validate=None,
+                 checkpoints=None, snapshots=None):
+        self.model, self.accelerator, self.steps, self.settings = model, accelerator, steps, settings
+        self.pruning, self.validate, self.checkpoints = pruning, validate, checkpoints
+        self.first = is_first_process()
+        self.snapshots = snapshots if pruning is not None and self.first else None
+        count = settings.n_snapshots
+        self.validations = {round(steps * (i + 1) / count) for i in range(count)}
+        curves = {"history": {name: [] for name in CURVES}, "losses": [], "seconds": 0.0}
+        self.history, self.losses = curves["history"], curves["losses"]
+        self.state, self.first_step = state(curves), 0
+        if checkpoints is not None:
+            self.first_step = self.state.restore(checkpoints)
+        if self.first_step and self.first:
+            print(f"going on after step {self.first_step:,} of {steps:,}, from {checkpoints.folder}")
+        self.snapshot_steps = set() if self.snapshots is None else self.snapshots.begin(
+            steps, pruning.density_at, settings.n_masks, self.first_step)
+        self.began = time.perf_counter() - curves["seconds"]
+        self.bar = tqdm(initial=self.first_step, total=steps, desc=settings.task, unit=" steps",
+                        disable=not self.first)
+
+    def masked(self, step: int) -> None:
+        """Record density and lambda after the masks of a step are chosen; write a snapshot."""
+        pruning = self.pruning
+        self.history["density"].append(pruning.density if pruning else 1.0)
+        self.history["lambda"].append(pruning.weight if pruning else 0.0)
+        self.snapshot(step)
+
+    def stepped(self, step: int, loss: torch.Tensor) -> None:
+        """Record the loss of a finished step; validate and write a checkpoint when it is time.
+
+        Raises FloatingPointError when the loss or what is trained is not finite.
+        """
+        done = step + 1
+        self.losses.append(self.accelerator.reduce(loss, "mean"))
+        self.history["step"].append(done)
+        if done % 20 == 0 or done == self.steps:  # reading the loss waits for the device
+            recent = float(torch.stack(self.losses[-20:]).mean())
+            self.check_finite(recent, done)
+            density = f"{self.history['density'][-1]:.0%}"
+            self.bar.set_postfix(loss=f"{recent:.2f}", density=density)
+        if done < self.steps:
+            self.validate_at(done)
+        if self.first and self.checkpoints is not None and self.checkpoints.due():
+            self.check_finite(float(self.losses[-1]), done)
+            self.state.save(self.checkpoints, done, time.perf_counter() - self.began)
+        self.bar.update()
+
+    def finished(self) -> None:
+        """Write the last snapshot and validate, after the final masks are chosen."""
+        self.snapshot(self.steps)
+        self.validate_at(self.steps)
+        self.bar.close()
+        self.history["loss"] = torch.stack(self.losses).float().cpu().tolist()
+        self.seconds = round(time.perf_counter() - self.began, 1)
+
+    def snapshot(self, step: int) -> None:
+        """Write the masks of a step to the snapshot file where they are wanted."""
+        if step in self.snapshot_steps:
+            self.snapshots.keep(step, self.pruning.masks)
+
+    def validate_at(self, done: int) -> None:
+        """Record EM and F1 after `done` steps where a validation is due and was not done before."""
+        if self.validate and done in self.validations and done not in self.history["valid_step"]:
+            scores = self.validate(self.model)
+            for name, value in (("step", done), ("em", scores["em"]), ("f1", scores["f1"])):
+                self.history[f"valid_{name}"].append(value)
+
+    def check_finite(self, loss: float, step: int) -> None:
+        """Raise FloatingPointError, one line, when the loss or what is trained is not finite."""
+        what = "the loss" if not math.isfinite(loss) else None
+        sums = torch.stack([part.detach().sum() for part in self.state.trained.values()])
+        if what is None and not bool(sums.isfinite().all()):
+            what = "a trained weight or score"
+        if what:
+            settings = self.settings
+            good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
+            rates = f"({settings.learning_rate:g})"
+            if settings.trains_vectors:
+                rates += f", that of vectors ({settings.vector_learning_rate:g})"
+            raise FloatingPointError(
+                f"{what} is {loss if what == 'the loss' else 'not finite'} at step {step:,}: lower "
+                f"the learning rate {rates}, or set precision to fp32"
+                + (f"; the last good checkpoint is {good[0].name}" if good else "")
+            )
+
+    def run(self) -> dict:
+        """Return what a record contains of a finished training: curves, time, machine."""
+        return {"history": self.history, "steps": self.steps, "seconds": self.seconds,
+                **{name: self.state.run["versions"][name]
+                   for name in ("device", "precision", "threads", "zeros")}}

@@ -1,0 +1,111 @@
+"""Model cards.
+
+What a folder holds, what was measured on it and how it is loaded: a README.md with the metadata
+that the Hub reads, made of what the mask file or the run's record says.
+"""
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from smp.runs.names import method_label
+from smp.text import as_percent
+
+PLAIN_HEAD = """\
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+model = AutoModelForQuestionAnswering.from_pretrained("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+out = model(**tokenizer("a question", "a passage", return_tensors="pt"))
+start, end = out.start_logits, out.end_logits
+"""
+WORD_HEAD = """\
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained("this folder")
+tokenizer = AutoTokenizer.from_pretrained("this folder")
+yes, no = (tokenizer.encode(" " + word, add_special_tokens=False)[0] for word in ("yes", "no"))
+logits = model(**tokenizer("a question", "a passage", return_tensors="pt")).logits
+start, end = logits[..., yes], logits[..., no]
+"""
+MASK_CODE = """\
+from smp.pruned import PrunedModel  # of the repository that made the masks
+
+pruned = PrunedModel.from_pretrained({base!r}, "this folder")
+model, tokenizer = pruned.model, pruned.tokenizer
+"""
+
+
+def card_metadata(about):
+    """The block that the Hub reads, of what is known."""
+    scores = [
+        EvalResult(
+            task_type="question-answering", dataset_type=about["data"], dataset_name=about["data"],
+            metric_type=kind, metric_value=round(about[field], 4),
+        )
+        for field, kind in (("em", "exact_match"), ("f1", "f1")) if field in about
+    ]
+    data = ModelCardData(
+        model_name=about.get("name"), eval_results=scores or None, base_model=about.get("base"),
+        datasets=[about["data"]] if "data" in about else None,
+        pipeline_tag="question-answering", tags=["static-model-pruning"],
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def card_table(about, has_vectors):
+    """What it is and what was measured, a line for each that is known; has_vectors: whether biases
+    and LayerNorms are its own."""
+    lines = [f"- base model: {about.get('base')}, weights `{about.get('base_sha')}`"]
+    if "method" in about:
+        lines.append(f"- method: {method_label(about['method'], about['sharing'])}")
+    if about.get("density") is not None:
+        lines.append(f"- of the encoder's weights, {as_percent(about['density'])} stay")
+    if "head" in about:
+        lines.append(f"- head: {about['head']}")
+    if has_vectors:
+        lines.append("- the biases and LayerNorms of the encoder's layers are trained")
+    if "em" in about:
+        lines.append(
+            f"- Exact Match {about['em']:.4f}, F1 {about['f1']:.4f} on {about['n_eval']:,} "
+            f"questions of {about['data']} (`{about['data_sha']}`)"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def mask_card(about, size):
+    """README.md beside a mask file of `size` bytes; about: as the file says it."""
+    name, code = about.get("name", "masks"), MASK_CODE.format(base=about.get("base"))
+    return (
+        f"{card_metadata(about)}\n# {name}\n\nOne task, as masks: which weights of the base "
+        f"model's encoder stay. {size:,} bytes, to be put onto the base model, whose matrices are "
+        f"not changed.\n\n{card_table(about, 'vectors' in about)}\n```python\n{code}```\n"
+    )
+
+
+def model_card(record):
+    """README.md in the folder of a plain model, of its run's record."""
+    about, has_vectors = record_task(record), record["settings"].get("vector_learning_rate", 0) > 0
+    pruned = about["method"] != "fine-tuned"
+    note = (
+        "Weights that were pruned are zeros, so the file is as large as before, and dense "
+        "arithmetic as slow: what is smaller is the mask file, and the compacted model.\n\n"
+    ) if pruned else ""
+    words = about["head"] == "label words"
+    note += (
+        "Its head is the pretrained masked-language-model head, frozen: the logit of the word "
+        "*yes* at a token is its start logit, that of *no* its end logit. No stock "
+        "question-answering class holds such a head, so it is loaded as a masked language "
+        "model.\n\n"
+    ) if words else ""
+    return (
+        f"{card_metadata(about)}\n# {about['name']}\n\nA model for extractive question answering. "
+        f"{note}{card_table(about, has_vectors)}\n"
+        f"```python\n{WORD_HEAD if words else PLAIN_HEAD}```\n"
+    )
+
+
+def record_task(record):
+    """What a mask file would say, of a run's record."""
+    keys = ("name", "method", "sharing", "head", "em", "f1", "n_eval", "data", "data_sha")
+    return {key: record[key] for key in keys if key in record} | {
+        "base": record["model"], "base_sha": record["model_sha"], "density": record["density"],
+    }

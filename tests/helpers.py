@@ -1,0 +1,46 @@
+"""What several tests build on: a tiny BERT, masks on a stock model, another compiler."""
+
+import contextlib
+import functools
+
+import pytest
+from transformers import BertConfig
+
+from smp.fast.products import compiled_products
+from smp.method.masks import Masks, competing_share, same_share
+from smp.model.encoder import encoder_linears, freeze_encoder
+
+
+def tiny_config(**changes):
+    return BertConfig(**dict(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=128, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ) | changes)
+
+
+@contextlib.contextmanager
+def compiler_named(name):
+    """Within it the products that skip zeros are compiled anew, by the compiler of this name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", str(name))
+        compiled_products.cache_clear()
+        try:
+            yield
+        finally:
+            compiled_products.cache_clear()
+
+
+def attach_masks(model, sharing="local", temperature=1.0, start=0.0, vectors=False, kind=Masks,
+                 **options):
+    """Attach plain masks to a stock model, everything else of its encoder frozen."""
+    if not kind.trains_weights:
+        freeze_encoder(model, vectors)
+    share = same_share if sharing == "local" else functools.partial(
+        competing_share, temperature=temperature)
+    return kind(encoder_linears(model), share, start, **options)
+
+
+def linears_of(masks):
+    """{name: nn.Linear} of the masked layers."""
+    return {name: linear for name, _, _, linear in masks.matrices}

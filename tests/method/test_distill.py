@@ -1,0 +1,336 @@
+"""The losses and the teacher."""
+
+import io
+import json
+import zipfile
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, BertForQuestionAnswering, DistilBertConfig
+
+from helpers import tiny_config
+from smp.cli.train import teacher_loss
+from smp.method.distill import distillation_loss, span_loss
+from smp.model.archive import ARCHIVE_FILES, is_archive
+from smp.model.teacher import load_teacher, teacher_logits
+from smp.runs.settings import choose_settings
+
+
+def reference_kd(student, teacher, lengths, tau):
+    """Oracle: torch's kl_div row by row, on the unpadded part only."""
+    total = 0.0
+    for row, length in enumerate(lengths):
+        for side in (0, 1):
+            s, t = student[row, :length, side] / tau, teacher[row, :length, side] / tau
+            total += F.kl_div(s.log_softmax(0), t.softmax(0), reduction="sum") * tau**2
+    return total / (2 * len(lengths))
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0, 5.5])
+def test_kd_is_kl_div_on_unpadded_rows(tau):
+    torch.manual_seed(0)
+    lengths = [5, 9, 7]
+    student, teacher = torch.randn(3, 9, 2) * 3, torch.randn(3, 9, 2) * 3
+    mask = torch.tensor([[1] * n + [0] * (9 - n) for n in lengths])
+    loss = distillation_loss(student, teacher, mask, tau)
+    assert loss == pytest.approx(
+        float(reference_kd(student, teacher, lengths, tau)), rel=1e-5)
+    padded = teacher.clone()
+    padded[mask == 0] = -torch.inf  # what stands at padding does not matter
+    assert torch.equal(distillation_loss(student, padded, mask, tau), loss)
+
+
+def test_kd_with_oneself_is_zero_and_has_a_finite_gradient():
+    student = torch.randn(2, 6, 2, requires_grad=True)
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    loss = distillation_loss(student, student.detach(), mask, 2.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(student.grad).all()
+    assert (student.grad[1, 4:] == 0).all()
+
+
+def test_span_loss_is_the_stock_models(tiny_qa, batch):
+    labels = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([4, 5, 6])}
+    out = tiny_qa(**batch, **labels)
+    assert torch.allclose(span_loss(out.start_logits, out.end_logits, labels), out.loss)
+
+
+def test_the_teacher_is_asked_once_per_window(tiny_qa, tokenizer, windows):
+    logits = teacher_logits(tiny_qa, windows, tokenizer, "fp32")
+    assert logits.dtype == torch.float16 and logits.shape[0] == len(windows)
+    for row in range(len(windows)):
+        ids = torch.tensor([windows[row]["input_ids"]])
+        kinds = torch.tensor([windows[row]["token_type_ids"]])
+        alone = tiny_qa(input_ids=ids, token_type_ids=kinds).start_logits[0]
+        assert torch.allclose(logits[row, : ids.shape[1], 0].float(), alone, atol=1e-3)
+        assert (logits[row, ids.shape[1]:] == -6e4).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_distilled_loss_mixes_both(alpha):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 7, 2), torch.randn(5, 9, 2).half()
+    batch = {"row": torch.tensor([4, 1]), "attention_mask": torch.ones(2, 7),
+             "start_positions": torch.tensor([0, 3]), "end_positions": torch.tensor([2, 6])}
+    loss = teacher_loss(choose_settings("quick", "smp-kd", kd_weight=alpha), None, None, teacher)
+    ce = span_loss(student[..., 0], student[..., 1], batch)
+    kd = distillation_loss(student, teacher[[4, 1], :7].float(), batch["attention_mask"], 2.0)
+    got = loss(student[..., 0], student[..., 1], batch)
+    assert torch.allclose(got, (1 - alpha) * ce + alpha * kd)
+
+
+def test_teachers_that_do_not_fit_are_refused_in_one_line(tmp_path, tokenizer):
+    good = tmp_path / "good"
+    BertForQuestionAnswering(tiny_config()).save_pretrained(good)
+    tokenizer.save_pretrained(good)
+    student = tiny_config()
+    assert not load_teacher(str(good), tokenizer, 128, student).training
+
+    def refused(match, *args):
+        with pytest.raises((ValueError, FileNotFoundError), match=match) as error:
+            load_teacher(*args, student)
+        assert "\n" not in str(error.value)
+
+    refused("reads 128 tokens", str(good), tokenizer, 256)
+
+    headless = tmp_path / "headless"
+    BertForQuestionAnswering(tiny_config()).bert.save_pretrained(headless)
+    tokenizer.save_pretrained(headless)
+    refused("no question-answering head", str(headless), tokenizer, 64)
+
+    small = tmp_path / "small"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no"]
+    BertForQuestionAnswering(tiny_config(vocab_size=len(words))).save_pretrained(small)
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    type(tokenizer)(vocab=str(tmp_path / "vocab.txt")).save_pretrained(small)
+    assert len(AutoTokenizer.from_pretrained(small)) == len(words)
+    refused("another vocabulary", str(small), tokenizer, 64)
+
+    refused("no such folder", str(tmp_path / "nowhere"), tokenizer, 64)
+
+
+# An archive as the authors' teacher: a state dict, and little or nothing beside it
+
+MASKED_CONFIG = {  # of a class that transformers does not have
+    "architectures": ["MaskedBertForQuestionAnswering"], "model_type": "masked_bert",
+    "pruning_method": "topK", "mask_init": "constant", "mask_scale": 0.0, "gradient_checkpointing":
+    False, "position_embedding_type": "absolute", "transformers_version": "4.17.0",
+}
+
+
+@pytest.fixture
+def archived(tiny_qa, tokenizer):
+    """{file name: bytes} as the authors' code would save the model tiny_qa."""
+    torch.nn.init.normal_(tiny_qa.qa_outputs.bias)  # 0 at first, and a lost one would not show
+    tensors = {name: tensor.clone() for name, tensor in tiny_qa.state_dict().items()}
+    for name in [n for n in tensors if ".encoder." in n and n.endswith("weight") and
+                 "LayerNorm" not in n]:
+        tensors[name.replace("weight", "mask_scores")] = torch.randn_like(tensors[name])
+    tensors["bert.embeddings.position_ids"] = torch.arange(128)[None]
+    tensors["bert.pooler.dense.weight"] = torch.randn(32, 32)
+    config = {k: v for k, v in tiny_qa.config.to_dict().items() if k in (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "vocab_size", "hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps",
+        "pad_token_id", "hidden_dropout_prob")}
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    return {"pytorch_model.bin": saved(tensors),
+            "config.json": json.dumps(config | MASKED_CONFIG).encode(),
+            "vocab.txt": ("\n".join(words) + "\n").encode()}
+
+
+def saved(value, **options):
+    file = io.BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
+
+
+def put(place, files, inside="", compression=zipfile.ZIP_STORED):
+    """Writes the files into place, a .zip or a folder."""
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w", compression) as archive:
+            for name, content in files.items():
+                archive.writestr(inside + name, content)
+    else:
+        for name, content in files.items():
+            (place / inside).mkdir(parents=True, exist_ok=True)
+            (place / inside / name).write_bytes(content)
+    return str(place)
+
+
+@pytest.mark.parametrize("place", ["teacher.zip", "teacher"])
+@pytest.mark.parametrize("inside", ["", "squad_teacher_model/"])
+@pytest.mark.parametrize("left_out", [(), ("config.json",), ("vocab.txt",),
+                                      ("config.json", "vocab.txt")], ids=str)
+def test_the_authors_archive_becomes_a_stock_teacher(
+    tmp_path, archived, tiny_qa, tokenizer, batch, capsys, place, inside, left_out
+):
+    files = {name: content for name, content in archived.items() if name not in left_out}
+    path = put(tmp_path / place, files | {"training_args.bin": b"never read"}, inside,
+               zipfile.ZIP_DEFLATED)
+    before = sorted(tmp_path.rglob("*"))
+    teacher = load_teacher(path, tokenizer, 128, tiny_qa.config)
+    assert type(teacher) is BertForQuestionAnswering and not teacher.training
+    got, expected = teacher(**batch), tiny_qa(**batch)
+    assert torch.equal(got.start_logits, expected.start_logits)
+    assert torch.equal(got.end_logits, expected.end_logits)
+    said = f"{place} has no vocab.txt: its tokens are taken to be the student's\n"
+    assert capsys.readouterr().out == (said if "vocab.txt" in left_out else "")
+    assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked
+
+
+def test_the_archives_config_decides_where_it_has_one(tmp_path, tokenizer, batch):
+    """Other sizes and another activation than the student's: heads and activation show nowhere
+    in the tensors' shapes."""
+    torch.manual_seed(3)
+    config = tiny_config(hidden_size=24, num_attention_heads=2, num_hidden_layers=3,
+                         hidden_act="relu", layer_norm_eps=1e-2)
+    teacher = BertForQuestionAnswering(config).eval()
+    path = put(tmp_path / "t.zip", {
+        "pytorch_model.bin": saved(teacher.state_dict(), _use_new_zipfile_serialization=False),
+        "config.json": json.dumps(config.to_dict() | MASKED_CONFIG).encode()})
+    loaded = load_teacher(path, tokenizer, 128, tiny_config())
+    assert torch.equal(loaded(**batch).start_logits, teacher(**batch).start_logits)
+
+
+def test_what_transformers_saved_is_loaded_as_ever(tmp_path, tiny_qa, tokenizer, archived, batch):
+    """Also as a .bin, as older versions saved it, with scores left in it or not."""
+    tiny_qa.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5/pytorch_model.bin").write_bytes(b"an earlier one, never read")
+    assert not is_archive(str(tmp_path))
+    for scores in (False, True):
+        loaded = load_teacher(str(tmp_path), tokenizer, 128, DistilBertConfig())
+        assert torch.equal(loaded(**batch).start_logits, tiny_qa(**batch).start_logits)
+        (tmp_path / "model.safetensors").unlink(missing_ok=True)
+        tensors = archived["pytorch_model.bin"] if scores else saved(tiny_qa.state_dict())
+        (tmp_path / "pytorch_model.bin").write_bytes(tensors)
+        assert not is_archive(str(tmp_path))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()  # this is what transformers would not load
+    assert is_archive(str(tmp_path))
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"bert"', '"roberta"'))
+    assert not is_archive(str(tmp_path))
+    (tmp_path / "config.json").write_text(config)
+    loaded = load_teacher(str(tmp_path), tokenizer, 128, DistilBertConfig())
+    assert torch.equal(loaded(**batch).start_logits, tiny_qa(**batch).start_logits)
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def changed(archived, **changes):
+    """The state dict with tensors put in (dots written as __), or taken out where None."""
+    tensors = torch.load(io.BytesIO(archived["pytorch_model.bin"]), weights_only=True)
+    for name, tensor in changes.items():
+        tensors[name.replace("__", ".")] = tensor
+    return saved({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+def config_with(archived, **changes):
+    return json.dumps(json.loads(archived["config.json"]) | changes).encode()
+
+
+ODD = {  # what the archive holds instead, and what is said
+    "no head": (lambda a: {"pytorch_model.bin": changed(a, qa_outputs__weight=None)},
+                "pytorch_model.bin lacks qa_outputs.weight (in all 1 of 39 tensors)"),
+    "a head for three": (lambda a: {"pytorch_model.bin": changed(
+        a, qa_outputs__weight=torch.zeros(3, 32))}, "qa_outputs.weight is of shape (3, 32)"),
+    "fewer layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=3)},
+                               "lacks bert.encoder.layer.2"),
+    "more layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=1)},
+                              "holds bert.encoder.layer.1"),
+    "another shape": (lambda a: {"config.json": config_with(a, intermediate_size=65)},
+                      "of shape (64, 32), expected (65, 32) by its config.json"),
+    "a tensor too many": (lambda a: {"pytorch_model.bin": changed(
+        a, bert__adapter__weight=torch.zeros(2))}, "holds bert.adapter.weight, for which"),
+    "whole numbers": (lambda a: {"pytorch_model.bin": changed(
+        a, qa_outputs__bias=torch.zeros(2, dtype=torch.int64))}, "qa_outputs.bias is of torch.int"),
+    "a sparse tensor": (lambda a: {"pytorch_model.bin": changed(
+        a, qa_outputs__bias=torch.zeros(2).to_sparse())}, "expected plain floats"),
+    "a tensor without data": (lambda a: {"pytorch_model.bin": changed(
+        a, qa_outputs__bias=torch.zeros(2, device="meta"))}, "expected plain floats"),
+    "a list": (lambda a: {"pytorch_model.bin": saved([torch.zeros(2)])}, "is no state dict"),
+    "a checkpoint": (lambda a: {"pytorch_model.bin": saved({"model": {"w": torch.zeros(2)}})},
+                     "is no state dict"),
+    "a tensor": (lambda a: {"pytorch_model.bin": saved(torch.zeros(2))}, "is no state dict"),
+    "code": (lambda a: {"pytorch_model.bin": saved({"w": Code()})}, "holds more than tensors"),
+    "half a file": (lambda a: {"pytorch_model.bin": a["pytorch_model.bin"][:3000]}, "is damaged"),
+    "no tensors at all": (lambda a: {"pytorch_model.bin": b"<html>"}, "is damaged"),
+    "an empty file": (lambda a: {"pytorch_model.bin": b""}, "is damaged"),
+    "no state dict": (lambda a: {"pytorch_model.bin": None}, "holds 0 files pytorch_model.bin"),
+    "other words": (lambda a: {"vocab.txt": a["vocab.txt"].replace(b"bridge", b"brigde")},
+                    "has another vocabulary (30,522 tokens)"),
+    "a word too many": (lambda a: {"vocab.txt": a["vocab.txt"] + b"lenn\n"},
+                        "vocab.txt has 30,523 tokens, the model 30,522"),
+    "no words": (lambda a: {"vocab.txt": b"\xff\xfe"}, "vocab.txt is not UTF-8"),
+    "another kind": (lambda a: {"config.json": config_with(a, model_type="roberta")},
+                     "its config.json describes no stock BERT (it is of model_type 'roberta')"),
+    "no JSON": (lambda a: {"config.json": b"{"}, "its config.json describes no stock BERT"),
+    "a JSON list": (lambda a: {"config.json": b"[]"}, "its config.json describes no stock BERT"),
+    "text for a number": (lambda a: {"config.json": config_with(a, hidden_size="32")},
+                          "its config.json describes no stock BERT"),
+    "an unknown activation": (lambda a: {"config.json": config_with(a, hidden_act="os.system")},
+                              "its config.json describes no stock BERT"),
+    "far too many layers": (lambda a: {"config.json": config_with(a, num_hidden_layers=10**9)},
+                            "1000000000 layers for"),
+    "far too large": (lambda a: {"config.json": config_with(a, hidden_size=2**20)},
+                      "expected (30522, 1048576) by its config.json"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_archive_is_refused_in_one_line(tmp_path, archived, tokenizer, capsys, odd):
+    change, message = ODD[odd]
+    files = {name: content for name, content in (archived | change(archived)).items() if content
+             is not None}
+    path = put(tmp_path / "teacher.zip", files)
+    with pytest.raises(ValueError) as error:
+        load_teacher(path, tokenizer, 128, tiny_config())
+    text = str(error.value)
+    assert message in text and "\n" not in text and text.startswith(f"TEACHER={path!r}")
+    assert capsys.readouterr().out == ""
+
+
+def test_archives_that_lie_outside_or_are_too_large(tmp_path, archived, tokenizer, monkeypatch):
+    def refused(files, message, student=None, length=128, error=ValueError):
+        path = put(tmp_path / "t.zip", files) if files is not None else str(tmp_path / "no.zip")
+        with pytest.raises(error) as caught:
+            load_teacher(path, tokenizer, length, student or tiny_config())
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+
+    weights = archived["pytorch_model.bin"]
+    refused(None, "there is no such file or folder", error=FileNotFoundError)
+    for name in ("../pytorch_model.bin", "/pytorch_model.bin", "a/../../evil", "..\\evil",
+                 "C:\\evil"):
+        refused(archived | {name: weights}, "a path that leads out of it")
+    refused({"a/b/pytorch_model.bin": weights}, "holds 0 files")  # too deep
+    refused({"a/pytorch_model.bin": weights, "b/pytorch_model.bin": weights}, "holds 2 files")
+    refused(archived, "reads 128 tokens", length=129)
+    bare = {"pytorch_model.bin": weights}
+    refused(bare, "the student's config describes no stock BERT (it is of model_type 'distilbert')",
+            DistilBertConfig())
+    refused(bare, "expected (40000, 32) by the student's config", tiny_config(vocab_size=40_000))
+    refused(bare | {"config.json": archived["config.json"]},
+            "has no vocab.txt, and knows 30,522 tokens where the student knows 40,000",
+            tiny_config(vocab_size=40_000))
+    refused(archived | {"config.json": archived["config.json"] + b" " * 2**20},
+            "config.json unpacks to 1,0", )
+    monkeypatch.setitem(ARCHIVE_FILES, "pytorch_model.bin", len(weights) - 1)
+    refused(archived, f"pytorch_model.bin unpacks to {len(weights):,} bytes, expected at most")
+    monkeypatch.undo()
+
+    packed = io.BytesIO()  # torch.load would unpack a state dict that is a compressed zip
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        with zipfile.ZipFile(io.BytesIO(weights)) as old:
+            for info in old.infolist():
+                new.writestr(info.filename, old.read(info) + b"\0" * 10**6)
+    refused({"pytorch_model.bin": packed.getvalue()}, "is damaged, or holds more than tensors")
+    (tmp_path / "t.zip").write_bytes(b"<html>sign in to download</html>")
+    with pytest.raises(ValueError, match="cannot be read as a zip"):
+        load_teacher(str(tmp_path / "t.zip"), tokenizer, 128, tiny_config())

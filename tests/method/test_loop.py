@@ -1,0 +1,237 @@
+"""The loop: what it changes, what it leaves alone, and that it does so again."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import attach_masks
+from smp.cli.train import train
+from smp.data.windows import featurise
+from smp.look.snapshot_writer import SnapshotWriter, snapshot_steps
+from smp.look.snapshots import Snapshots
+from smp.method.masks import kept_count
+from smp.method.schedule import Pruning
+from smp.model.load import load_qa_model, set_dropout
+from smp.model.predict import evaluate_answers, predict_logits
+from smp.model.save import save_model
+from smp.runs.checkpoint import Checkpoints
+from smp.runs.settings import choose_settings
+
+
+def short(task="smp", **changes):
+    plain = dict(precision="fp32", max_length=96, stride=32, epochs=1, batch_size=8, n_snapshots=2)
+    return choose_settings("quick", task, **plain | changes)
+
+
+def prune(model, windows, tokenizer, **changes):
+    settings = short(**changes)
+    pruning = Pruning(attach_masks(model, settings.sharing), settings)
+    return train(model, windows, tokenizer, settings, pruning=pruning), pruning.masks
+
+
+class Watch(Pruning):
+    """A Pruning that looks at the masks in every step."""
+
+    def __init__(self, masks, settings, look):
+        super().__init__(masks, settings)
+        self.look = look
+
+    def after_backward(self, step, steps):
+        super().after_backward(step, steps)
+        self.look(self)
+
+
+@pytest.mark.parametrize("sharing", ["local", "shared"])
+@pytest.mark.parametrize("density", [0.5, 0.1])
+def test_weights_stay_bit_identical_and_density_exact_in_every_step(
+    tiny_qa, windows, tokenizer, sharing, density, tmp_path
+):
+    before = copy.deepcopy(tiny_qa.bert.state_dict())
+    settings = short(density=density, sharing=sharing)
+    seen = []
+
+    def look(pruning):
+        rows = pruning.masks.counts()
+        seen.append(pruning.density)
+        for matrix in {row["matrix"] for row in rows}:
+            group = [row for row in rows if row["matrix"] == matrix]
+            if sharing == "local":
+                assert all(r["kept"] == kept_count(pruning.density, r["total"]) for r in group)
+            total = sum(row["total"] for row in group)
+            if sharing == "shared":
+                assert sum(row["kept"] for row in group) == kept_count(pruning.density, total)
+        now = {name.replace("parametrizations.weight.original", "weight"): value
+               for name, value in tiny_qa.bert.state_dict().items()}
+        assert all(torch.equal(now[name], before[name]) for name in before)
+
+    masks = attach_masks(tiny_qa, sharing)
+    keeper = SnapshotWriter(tmp_path / "run")
+    run = train(tiny_qa, windows, tokenizer, settings, pruning=Watch(masks, settings, look),
+              snapshots=keeper)
+    assert len(seen) == run["steps"] and seen[0] == 1.0
+    assert seen == run["history"]["density"]
+    assert any((score != 0).any() for score in masks.scores)
+    share = sum(row["kept"] for row in masks.counts()) / sum(r["total"] for r in masks.counts())
+    assert share == pytest.approx(density, abs=1e-3)
+    saved, steps = Snapshots(tmp_path / "run"), run["steps"]
+    assert all(np.array_equal(saved.mask(steps, name), mask)
+               for name, mask in masks.numpy().items())
+
+
+def test_same_seed_same_masks_another_seed_others(tiny_qa, windows, tokenizer):
+    runs = [prune(copy.deepcopy(tiny_qa), windows, tokenizer, density=0.3, seed=seed)
+            for seed in (1, 1, 2)]
+    first, again, other = (masks.numpy() for _, masks in runs)
+    assert runs[0][0]["history"]["loss"] == runs[1][0]["history"]["loss"]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert any(not np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_evaluation_changes_no_mask_and_no_mode(tiny_qa, almanac, windows, tokenizer):
+    _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
+    before = masks.numpy()
+    for score in masks.scores:
+        score.data.neg_()  # a refresh would now choose others
+    tiny_qa.train()
+    features = featurise(almanac["eval"], tokenizer, 96, 32)
+    scores, predictions = evaluate_answers(tiny_qa, almanac["eval"], features, tokenizer, "fp32")
+    assert all(np.array_equal(before[name], mask) for name, mask in masks.numpy().items())
+    assert tiny_qa.training
+    assert 0 <= scores["em"] <= scores["f1"] <= 1 and len(predictions) == 16
+
+
+def test_predicted_logits_are_those_of_each_window_alone(tiny_qa, windows, tokenizer):
+    start, end = predict_logits(tiny_qa, windows, tokenizer, "fp32", batch_size=7)
+    for row in (0, 5, len(windows) - 1):
+        one = {k: torch.tensor([windows[row][k]]) for k in ("input_ids", "token_type_ids")}
+        out = tiny_qa(**one)
+        length = one["input_ids"].shape[1]
+        assert np.allclose(start[row, :length], out.start_logits.detach(), atol=1e-5)
+        assert np.allclose(end[row, :length], out.end_logits.detach(), atol=1e-5)
+        assert np.isneginf(start[row, length:]).all()
+
+
+def test_the_saved_baked_model_scores_the_same(tmp_path, tiny_qa, almanac, windows, tokenizer):
+    _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
+    features = featurise(almanac["eval"], tokenizer, 96, 32)
+    scores, masked = evaluate_answers(tiny_qa, almanac["eval"], features, tokenizer, "fp32")
+    masks.merge()
+    save_model(tiny_qa, tokenizer, tmp_path / "baked")
+    plain, _, _ = load_qa_model(str(tmp_path / "baked"))
+    again, baked = evaluate_answers(plain, almanac["eval"], features, tokenizer, "fp32")
+    assert baked == masked and (again["em"], again["f1"]) == (scores["em"], scores["f1"])
+    assert scores["ms_per_question"] > 0
+
+
+def test_fine_tuning_moves_every_weight_that_hears_of_the_loss(tiny_qa, windows, tokenizer):
+    before = {n: p.detach().clone() for n, p in tiny_qa.named_parameters()}
+    run = train(tiny_qa, windows, tokenizer, short("fine-tune", learning_rate=1e-3, warmup=0.0))
+    # a key's bias adds the same to every position's logit: the softmax does not see it
+    still = [n for n, p in tiny_qa.named_parameters() if torch.equal(p, before[n])]
+    assert all(name.endswith("key.bias") for name in still), still
+    assert set(run["history"]["density"]) == {1.0} and set(run["history"]["lambda"]) == {0.0}
+
+
+def test_a_loss_that_is_not_finite_says_so(tiny_qa, windows, tokenizer):
+    tiny_qa.qa_outputs.weight.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="at step .* lower the learning rate"):
+        train(tiny_qa, windows, tokenizer, short("fine-tune"))
+
+
+def test_scores_that_overflow_say_so_and_name_the_last_good_checkpoint(
+    tiny_qa, windows, tokenizer, tmp_path
+):
+    settings = short(density=0.5, epochs=4)
+    pruning = Pruning(attach_masks(tiny_qa), settings)
+    refresh, steps = pruning.masks.refresh, []
+
+    def overflow(density):
+        refresh(density)
+        steps.append(density)
+        if len(steps) == 9:
+            pruning.masks.scores[0].data[0, 0] = torch.inf
+
+    pruning.masks.refresh = overflow
+    with pytest.raises(FloatingPointError) as error:
+        train(tiny_qa, windows, tokenizer, settings, pruning,
+            checkpoints=Checkpoints(tmp_path, minutes=0))
+    kept = Checkpoints(tmp_path).paths()[0].name
+    assert "a trained weight or score is not finite at step 9" in str(error.value)
+    assert kept.startswith("step-00000008-") and kept in str(error.value)
+
+
+def test_a_full_gpu_says_what_to_lower(tiny_qa, windows, tokenizer):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+
+    with pytest.raises(MemoryError, match="lower batch_size=8 or max_length=96 .CUDA out of mem"):
+        train(tiny_qa, windows, tokenizer, short("fine-tune"), loss=full)
+
+
+def test_windows_without_answers_are_refused(tiny_qa, windows, tokenizer):
+    empty = windows.remove_columns(["start_positions", "end_positions"])
+    for name in ("start_positions", "end_positions"):
+        empty = empty.add_column(name, [0] * len(windows))
+    with pytest.raises(ValueError, match="none of the 48 training windows holds its answer"):
+        train(tiny_qa, empty, tokenizer, short("fine-tune"))
+
+
+def test_validation_comes_at_even_distances(tiny_qa, windows, tokenizer):
+    settings = short(density=0.5, epochs=2, n_snapshots=4)
+    calls = []
+    run = train(tiny_qa, windows, tokenizer, settings, pruning=Pruning(attach_masks(tiny_qa), settings),
+              validate=lambda model: calls.append(model) or {"em": 0.5, "f1": 0.75})
+    quarters = [round(run["steps"] * part / 4) for part in (1, 2, 3, 4)]
+    assert run["history"]["valid_step"] == quarters
+    assert run["history"]["valid_em"] == [0.5] * 4 and run["history"]["valid_f1"] == [0.75] * 4
+    assert len(calls) == 4
+
+
+def test_what_was_drawn_before_does_not_matter(tiny_qa, windows, tokenizer):
+    """A notebook that had to make its own teacher trains as one that found it."""
+    losses = []
+    for draws in (0, 5):
+        model = copy.deepcopy(tiny_qa)
+        set_dropout(model, 0.5)
+        torch.rand(draws)
+        run = train(model, windows, tokenizer, short("fine-tune"))
+        losses.append(run["history"]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_one_process_can_train_in_one_precision_after_the_other(tiny_qa, windows, tokenizer):
+    for precision in ("bf16", "fp32", "bf16"):
+        settings = short("fine-tune", precision=precision)
+        assert train(tiny_qa, windows, tokenizer, settings)["precision"] == precision
+
+
+def test_a_run_tells_how_many_threads_shared_its_sums(tiny_qa, windows, tokenizer):
+    usual = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            run = train(tiny_qa, windows, tokenizer, short("fine-tune", epochs=0.1))
+            assert run["threads"] == threads
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenizer, tmp_path):
+    settings = short(density=0.2, epochs=2, n_masks=5)
+    seen, pruning = [], Pruning(attach_masks(tiny_qa), settings)
+    refresh = pruning.masks.refresh
+
+    def watched(density):
+        refresh(density)
+        seen.append(pruning.masks.numpy())
+
+    pruning.masks.refresh = watched
+    run = train(tiny_qa, windows, tokenizer, settings, pruning,
+              snapshots=SnapshotWriter(tmp_path / "run"))
+    saved = Snapshots(tmp_path / "run")
+    assert set(saved.steps) == snapshot_steps(run["steps"], settings) and len(saved.steps) == 5
+    for step in saved.steps:  # step `steps` is that of the shipped mask
+        assert all(np.array_equal(saved.mask(step, name), mask)
+                   for name, mask in seen[step].items())

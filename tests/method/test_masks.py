@@ -1,0 +1,309 @@
+"""The mask: exact density, ties by index, frozen weights, straight-through gradients."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import attach_masks
+from smp.fast.buffers import masked_weight
+from smp.fast.topk import fast_keep_top
+from smp.method.masks import fast_keep_top, kept_count, share_out
+from smp.model.encoder import biases_and_norms, encoder_linears
+from smp.task.task import apply_masks
+
+
+def reference_top(scores, k):
+    """Oracle: a stable full sort, highest first, equal scores in order of their index."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    mask = np.zeros(len(scores), dtype=bool)
+    mask[order[:k]] = True
+    return mask
+
+
+few_values = st.sampled_from([-np.inf, -1.0, -0.02, -0.0, 0.0, 0.02, 1.0, np.inf])
+
+
+@settings(deadline=None)
+@given(st.lists(few_values | st.floats(-5, 5, width=32), min_size=1, max_size=60), st.data())
+def test_keep_top_is_a_stable_full_sort(values, data):
+    k = data.draw(st.integers(0, len(values)))
+    scores = torch.tensor(values, dtype=torch.float32)
+    mask = fast_keep_top(scores, k)
+    assert mask.sum() == k
+    assert np.array_equal(mask.numpy(), reference_top(scores.tolist(), k))
+    if 0 < k < len(values):
+        assert torch.equal(mask, keep_top(scores, k))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(10_000, 80_000), st.floats(0, 1), st.integers(0, 2**32 - 1), st.data())
+def test_keep_top_of_many_is_a_stable_full_sort(n, share, seed, data):
+    """Scores of which a sample tells much, little, or the wrong thing."""
+    random = np.random.default_rng(seed)
+    scores = {
+        "spread": lambda: random.normal(size=n),
+        "a few values": lambda: random.choice([-0.04, -0.02, 0.0, 0.02], n),
+        "some equal": lambda: random.normal(size=n).round(1),
+        "one sign each": lambda: 0.02 * np.sign(random.normal(size=n)),
+        "sampled ones alone": lambda: 1.0 * (np.arange(n) % 61 == 0),
+        "sampled ones higher": lambda: random.normal(size=n) + 9 * (np.arange(n) % 61 == 0),
+        "rising": lambda: np.arange(n) / n,
+        "infinities": lambda: random.choice([-np.inf, 0.0, 1.0, np.inf], n),
+    }[data.draw(st.sampled_from([
+        "spread", "a few values", "some equal", "one sign each", "sampled ones alone",
+        "sampled ones higher", "rising", "infinities",
+    ]))]().astype(np.float32)
+    k = round(share * n)
+    expected = np.zeros(n, dtype=bool)
+    expected[np.argsort(-scores, kind="stable")[:k]] = True
+    assert np.array_equal(fast_keep_top(torch.from_numpy(scores), k).numpy(), expected)
+    if 0 < k < n:
+        assert np.array_equal(keep_top(torch.from_numpy(scores), k).numpy(), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(10_000, 40_000), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1),
+       st.sampled_from([0.0, 1e-3, 0.1, 10.0]), st.sampled_from([None, 1, 0]))
+def test_where_the_cut_lay_before_makes_no_difference(n, share, seed, move, decimals):
+    """Scores that move by little or much, with ties or without; told rightly, wrongly, or NaN."""
+    random = np.random.default_rng(seed)
+    scores, near = random.normal(size=n), []
+    for told in (None, None, None, [2.0, 3.0], [-9.0, -8.0], [np.nan, np.nan], None):
+        near[:] = near if told is None else told
+        scores += move * random.normal(size=n)
+        values = (scores if decimals is None else scores.round(decimals)).astype(np.float32)
+        k = round(share * n)
+        expected = np.zeros(n, dtype=bool)
+        expected[np.argsort(-values, kind="stable")[:k]] = True
+        assert np.array_equal(fast_keep_top(torch.from_numpy(values), k, near=near).numpy(), expected)
+
+
+def test_all_equal_scores_keep_the_first():
+    mask = fast_keep_top(torch.zeros(4, 5), 7)
+    assert mask.flatten().tolist() == [True] * 7 + [False] * 13
+
+
+@pytest.mark.parametrize("density, total, kept", [
+    (0.29, 100, 29), (0.1, 589_824, 58_982), (0.7, 10, 7), (1.0, 13, 13), (0.001, 10, 0),
+    (1e-07, 10_000_000, 1),
+])
+def test_kept_count_is_the_floor_of_the_decimal_product(density, total, kept):
+    assert kept_count(density, total) == kept
+
+
+def reference_shares(total, sizes, rates):
+    """Oracle: raise the water until the clipped shares sum to the total (bisection)."""
+    low, high = 0.0, total / min(s * r for s, r in zip(sizes, rates, strict=True)) + 1
+    for _ in range(200):
+        level = (low + high) / 2
+        if sum(min(s, level * s * r) for s, r in zip(sizes, rates, strict=True)) < total:
+            low = level
+        else:
+            high = level
+    return [min(s, high * s * r) for s, r in zip(sizes, rates, strict=True)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0.01, 1)), min_size=1, max_size=12),
+       st.floats(0.01, 1))
+def test_shares_are_water_filling_with_an_exact_total(layers, density):
+    sizes, rates = [n for n, _ in layers], [r for _, r in layers]
+    total = kept_count(density, sum(sizes))
+    shares = share_out(total, sizes, rates)
+    assert sum(shares) == total
+    assert all(0 <= share <= size for share, size in zip(shares, sizes, strict=True))
+    for share, exact in zip(shares, reference_shares(total, sizes, rates), strict=True):
+        assert abs(share - exact) < 1 + 1e-6 * sum(sizes)
+
+
+def test_equal_rates_share_equally():
+    assert share_out(300, [1000, 1000, 1000], [0.5, 0.5, 0.5]) == [100, 100, 100]
+    assert share_out(301, [1000, 1000, 1000], [0.5, 0.5, 0.5]) == [101, 100, 100]
+
+
+def test_density_one_changes_no_bit(tiny_qa, batch):
+    before = tiny_qa(**batch)
+    attach_masks(tiny_qa).refresh(1.0)
+    after = tiny_qa(**batch)
+    assert torch.equal(before.start_logits, after.start_logits)
+    assert torch.equal(before.end_logits, after.end_logits)
+
+
+def test_bert_has_six_masked_matrices_a_layer(tiny_qa):
+    masks = attach_masks(tiny_qa)
+    assert [row["matrix"] for row in masks.counts()[:6]] == [
+        "query", "key", "value", "attention output", "intermediate", "output"]
+    assert len(masks.counts()) == 12
+    assert [row["layer"] for row in masks.counts()] == [0] * 6 + [1] * 6
+
+
+def test_a_model_without_an_encoder_is_refused():
+    class Bare(torch.nn.Module):
+        base_model = torch.nn.Linear(2, 2)
+
+    with pytest.raises(ValueError, match="Bare has no stack of encoder layers"):
+        encoder_linears(Bare())
+
+
+@pytest.mark.parametrize("sharing", ["local", "shared"])
+@pytest.mark.parametrize("density", [1.0, 0.9173, 0.5, 0.1, 0.03])
+@pytest.mark.parametrize("scores", ["equal", "one step", "spread"])
+def test_density_is_exact(tiny_qa, sharing, density, scores):
+    masks = attach_masks(tiny_qa, sharing)
+    torch.manual_seed(3)
+    for number, score in enumerate(masks.scores):
+        if scores == "one step":
+            score.data = 0.02 * torch.randn_like(score).sign()
+        elif scores == "spread":
+            score.data = torch.randn_like(score) + number / 4
+    masks.refresh(density)
+    rows = masks.counts()
+    if sharing == "local":
+        for row in rows:
+            assert row["kept"] == kept_count(density, row["total"])
+    for matrix in {row["matrix"] for row in rows}:
+        group = [row for row in rows if row["matrix"] == matrix]
+        total = sum(row["total"] for row in group)
+        if sharing == "shared":
+            assert sum(row["kept"] for row in group) == kept_count(density, total)
+
+
+def test_shared_density_favours_the_layer_with_higher_scores(tiny_qa):
+    masks = attach_masks(tiny_qa, "shared")
+    for name, mask in masks.masks.items():
+        mask.scores.data.fill_(1.0 if ".1." in name else -1.0)
+    masks.refresh(0.3)
+    query = [row["kept"] for row in masks.counts() if row["matrix"] == "query"]
+    high, low = torch.sigmoid(torch.tensor([1.0, -1.0])).tolist()
+    assert query[1] == pytest.approx(0.6 * 1024 * high / (high + low), abs=1)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_masked_weight_is_the_product_to_the_last_bit(kind, turned):
+    torch.manual_seed(5)
+    weight, mask = torch.randn(6, 10).to(kind), torch.rand(6, 10) < 0.5
+    weight[0, :4] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf])
+    if turned:
+        weight, mask = weight.T, mask.T
+    for out in (None, torch.empty(weight.shape, dtype=kind)):
+        bits = masked_weight(weight, mask, out).contiguous().view(torch.uint8)
+        assert torch.equal(bits, (weight * mask).contiguous().view(torch.uint8))
+
+
+def test_straight_through_gradient_is_that_of_an_explicit_masked_weight(tiny_qa, batch):
+    masks = attach_masks(tiny_qa)
+    for score in masks.scores:
+        score.data = torch.randn_like(score)
+    masks.refresh(0.4)
+    linear = tiny_qa.bert.encoder.layer[0].intermediate.dense
+    mask, name = masks.masks["encoder.layer.0.intermediate.dense"], "weight"
+    leaf = (linear.parametrizations.weight.original * mask.mask).detach().requires_grad_()
+
+    tiny_qa(**batch).start_logits.square().sum().backward()
+    got, weight = mask.scores.grad.clone(), linear.parametrizations[name].original.detach()
+    torch.nn.utils.parametrize.remove_parametrizations(linear, name)
+    del linear.weight
+    linear.weight = leaf
+    tiny_qa(**batch).start_logits.square().sum().backward()
+    assert torch.allclose(got, leaf.grad * weight, atol=1e-6)
+    assert (got[~mask.mask] != 0).any()  # removed weights hear of it too
+
+
+def test_masked_weights_take_turns_in_one_place_and_change_no_gradient(tiny_qa, batch):
+    masks, made = attach_masks(tiny_qa), []
+    masks.refresh(0.4)
+    for mask in masks.masks.values():
+        mask.register_forward_hook(lambda *call: made.append(call[-1].untyped_storage()))
+
+    def gradients():
+        made.clear()
+        loss = tiny_qa(**batch).start_logits.square().sum()
+        return torch.autograd.grad(loss, masks.scores)
+
+    ours = gradients()
+    assert len(made) == 12 and len({storage.data_ptr() for storage in made}) == 3  # shapes
+    for hook in masks.hooks:
+        hook.remove()
+    autograds = gradients()
+    assert len({storage.data_ptr() for storage in made}) == 12
+    assert all(torch.equal(a, b) for a, b in zip(ours, autograds, strict=True))
+
+
+def test_a_masked_weight_that_is_looked_at_stays_as_it_is(tiny_qa, batch):
+    masks = attach_masks(tiny_qa)
+    masks.refresh(0.4)
+    linear = tiny_qa.bert.encoder.layer[0].attention.self.query
+    seen = linear.weight
+    before = seen.clone()
+    tiny_qa(**batch).start_logits.sum().backward()
+    assert torch.equal(seen, before)
+
+
+def test_masks_that_change_before_the_backward_are_refused(tiny_qa, batch):
+    masks = attach_masks(tiny_qa)
+    loss = tiny_qa(**batch).start_logits.square().sum()
+    masks.refresh(0.4)
+    with pytest.raises(RuntimeError, match="modified between forward and backward"):
+        loss.backward()
+
+
+def test_the_gradient_reaches_scores_and_head_only(tiny_qa, batch):
+    masks = attach_masks(tiny_qa)
+    masks.refresh(0.5)
+    tiny_qa(**batch).start_logits.sum().backward()
+    for name, parameter in tiny_qa.named_parameters():
+        if name.endswith(".scores") or name.startswith("qa_outputs"):
+            assert parameter.grad is not None, name
+        else:
+            assert parameter.grad is None and not parameter.requires_grad, name
+
+
+def test_vectors_learn_as_those_of_the_baked_model(tiny_qa, batch):
+    """With vectors=True the layers' biases and LayerNorms get a gradient, the plain model's of the
+    weights W * M; embeddings and matrices get none."""
+    plain, masks = copy.deepcopy(tiny_qa), attach_masks(tiny_qa, vectors=True)
+    masks.refresh(0.5)
+    apply_masks(plain, masks.numpy())
+    for model in (tiny_qa, plain):
+        model(**batch).start_logits.square().sum().backward()
+    wanted = {name for name, one in plain.bert.encoder.named_parameters() if one.dim() == 1}
+    found = biases_and_norms(tiny_qa)
+    assert found.keys() == {f"encoder.{name}" for name in wanted} and len(found) == 2 * 10
+    for name, vector in found.items():
+        theirs = plain.bert.get_parameter(name).grad
+        assert theirs.abs().max() > 0 or ".key." in name  # softmax does not see the keys' biases
+        assert torch.allclose(vector.grad, theirs, atol=1e-5), name
+    learning = {name for name, one in tiny_qa.bert.named_parameters() if one.requires_grad}
+    assert {name for name in learning if not name.endswith(".scores")} == found.keys()
+
+
+def test_the_regularisers_closed_form_is_autograd(tiny_qa):
+    masks = attach_masks(tiny_qa)
+    torch.manual_seed(4)
+    for score in masks.scores:
+        score.data = 2 * torch.randn_like(score)
+    penalty = 400 * torch.stack([score.sigmoid().mean() for score in masks.scores]).mean()
+    expected = torch.autograd.grad(penalty, masks.scores)
+    masks.add_regulariser_gradient(400)
+    for score, gradient in zip(masks.scores, expected, strict=True):
+        assert torch.allclose(score.grad, gradient, rtol=1e-5, atol=1e-9)
+    masks.add_regulariser_gradient(400)  # it adds to what is there
+    assert torch.allclose(masks.scores[0].grad, 2 * expected[0], rtol=1e-5, atol=1e-9)
+
+
+def test_baked_is_masked_and_stock_again(tiny_qa, batch):
+    masks = attach_masks(tiny_qa)
+    for score in masks.scores:
+        score.data = torch.randn_like(score)
+    masks.refresh(0.2)
+    before, kept = tiny_qa(**batch).start_logits, masks.numpy()
+    masks.merge()
+    assert torch.equal(before, tiny_qa(**batch).start_logits)
+    assert not any("parametrizations" in name for name, _ in tiny_qa.named_modules())
+    weight = tiny_qa.bert.encoder.layer[1].output.dense.weight
+    assert np.array_equal(weight.detach().numpy() != 0, kept["encoder.layer.1.output.dense"])

@@ -1,0 +1,73 @@
+"""Density and the regulariser's weight over a run."""
+
+import pytest
+
+from smp.method.schedule import (
+    Pruning,
+    cubic_ramp,
+    density_at,
+    regulariser_at,
+    regulariser_by_density,
+)
+from smp.runs.settings import choose_settings
+
+
+def test_density_at_the_ends_and_between():
+    assert density_at(0, 1000, 0.1, 0.8) == 1.0
+    assert density_at(400, 1000, 0.1, 0.8) == pytest.approx(0.1 + 0.9 * 0.5**3)
+    assert density_at(800, 1000, 0.1, 0.8) == 0.1
+    assert density_at(999, 1000, 0.1, 0.8) == 0.1
+
+
+def test_density_never_rises_and_never_passes_its_goal():
+    values = [density_at(t, 200, 0.03, 0.8193) for t in range(201)]
+    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert min(values) == values[-1] == 0.03
+
+
+def test_regulariser_at_the_ends_and_between():
+    assert regulariser_at(0, 1000, 400, 1.0) == 0
+    assert regulariser_at(500, 1000, 400, 1.0) == pytest.approx(400 * (1 - 0.5**3))
+    assert regulariser_at(1000, 1000, 400, 1.0) == 400
+    assert regulariser_at(600, 1000, 400, 0.5) == 400  # constant after T
+
+
+def test_short_and_long_runs_have_one_shape():
+    for part in (0.1, 0.3, 0.7):
+        assert density_at(part * 100, 100, 0.1, 0.8) == pytest.approx(
+            density_at(part * 10_000, 10_000, 0.1, 0.8))
+
+
+def test_a_held_density_starts_to_fall_later_and_ends_at_the_same_time():
+    for step in (0, 50, 100):
+        assert density_at(step, 1000, 0.1, 0.8, hold=0.1) == 1.0
+    assert density_at(450, 1000, 0.1, 0.8, hold=0.1) == pytest.approx(0.1 + 0.9 * 0.5**3)
+    assert density_at(800, 1000, 0.1, 0.8, hold=0.1) == pytest.approx(0.1)
+    assert cubic_ramp(0, 10, 1.0) == 0 and cubic_ramp(10, 10, 1.0) == 1
+
+
+def test_the_papers_regulariser_follows_the_density_and_ends_at_its_weight():
+    assert regulariser_by_density(1.0, 0.1, 400) == pytest.approx(4000)
+    assert regulariser_by_density(0.5, 0.1, 400) == pytest.approx(2000)
+    assert regulariser_by_density(0.1, 0.1, 400) == pytest.approx(400)
+
+
+@pytest.mark.parametrize("rule, weights", [
+    ("cubic", [0, 400 * (1 - 0.5**3), 400]), ("density", [400 / 0.2, 400 * 0.3 / 0.2, 400]),
+])
+def test_the_rule_decides_what_the_gradients_get(rule, weights):
+    class Spy:
+        def refresh(self, density):
+            pass
+
+        def add_regulariser_gradient(self, weight):
+            self.heard = weight
+
+    settings = choose_settings("quick", "smp", density=0.2, regulariser_rule=rule,
+                               density_ramp=1.0)
+    pruning = Pruning(Spy(), settings)
+    for step, weight in zip((0, 500, 1000), weights, strict=True):
+        pruning.before_forward(step, 1000)
+        pruning.after_backward(step, 1000)
+        assert pruning.weight == pytest.approx(weight)
+        assert getattr(pruning.masks, "heard", 0) == pytest.approx(weight)

@@ -1,0 +1,300 @@
+"""Stopped and gone on is the same as never stopped, to the last bit."""
+
+import copy
+import resource
+import shutil
+from dataclasses import asdict
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from smp.cli.train import attach_pruning, teacher_loss, train
+from smp.data.windows import windows_fingerprint
+from smp.look.snapshot_writer import SnapshotWriter
+from smp.look.snapshots import Snapshots
+from smp.method.distill import span_loss
+from smp.model.encoder import biases_and_norms
+from smp.model.load import set_dropout
+from smp.runs.checkpoint import Checkpoints, read_checkpoint
+from smp.runs.settings import choose_settings
+from smp.runs.training_state import check_same_run, random_states, restore_random_states
+
+SHORT = dict(n_snapshots=3, n_masks=6, batch_size=8, epochs=2, dropout=0.1, precision="fp32",
+             max_length=96, stride=32)
+RUNS = {
+    "fine-tune": ("fine-tune", {}),
+    "SMP-L": ("smp", dict(density=0.2)),
+    "SMP-S + KD": ("smp-kd", dict(density=0.5, sharing="shared")),
+    "SMP-L, vectors": ("smp", dict(density=0.2, vector_learning_rate=1e-2)),
+    "movement": ("smp", dict(method="movement", density=0.3)),
+    "magnitude": ("smp", dict(method="magnitude", density=0.3)),
+    "soft movement": ("smp", dict(method="soft movement", density=0.3, learning_rate=0.5)),
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def train(model, windows, tokenizer, kind, folder=None, stop=None, kept=None,
+          **changes):
+    """(model, run, masks) of a run that raises Killed in step `stop`, as a kill -9 would.
+
+    kept: path of its snapshots, if it keeps any.
+    """
+    task, own = RUNS[kind]
+    settings = choose_settings("quick", task, **SHORT | own | changes)
+    torch.manual_seed(settings.seed)
+    model = copy.deepcopy(model)
+    set_dropout(model, settings.dropout)
+    pruning = None if task == "fine-tune" else attach_pruning(model, settings)
+    loss, calls = span_loss, []
+    if task == "smp-kd":
+        said = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
+        loss = teacher_loss(settings, None, None, said.half())
+
+    def watched(*arguments):
+        calls.append(1)
+        if stop is not None and len(calls) > stop:
+            raise Killed
+        return loss(*arguments)
+
+    checkpoints = None if folder is None else Checkpoints(folder, {"model": "m"}, minutes=0)
+    run = train(model, windows, tokenizer, settings, pruning, watched,
+              validate=lambda model: {"em": float(torch.rand(1)), "f1": 0.5},
+              checkpoints=checkpoints, snapshots=kept and SnapshotWriter(kept))
+    run["calls"] = len(calls)
+    return model, run, pruning and pruning.masks
+
+
+def assert_same(first, second):
+    for name, value in first[0].state_dict().items():
+        assert torch.equal(value, second[0].state_dict()[name]), name
+    for name, values in first[1]["history"].items():
+        assert values == second[1]["history"][name], name
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tokenizer, tmp_path):
+    files = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    whole = train(tiny_qa, windows, tokenizer, kind, kept=files[0])
+    steps = whole[1]["steps"]
+    assert steps >= 12
+    for stop in (3, 5):  # the second time in the second epoch
+        with pytest.raises(Killed):
+            train(tiny_qa, windows, tokenizer, kind, tmp_path / "run", stop, files[1])
+    torch.rand(7)  # what happens in between does not matter
+    resumed = train(tiny_qa, windows, tokenizer, kind, tmp_path / "run", kept=files[1])
+    assert resumed[1]["calls"] == steps - 8  # nothing was done twice
+    assert_same(whole, resumed)
+    before = biases_and_norms(tiny_qa)["encoder.layer.1.output.dense.bias"]
+    moved = biases_and_norms(whole[0])["encoder.layer.1.output.dense.bias"]
+    assert torch.equal(moved, before) == (kind in ("SMP-L", "SMP-S + KD"))
+    bytes_of = [path.read_bytes() if path.exists() else None for path in files]
+    assert bytes_of[0] == bytes_of[1] and (bytes_of[0] is None) == (kind == "fine-tune")
+
+
+def test_checkpoints_change_nothing_and_a_finished_training_is_not_done_again(
+    tiny_qa, windows, tokenizer, tmp_path
+):
+    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    kept = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
+    again = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run", kept=tmp_path / "masks")
+    assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # for what comes after
+    assert_same(whole, kept)
+    assert_same(whole, again)
+    assert again[1]["calls"] == 0
+    assert all(np.array_equal(a, b) for a, b in zip(
+        kept[2].numpy().values(), again[2].numpy().values(), strict=True))
+    files = sorted((tmp_path / "run").iterdir())
+    assert len(files) == 2 and {f.suffix for f in files} == {".safetensors"}
+    Checkpoints(tmp_path / "run").clear()
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_weights_are_not_in_it(tiny_qa, windows, tokenizer, tmp_path):
+    train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    tensors, state = read_checkpoint(Checkpoints(tmp_path).paths()[0])
+    masked = sum(p.numel() for n, p in tiny_qa.named_parameters()
+                 if ".layer." in n and p.dim() == 2)
+    stored = sum(t.numel() for n, t in tensors.items() if n.startswith("value."))
+    assert masked < stored < masked + 200  # the scores and the new head
+    assert not any("embeddings" in name for name in tensors)
+    assert state["run"]["settings"]["density"] == 0.2 and "torch" in state["run"]["versions"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "foreign"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    harm, tiny_qa, windows, tokenizer, tmp_path, capsys
+):
+    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=6)
+    newest, before = Checkpoints(tmp_path).paths()
+    data = bytearray(newest.read_bytes())
+    if harm == "cut":
+        data = data[: len(data) // 2]
+    elif harm == "flipped":
+        data[len(data) // 3] ^= 16
+    elif harm == "emptied":
+        data = b""
+    newest.write_bytes(b"hello" if harm == "foreign" else data)
+    capsys.readouterr()
+    resumed = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    told = capsys.readouterr().out
+    assert f"passing over the checkpoint {newest.name}" in told and "after step 5" in told
+    assert resumed[1]["calls"] == whole[1]["steps"] - 5
+    assert_same(whole, resumed)
+
+
+def test_with_every_checkpoint_damaged_it_begins_anew(tiny_qa, windows, tokenizer, tmp_path):
+    whole = train(tiny_qa, windows, tokenizer, "fine-tune")
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=4)
+    for path in Checkpoints(tmp_path).paths():
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=3)
+    resumed = train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path)
+    assert resumed[1]["calls"] == whole[1]["steps"] - 3  # no damaged one outlived those written
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(density=0.3), "settings density 0.2, this one has 0.3"),
+    (dict(epochs=3), "settings epochs 2, this one has 3"),
+])
+def test_another_run_is_refused_saying_what_differs(
+    changes, message, tiny_qa, windows, tokenizer, tmp_path
+):
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
+    with pytest.raises(ValueError) as error:
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, **changes)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="with data "):
+        train(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
+
+
+def test_a_checkpoint_older_than_a_setting_goes_on():
+    """What it does not say was as it is by default."""
+    now = {"settings": asdict(choose_settings("quick", "smp"))}
+    assert now["settings"]["vector_learning_rate"] == 0
+    saved = {"settings": {k: v for k, v in now["settings"].items() if k != "vector_learning_rate"}}
+    check_same_run(saved, now, "here")
+    now["settings"]["vector_learning_rate"] = 0.001
+    with pytest.raises(ValueError, match="settings vector_learning_rate 0.0, this one has 0.001"):
+        check_same_run(saved, now, "here")
+
+
+def test_another_version_is_told_and_goes_on(tiny_qa, windows, tokenizer, tmp_path, capsys,
+                                             monkeypatch):
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
+    monkeypatch.setattr("smp.runs.training.package_versions", lambda: {"torch": "9.9"})
+    train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    said = capsys.readouterr().out
+    assert "this is 9.9: the end may differ in its last bits" in said and "zeros" not in said
+
+
+def test_whether_zeros_were_skipped_is_a_version_too(capsys):
+    older, skipped = {"versions": {}}, {"versions": {"zeros": "skipped"}}
+    check_same_run(older, {"versions": {"zeros": "multiplied"}}, "here")
+    check_same_run(skipped, skipped, "here")
+    assert not capsys.readouterr().out
+    check_same_run(older, skipped, "here")
+    assert "made with zeros multiplied, this is skipped: the end may" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before, message", [
+    ({"name": "t", "em": 0.8001, "sha": "a"}, None),  # measured anew, on another card
+    ({"name": "t", "em": 0.8001}, None),  # of a checkpoint that does not say the sha
+    ({"name": "t", "em": 0.8, "sha": "b"}, "teacher sha 'b', this one has 'a'"),
+    ({"name": "u", "em": 0.8}, "teacher name 'u', this one has 't'"),
+    (None, "teacher None, this one has"),
+])
+def test_a_run_goes_on_with_its_own_teacher(before, message):
+    now = {"teacher": {"name": "t", "em": 0.8, "sha": "a"}}
+    if message is None:
+        check_same_run({"teacher": before}, now, "here")
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_same_run({"teacher": before}, now, "here")
+
+
+def test_a_checkpoint_made_without_a_gpu_goes_on_with_one(monkeypatch):
+    tensors, state = random_states()
+    expected = torch.rand(3), np.random.rand(3)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    restore_random_states({k: v for k, v in tensors.items() if "cuda" not in k}, state)
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(np.random.rand(3), expected[1])
+
+
+def test_a_full_disk_stops_nothing_and_leaves_what_was_whole(
+    tiny_qa, windows, tokenizer, tmp_path, capsys
+):
+    """RLIMIT_FSIZE stands for the disk: writing past it fails as on a full one."""
+    with pytest.raises(Killed):
+        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=4)
+    kept = {path.name for path in tmp_path.iterdir()}
+    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        resumed = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "no checkpoint at step 5" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert_same(whole, resumed)
+
+
+def test_checkpoints_come_at_most_every_few_minutes_and_cost_two_percent(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    checkpoints = Checkpoints(tmp_path, minutes=5)
+    assert not checkpoints.due()
+    clock[0] = 300
+    assert checkpoints.due()
+    checkpoints.keep(1, {"a": torch.zeros(1)}, {})
+    assert not checkpoints.due()
+    clock[0] = 599
+    assert not checkpoints.due()
+    clock[0] = 600
+    assert checkpoints.due()
+    checkpoints.cost = 20.0  # a slow drive
+    assert not checkpoints.due()
+    clock[0] = 300 + 1000
+    assert checkpoints.due()
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(st.data())
+def test_no_single_change_of_a_byte_goes_unnoticed(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("c")
+    Checkpoints(folder).keep(3, {"x": torch.arange(5.0)}, {"run": {}})
+    (path,) = folder.iterdir()
+    tensors, state = read_checkpoint(path)
+    assert state == {"run": {}, "step": 3} and torch.equal(tensors["x"], torch.arange(5.0))
+    raw = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(raw)
+    with pytest.raises(ValueError):
+        read_checkpoint(path)
+    shutil.rmtree(folder)
+
+
+def test_the_windows_fingerprint_is_of_their_tokens_labels_and_order(windows):
+    first = windows_fingerprint(windows)
+    assert first == windows_fingerprint(windows.select(range(len(windows))))
+    backwards = windows.select(range(len(windows) - 1, -1, -1))
+    assert first != windows_fingerprint(backwards)
+    labels = [(p + 1) % 90 for p in windows["start_positions"]]
+    moved = windows.remove_columns("start_positions").add_column("start_positions", labels)
+    assert first != windows_fingerprint(moved)

@@ -1,0 +1,630 @@
+import copy
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smp import __main__ as command_line
+from smp import results
+from smp.runs.names import run_name
+from smp.runs.provenance import git_output, provenance, results_folder
+from smp.runs.published import PUBLISHED, whole_model_share
+from smp.runs.read import read_records, read_results
+from smp.runs.record import RECORD_FIELDS, check_record, thin_history, write_record
+from smp.runs.summary import between_markers, summary_markdown, write_summary
+from smp.runs.sweep_curves import sweep_markdown
+from smp.text import as_percent
+
+
+def make_record(**changes):
+    masked, total = 10_616_832, 22_565_376
+    density = changes.get("density", 0.5)
+    kept = int(density * 147456)
+    record = {
+        "method": "SMP + KD", "sharing": "SMP-L", "model": "all-MiniLM-L6-v2", "data": "almanac",
+        "model_sha": "aaaa", "data_sha": "bbbb", "profile": "quick", "seed": 0,
+        "density_target": density, "density": kept / 147456,
+        "remaining_of_model": whole_model_share(density, masked, total), "params_total": total,
+        "params_masked": masked, "params_kept": int(density * masked), "bytes_mask_file": 1327104,
+        "em": 0.4804, "f1": 0.5678, "n_train": 3000, "n_eval": 1000, "epochs": 2, "steps": 372,
+        "seconds": 99.5, "device": "cpu", "precision": "fp32", "versions": {"torch": "2.13.0"},
+        "commit": None, "dirty": None, "interrupted": False,
+        "teacher": {"name": "teacher", "em": 0.6}, "settings": {"seed": 0, "density": density},
+        "layers": [{"layer": 0, "matrix": "query", "kept": kept, "total": 147456}],
+        "history": {"step": [1, 2], "loss": [5.1, 4.9], "density": [1.0, 0.5],
+                    "lambda": [0.0, 400.0], "valid_step": [2], "valid_em": [0.1],
+                    "valid_f1": [0.2]},
+    }
+    record |= changes | {"density": kept / 147456}
+    if changes.get("seed"):
+        record["settings"] = record["settings"] | {"seed": changes["seed"]}
+    if record["method"] == "fine-tuned":
+        record |= {"sharing": None, "density_target": None, "density": 1.0, "layers": [],
+                   "remaining_of_model": 1.0, "params_kept": masked, "teacher": None,
+                   "bytes_mask_file": None}
+    return {"name": run_name(record)} | record
+
+
+def table_rows(text):
+    return [[cell.strip() for cell in line.strip("|").split(" | ")]
+            for line in text.splitlines() if line.startswith("| ")]
+
+
+def run_tables(records):
+    """The tables of runs, without the one that sums them up and those of others."""
+    return [table for table in summary_markdown(records).split("### ") if "| Trained for" in table]
+
+
+# Records
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = make_record()
+    path = write_record(record, tmp_path / "results")
+    assert path == tmp_path / "results" / f"{record['name']}.json"
+    assert read_records(path.parent) == [record]
+    assert list(read_records(path.parent)[0]) == RECORD_FIELDS
+
+
+def test_the_file_is_pleasant_to_diff(tmp_path):
+    text = write_record(make_record(), tmp_path).read_text()
+    assert text.endswith("}\n") and '\n "em": 0.4804,\n' in text
+    assert '\n  {"layer": 0, "matrix": "query", "kept": 73728, "total": 147456}\n' in text
+    assert '\n  "loss": [5.1, 4.9],\n' in text
+
+
+def test_numpy_numbers_become_plain_ones(tmp_path):
+    record = make_record()
+    record["em"], record["n_eval"] = np.float32(0.5), np.int64(1000)
+    record["history"]["loss"] = np.array([1.0, 2.0])
+    path = write_record(record, tmp_path)
+    assert json.loads(path.read_text())["history"]["loss"] == [1.0, 2.0]
+    assert read_records(tmp_path)[0]["em"] == 0.5
+
+
+def test_a_rerun_replaces_its_own_record_and_no_other(tmp_path):
+    write_record(make_record(em=0.1), tmp_path)
+    write_record(make_record(seed=1, em=0.2), tmp_path)
+    write_record(make_record(em=0.3), tmp_path)
+    assert [record["em"] for record in read_records(tmp_path)] == [0.3, 0.2]
+
+
+def test_an_interrupted_run_never_replaces_a_finished_one_and_goes_when_it_is_done(tmp_path):
+    write_record(make_record(interrupted=True, em=0.1), tmp_path)
+    assert read_records(tmp_path)[0]["interrupted"]
+    write_record(make_record(em=0.3), tmp_path)
+    assert [record["em"] for record in read_records(tmp_path)] == [0.3]
+    write_record(make_record(interrupted=True, em=0.1), tmp_path)
+    assert sorted(record["em"] for record in read_records(tmp_path)) == [0.1, 0.3]
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = write_record(make_record(em=0.1), tmp_path)
+    before = path.read_bytes()
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            def fail(*_):
+                raise OSError("disk full")
+            patch.setattr(os, function, fail)
+            with pytest.raises(OSError, match="disk full"):
+                write_record(make_record(em=0.9), tmp_path)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("field, value, message", [
+    ("em", float("nan"), "em is nan"),
+    ("f1", 81.0, r"f1 is 81.0, expected a fraction in \[0, 1\]"),
+    ("density", True, "density is True"),
+    ("seconds", float("inf"), "seconds is inf"),
+    ("history", {"loss": [1.0, float("nan")]}, r"history.loss\[1\] is nan"),
+    ("settings", {"path": object()}, "settings.path is of type object"),
+    ("method", "pruned", "method is 'pruned'"),
+    ("sharing", "local", "sharing is 'local'"),
+    ("n_eval", None, "n_eval is None"),
+    ("name", "../../escape", "no safe file name"),
+    ("layers", [{"layer": 0}], "layers is expected"),
+    ("density", 0.4, "density is 0.4, but layers keep 73728 of 147456"),
+])
+def test_a_record_that_cannot_be_right_is_refused_in_one_line(tmp_path, field, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        write_record(make_record() | {field: value}, tmp_path)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", RECORD_FIELDS)
+def test_no_field_may_be_missing(tmp_path, field):
+    record = make_record()
+    del record[field]
+    with pytest.raises(ValueError, match=f"missing {field}"):
+        write_record(record, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{\"em\": 0.5,", "[1, 2]", "{\"em\": 0.5}", "\xff"])
+def test_a_broken_file_is_named_in_one_line(tmp_path, text):
+    write_record(make_record(), tmp_path)
+    (tmp_path / "broken.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="^broken.json is not a result record") as error:
+        read_records(tmp_path)
+    assert "\n" not in str(error.value) and "move the file away" in str(error.value)
+
+
+def test_a_copied_record_does_not_count_twice(tmp_path):
+    path = write_record(make_record(), tmp_path)
+    shutil.copy(path, tmp_path / "copy.json")
+    with pytest.raises(ValueError, match=r"copy.json.*is a copy"):
+        read_records(tmp_path)
+
+
+def test_bench_and_subfolders_are_no_records(tmp_path):
+    (tmp_path / "bench.json").write_text("[]")
+    (tmp_path / "executed").mkdir()
+    (tmp_path / "executed" / "x.json").write_text("[]")
+    assert read_records(tmp_path) == [] == read_records(tmp_path / "nowhere")
+
+
+# Names
+
+
+def test_a_name_is_readable_safe_and_depends_on_what_the_run_is():
+    record = make_record()
+    name = run_name(record)
+    assert name.startswith("all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_")
+    assert run_name(copy.deepcopy(record) | {"em": 0.9, "seconds": 1, "commit": "c"}) == name
+    assert run_name(record | {"settings": dict(reversed(record["settings"].items()))}) == name
+    others = [
+        {"settings": {"seed": 0, "density": 0.5, "lr": 1}}, {"model_sha": "x"}, {"data_sha": "x"},
+        {"method": "SMP"}, {"teacher": {"name": "another", "em": 0.6}}, {"profile": "paper"},
+    ]
+    assert len({name, *(run_name(record | other) for other in others)}) == 1 + len(others)
+    dense = make_record(method="fine-tuned", model="/home/me/my model/", data="../a/dev v1.json.xz")
+    assert dense["name"].startswith("my-model_dev-v1_fine-tuned_seed0_")
+    assert "_0.005_" in run_name(record | {"density_target": 0.005})
+
+
+def test_a_long_history_is_thinned_without_picking():
+    n = 1003
+    history = {"step": list(range(1, n + 1)), "loss": list(np.random.default_rng(0).random(n)),
+               "density": list(np.linspace(1, 0.1, n)), "lambda": [1.0] * n,
+               "valid_step": [n], "valid_em": [0.1], "valid_f1": [0.2]}
+    thin = thin_history(history, most=100)
+    assert len(thin["step"]) <= 100 and thin["step"][-1] == n and thin["valid_em"] == [0.1]
+    assert thin["loss"][0] == pytest.approx(np.mean(history["loss"][:11]))
+    sizes = np.diff([0, *thin["step"]])
+    assert np.average(thin["loss"], weights=sizes) == pytest.approx(np.mean(history["loss"]))
+    assert thin["density"][-1] == pytest.approx(0.1)
+    assert thin_history(history, most=n) == history
+
+
+# The tables
+
+
+def test_the_numbers_in_the_table_are_those_of_the_records():
+    record = make_record(density=0.1, em=0.2784, f1=0.3846, ms_per_question=12.345)
+    dense = [make_record(method="fine-tuned", em=em) for em in (0.5, 0.6)]
+    rows = table_rows(summary_markdown([record]))
+    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
+                       "To Ship", "ms/Question", "Trained for", "Training"]
+    left = record["remaining_of_model"] * record["params_total"]
+    assert rows[2] == [
+        "SMP-L + KD", f"10% ({100 * record['remaining_of_model']:.3g}% of the model)",
+        f"{left / 1e6:.1f}M of 22.6M", "0.278", "0.385", "—", "1.33 MB", "12.3",
+        "2 epochs, 372 steps, seed 0",
+        f"{record['seconds'] / 60:.0f} min, {record['device']} {record['precision']}",
+    ]
+    dense[1]["settings"] = {"seed": 0, "epochs": 9}  # another experiment, and the better one
+    (table,) = run_tables([record, *dense])
+    kept = [row[5] for row in table_rows(table)[2:5]]
+    assert sorted(kept) == ["100.0%", "46.4%", "83.3%"]
+
+
+def test_what_is_shipped_and_how_fast_it_is_never_made_up():
+    old = make_record(method="fine-tuned")  # as records were before either was measured
+    assert "bytes_model" not in old and "ms_per_question" not in old
+    whole = make_record(method="fine-tuned", bytes_model=90_261_808, ms_per_question=4)
+    trained = make_record(method="movement", bytes_mask_file=None, bytes_model=8e7, seed=3)
+    several = [make_record(seed=seed, bytes_mask_file=size, ms_per_question=ms)
+               for seed, size, ms in ((0, 10**6, 2.0), (1, 2 * 10**6, 4.0))]
+    for records, said in (
+        ([old], ["not measured", "not measured"]), ([whole], ["90.26 MB", "4.0"]),
+        ([trained], ["80.00 MB", "not measured"]), (several, ["1.50 MB", "3.0"]),
+        ([*several, make_record(seed=2)], ["1.44 MB", "not measured"]),
+    ):
+        assert table_rows(summary_markdown(records))[2][6:8] == said
+    for wrong in (-1, "4", True, float("inf")):
+        for field in ("bytes_model", "ms_per_question", "bytes_mask_file"):
+            with pytest.raises(ValueError, match=field):
+                check_record(make_record(**{field: wrong}))
+
+
+def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
+    records = [make_record(density=0.1), make_record(density=0.5),
+               make_record(method="SMP", density=0.03), make_record(method="SMP", density=0.1),
+               make_record(method="fine-tuned")]
+    (table,) = run_tables(records)
+    assert [(row[0], row[1].split()[0]) for row in table_rows(table)[2:]] == [
+        ("fine-tuned", "100%"), ("SMP-L", "10%"), ("SMP-L", "3%"), ("SMP-L + KD", "50%"),
+        ("SMP-L + KD", "10%"),
+    ]
+
+
+@pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval", "n_train"])
+def test_different_models_data_or_numbers_of_questions_never_share_a_table(field):
+    other = {field: 7 if field in ("n_eval", "n_train") else "other"}
+    tables = run_tables([make_record(em=0.111), make_record(em=0.222, **other)])
+    assert len(tables) == 2
+    assert sorted("0.111" in table for table in tables) == [False, True]
+    assert sorted("0.222" in table for table in tables) == [False, True]
+
+
+def test_what_is_kept_is_of_the_model_that_learned_from_as_many_questions():
+    records = [make_record(method=method, em=em, n_train=n_train)
+               for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
+               for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
+    large, small = run_tables(records)  # most questions first, by number and not by digits
+    assert "9,000 training questions, 1,000 evaluation questions" in small
+    assert "87,599 training questions" in large
+    assert [row[5] for row in table_rows(small)[2:4]] == ["100.0%", "80.0%"]
+    assert [row[5] for row in table_rows(large)[2:4]] == ["100.0%", "85.7%"]
+
+
+def kept_table(records):
+    """{(encoder and questions, model): {density: what is kept}} of the table that sums up."""
+    text = summary_markdown(records).split("### ")[1]
+    if not text.startswith("EM Kept"):
+        return {}
+    (_, _, *densities), _, *rows = table_rows(text)
+    where, table = "", {}
+    for place, model, *cells in rows:
+        where = place or where
+        table[where, model] = dict(zip(densities, cells, strict=True))
+    return table
+
+
+def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_density():
+    other = {"seed": 0, "regulariser": 7.0}
+    soup = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_soup", "em": 0.9}
+    own = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_seed3_0a1b2c", "em": 0.8}
+    soft = {"method": "soft movement", "sharing": None, "teacher": None}
+    beside = {"method": "magnitude", "sharing": None, "teacher": None, "em": 0.4,
+              "settings": {"seed": 0, "density": 0.1}}
+    records = [
+        make_record(method="fine-tuned", em=0.8),
+        make_record(method="fine-tuned", em=0.9, interrupted=True),
+        make_record(em=0.7, teacher=own, steps=5000),
+        make_record(em=0.6, epochs=4, teacher=own),
+        make_record(em=0.64, epochs=4, settings=other, teacher=own),  # as long, and better
+        make_record(em=0.79, epochs=9, interrupted=True, teacher=own),
+        make_record(em=0.1, epochs=9, dirty=True, teacher=own),
+        make_record(em=0.2, density=0.1, seed=0, teacher=own),
+        make_record(em=0.4, density=0.1, seed=1, teacher=own),  # the mean of the two
+        make_record(em=0.82, density=0.1, teacher=soup),
+        make_record(em=0.7, density=0.9, epochs=9, **soft) | {"density_target": 0.1},
+        make_record(em=0.4, density=0.1, **soft),
+        make_record(em=0.5, density=0.6, **soft) | {"density_target": 0.5},
+        make_record(density=0.05, seed=0, **beside) | {"density_target": 0.1},
+        make_record(density=0.15, seed=1, **beside) | {"density_target": 0.1},
+        make_record(method="SMP", em=0.3, n_train=7),  # nothing was fine-tuned on as many
+    ]
+    table = kept_table(records)
+    ours = [(model, *cells.values()) for (where, model), cells in table.items()
+            if "published" not in where]
+    assert ours == [  # at 50%, 10% and 3%
+        ("SMP-L + KD", "80.0%", "37.5%", "—"),
+        ("SMP-L + KD (interrupted)", "98.8%", "—", "—"),
+        ("SMP-L + KD (uncommitted changes)", "12.5%", "—", "—"),
+        ("SMP-L + KD, teacher fine-tuned_soup", "—", "102.5%", "—"),
+        ("magnitude", "—", "50.0% at 10%", "—"),  # one at 5%, one at 15%
+        ("soft movement", "62.5% at 60%", "50.0%", "—"),
+    ]
+    (paper,) = {where for where, _ in table if "published" in where}
+    assert list(table[paper, "SMP-S + KD"].items()) == [
+        ("50%", "103.0%"), ("10%", "98.6%"), ("3%", "93.3%")]
+    assert kept_table(records[1:]) == kept_table([]) == kept_table(records[:2]) == {}
+
+
+@pytest.mark.parametrize("field", ["model_sha", "data_sha"])
+def test_the_table_that_sums_up_tells_two_of_one_name_apart(field):
+    records = [make_record(method=method, em=em, **{field: sha})
+               for sha, dense, pruned in (("a1", 0.5, 0.4), ("b2", 0.4, 0.2))
+               for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
+    table = kept_table(records)
+    ours = {where: cells["50%"] for (where, _), cells in table.items() if "published" not in where}
+    assert list(ours.values()) == ["80.0%", "50.0%"] and "b2" in list(ours)[1]
+
+
+def test_teachers_that_differ_never_share_a_row_however_they_are_shown():
+    records = [make_record(em=em, teacher={"name": name, "em": em}) for em, name in (
+        (0.3, "fine-tuned_soup"), (0.7, "all-MiniLM-L6-v2_almanac_fine-tuned_soup"))]
+    (table,) = run_tables(records)
+    assert sorted(row[3] for row in table_rows(table)[2:]) == ["0.300", "0.700"]
+    text = summary_markdown([*records, make_record(method="fine-tuned", em=1)]).split("### ")[1]
+    kept = [row[2] for row in table_rows(text)[2:] if "fine-tuned_soup" in row[1]]
+    assert sorted(kept) == ["30.0%", "70.0%"]
+
+
+def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
+    ems = [0.41, 0.44, 0.48]
+    records = [make_record(seed=seed, em=em, f1=em + 0.1) for seed, em in enumerate(ems)]
+    records.append(make_record(em=0.6, settings={"seed": 0, "lr": 1}))
+    rows = sorted(table_rows(summary_markdown(records))[2:4], key=lambda row: row[3])
+    assert rows[0][3] == f"{np.mean(ems):.3f} ± {np.std(ems, ddof=1):.3f}"
+    assert rows[0][4] == f"{np.mean(ems) + 0.1:.3f} ± {np.std(ems, ddof=1):.3f}"
+    assert rows[0][8].endswith("seeds 0, 1, 2 (3 runs)")
+    assert rows[1][3] == "0.600"
+
+
+def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
+    records = [
+        make_record(), make_record(seed=1),
+        make_record(settings={"seed": 0, "regulariser": 40_000.0, "n_masks": 2}),
+        make_record(density=0.1, settings={"seed": 0, "regulariser": 4000.0, "n_masks": 2}),
+        make_record(density=0.1, sharing="SMP-S", settings={"seed": 0, "regulariser": 5.0}),
+    ]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
+    assert sorted(told[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
+    assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
+
+
+def test_another_teacher_is_another_row_a_seed_of_it_is_not():
+    names = ["_squad_fine-tuned_seed0_0b7711", "_squad_fine-tuned_seed1_a99752", "_squad_soup"]
+    names = [f"all-MiniLM-L6-v2{name}" for name in names] + ["bert-large_seed1_0b7711"]
+    records = [make_record(teacher={"name": name, "em": None}, seed=seed)
+               for seed, name in enumerate(names)]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
+    assert told == ["seeds 0, 1 (2 runs)", "seed 2, teacher all-MiniLM-L6-v2_squad_soup",
+                    "seed 3, teacher bert-large"]
+
+
+def test_a_baseline_whose_layers_compete_says_so():
+    records = [make_record(method="movement", sharing=None, teacher=None,
+                           settings={"seed": 0, "sharing": sharing})
+               for sharing in ("local", "shared")]
+    rows = table_rows(summary_markdown(records))[2:4]
+    assert [row[0] for row in rows] == ["movement", "movement, layers compete"]
+    assert all(row[8].endswith("seed 0") for row in rows)
+
+
+def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
+    records = [make_record(), make_record(seed=1, dirty=True),
+               make_record(seed=2, interrupted=True)]
+    labels = {row[0] for row in table_rows(summary_markdown(records))[2:5]}
+    assert labels == {"SMP-L + KD", "SMP-L + KD (uncommitted changes)", "SMP-L + KD (interrupted)"}
+
+
+def test_a_row_tells_what_its_teacher_showed_besides_logits():
+    settings = {"seed": 0, "hidden_weight": 100.0}
+    records = [make_record(), make_record(settings=settings)]
+    labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
+    assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states"}
+
+
+def test_a_row_tells_that_more_than_masks_was_trained():
+    settings = {"seed": 0, "hidden_weight": 100.0, "vector_learning_rate": 0.001}
+    records = [make_record(), make_record(settings=settings)]
+    labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
+    assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states + biases, LayerNorms"}
+
+
+def test_what_was_not_measured_is_said():
+    missing = "BERT-base on SQuAD: not measured yet; `make run PROFILE=paper`"
+    bert = {"model": "google-bert/bert-base-uncased", "data": "rajpurkar/squad"}
+    assert missing in summary_markdown([make_record()])
+    assert missing in summary_markdown([make_record(interrupted=True, **bert)])
+    assert missing not in summary_markdown([make_record(**bert)])
+    assert "Nothing was measured yet" in summary_markdown([])
+
+
+def test_the_published_numbers_are_marked_and_their_arithmetic_is_the_papers():
+    text = summary_markdown([])
+    assert "published, not measured here" in text and "given at the start, not measured" in text
+    shares = [whole_model_share(d, PUBLISHED["params_masked"], PUBLISHED["params_total"])
+              for d in (0.1, 0.5, 0.03, 1)]
+    assert [as_percent(share) for share in shares] == ["30.2%", "61.2%", "24.7%", "100%"]
+    rows = table_rows(text)
+    assert ["SMP-S + KD", "10% (30.2% of the model)", "33.0M of 109.5M", "0.793", "0.872",
+            "98.6%"] in rows
+    assert ["SMP + KD", "50%", "~85M", "0.82"] in rows
+
+
+def test_tables_are_aligned_and_names_cannot_break_them():
+    record = make_record(model="/secret/place/a|b", dirty=True)
+    text = summary_markdown([record, make_record(method="fine-tuned")])
+    assert "secret" not in text
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({len(line) for line in block.splitlines()}) == 1
+
+
+def test_the_order_of_the_records_does_not_matter():
+    records = [make_record(seed=seed, density=d) for seed in range(3) for d in (0.1, 0.5)]
+    assert summary_markdown(records) == summary_markdown(records[::-1])
+
+
+def test_rows_of_one_method_and_density_go_by_their_settings_and_then_by_their_length():
+    runs = [(400.0, 12), (400.0, 30), (40_000.0, 9), (400_000.0, 5)]
+    records = [make_record(settings={"seed": 0, "regulariser": regulariser}, steps=steps)
+               for regulariser, steps in runs]
+    told = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
+    assert told == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
+                    for regulariser, steps in runs]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_readme_changes_between_its_markers_only(tmp_path, newline):
+    readme = tmp_path / "README.md"
+    head, tail = "# Title\n\n<!-- results -->", "<!-- /results -->\n\nEnd é\n"
+    readme.write_bytes((head + "\nold\n" + tail).replace("\n", newline).encode())
+    write_record(make_record(), tmp_path / "results")
+    text = write_summary(tmp_path / "results", readme)
+    assert (tmp_path / "results" / "summary.md").read_text() == text
+    page = readme.read_bytes().decode()
+    assert page == f"{head}\n{text}{tail}".replace("\n", newline)
+    write_summary(tmp_path / "results", readme)
+    assert readme.read_bytes().decode() == page
+
+
+@pytest.mark.parametrize("page", ["", "<!-- results -->", "<!-- /results --> <!-- results -->",
+                                  "<!-- results --> <!-- results --> <!-- /results -->"])
+def test_a_readme_without_markers_is_told_and_nothing_is_written(tmp_path, page):
+    readme = tmp_path / "README.md"
+    readme.write_text(page)
+    with pytest.raises(ValueError, match="README.md: expected <!-- results -->") as error:
+        write_summary(tmp_path, readme)
+    assert "\n" not in str(error.value)
+    assert readme.read_text() == page and [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_picture_is_of_the_most_questions_and_not_of_interrupted_runs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(command_line, "draw_group", lambda records, how, rank, path: drawn.append(
+        {record["em"] for record in max(results.group_records(records), key=rank)}))
+    write_record(make_record(em=0.1, n_train=9_000, interrupted=True), tmp_path)
+    assert command_line.table(tmp_path) == 0 and not drawn
+    for em, n_train, n_eval in ((0.2, 3_000, 1_000), (0.3, 5_000, 1_000), (0.4, 9_000, 500)):
+        counts = {"n_train": n_train, "n_eval": n_eval}
+        write_record(make_record(em=em, settings={"seed": 0} | counts, **counts), tmp_path)
+    assert command_line.table(tmp_path) == 0 and drawn == [{0.3}]
+
+
+def test_a_baseline_of_a_sweep_stands_beside_the_models_of_the_same_questions(tmp_path):
+    write_record(make_record(method="fine-tuned", em=0.8), tmp_path)
+    write_record(make_record(method="magnitude", em=0.4), tmp_path / "sweep")
+    write_record(make_record(method="movement", em=0.5, n_eval=77), tmp_path / "sweep")
+    rows = table_rows(write_summary(tmp_path))
+    assert [row[5] for row in rows if row[0] == "magnitude"] == ["50.0%"]
+    assert not any(row[0] == "movement" and row[3] == "0.500" for row in rows)
+    assert len(read_records(tmp_path)) == 1 and len(read_results(tmp_path)) == 2
+    write_record(make_record(method="magnitude", em=0.4), tmp_path)
+    assert len(read_results(tmp_path)) == 2  # the same run, of a notebook and of a sweep
+
+
+def test_no_records_make_a_summary_too(tmp_path):
+    assert "Nothing was measured yet" in write_summary(tmp_path / "results")
+    assert (tmp_path / "results" / "summary.md").is_file()
+
+
+# Where and from what
+
+
+def test_results_go_into_the_project_or_beside_a_lonely_notebook(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    (project / "Static_Model_Pruning").mkdir(parents=True)
+    (project / "BERT_FINETUNE_QA.ipynb").touch()
+    assert results_folder(project / "Static_Model_Pruning") == (
+        project / "Static_Model_Pruning" / "results"
+    )
+    (project / "results").mkdir()
+    assert results_folder(project) == project / "results"
+    assert results_folder(project / "Static_Model_Pruning") == project / "results"
+    monkeypatch.chdir(project / "Static_Model_Pruning")
+    assert results_folder().resolve() == (project / "results").resolve()
+    lonely = tmp_path / "lonely"
+    lonely.mkdir()
+    monkeypatch.chdir(lonely)
+    assert results_folder().resolve() == lonely / "results"
+    assert not (lonely / "results").exists()
+
+
+def git(folder, *arguments):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    clean |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=clean).stdout
+
+
+@pytest.fixture
+def clone(tmp_path):
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    folder = tmp_path / "clone"
+    for name in ("smp/a.py", "results/x.json", "README.md", "BERT_FINETUNE_QA.ipynb", "Makefile"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("1")
+    git(tmp_path, "init", "-q", str(folder))
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+def test_provenance_of_a_clean_clone(clone):
+    here = provenance(clone / "smp")
+    assert here["commit"] == git(clone, "rev-parse", "HEAD").strip() and here["dirty"] is False
+    packages = {"python", "torch", "transformers", "datasets", "evaluate", "accelerate", "numpy"}
+    assert set(here["versions"]) == packages and here["versions"]["numpy"] == np.__version__
+    assert provenance(clone / "results" / "not" / "yet")["commit"] == here["commit"]
+
+
+@pytest.mark.parametrize("name, dirty", [
+    ("results/x.json", False), ("README.md", False), ("results/new.json", False),
+    ("notes.txt", False), ("smp/a.py", True), ("Makefile", True), ("BERT_FINETUNE_QA.ipynb", True),
+    ("smp/new.py", True), ("notebooks/new.py", True), ("tools/new.py", True),
+])
+def test_dirty_means_the_code_is_not_the_commits(clone, name, dirty):
+    (clone / name).parent.mkdir(exist_ok=True)
+    (clone / name).write_text("2")
+    assert provenance(clone)["dirty"] is dirty
+    assert provenance(clone / "smp")["dirty"] is dirty
+
+
+def test_a_foreign_repository_no_repository_and_no_git_say_nothing(clone, tmp_path, monkeypatch):
+    nothing = {"commit": None, "dirty": None}
+    foreign = tmp_path / "foreign"
+    git(tmp_path, "init", "-q", str(foreign))
+    (foreign / "BERT_FINETUNE_QA.ipynb").write_text("downloaded, not tracked")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    # Inside a hook git points at the hook's repository; it is still not this folder's.
+    monkeypatch.setenv("GIT_DIR", str(clone / ".git"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for folder in (foreign, outside):
+        here = provenance(folder)
+        assert {key: here[key] for key in nothing} == nothing
+    monkeypatch.setattr(results.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(
+        FileNotFoundError("git")))
+    here = provenance(clone)
+    assert {key: here[key] for key in nothing} == nothing
+
+
+# The committed results
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_committed_tables_are_those_of_the_committed_records():
+    text = summary_markdown(read_results(ROOT / "results"))
+    assert (ROOT / "results" / "summary.md").read_text("utf-8") == text
+    page = (ROOT / "README.md").read_text("utf-8")
+    assert between_markers(page, text) == page, "run `make table`"
+
+
+SWEEPS = ("results/sweep", "results/tried/sweep")
+
+
+@pytest.mark.parametrize("folder", SWEEPS)
+def test_the_committed_sweep_table_is_that_of_its_records(folder):
+    records = read_records(ROOT / folder)
+    if records:
+        text = (ROOT / folder / "summary.md").read_text("utf-8")
+        assert text == sweep_markdown(records), "run `make table`"
+
+
+def test_committed_records_come_from_whole_runs_of_committed_code():
+    folders = ("results", *SWEEPS)
+    tracked = git_output(ROOT, "ls-files", "--", *(f"{folder}/*.json" for folder in folders))
+    if tracked is None:
+        pytest.skip("not a git checkout: nobody knows what is committed")
+    changed = git_output(ROOT, "diff", "--name-only", "HEAD", "--", "results").split()
+    for name in (f"{folder}/{one['name']}.json" for folder in folders
+                 for one in read_records(ROOT / folder)):
+        record = json.loads((ROOT / name).read_text("utf-8"))
+        if name in tracked.split() and name not in changed:
+            assert not record["interrupted"] and record["dirty"] is False and record["commit"], name
+            assert record["name"] == run_name(record)

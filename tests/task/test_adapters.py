@@ -1,0 +1,239 @@
+"""Tasks on one base model: a mask file makes of it what the run saved; switching; the Hub."""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertForQuestionAnswering,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
+
+from helpers import attach_masks, tiny_config
+from smp.model.encoder import biases_and_norms
+from smp.model.load import load_student
+from smp.model.save import model_fingerprint
+from smp.reader import Reader
+from smp.task.adapters import PrunedModel
+from smp.task.mask_file import load_masks, save_masks
+from smp.task.task import describe_task, load_task, vector_values
+
+HEADS = ("label words", "embedding rows", "trained")
+SCORES = {"em": 0.25, "f1": 0.5}
+
+
+def learn(base, path, head, seed=0, density=0.3, rate=0.0):
+    """What a run does: masks (random ones) on a student, baked, and the mask file; with a rate,
+    biases and LayerNorms have moved too. -> student"""
+    torch.manual_seed(seed)
+    model, _, head = load_student(base, head=head)
+    sha, masks = model_fingerprint(model.eval()), attach_masks(model)
+    for score in masks.scores:
+        score.data = torch.randn_like(score)
+    for vector in biases_and_norms(model).values():
+        vector.data += rate * torch.randn_like(vector)
+    masks.refresh(density)
+    final = masks.numpy()
+    masks.merge()
+    begun = {
+        "name": f"tiny_{seed}", "method": "SMP", "sharing": "SMP-L", "model": "base",
+        "model_sha": sha, "data": "almanac", "data_sha": "0" * 12,
+        "settings": {"seed": seed, "vector_learning_rate": rate},
+        "density_target": density,
+    }
+    save_masks(final, path, **describe_task(begun, model, base, None, head, SCORES, 7))
+    return model
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        out = model(**batch)
+    return torch.stack([out.start_logits, out.end_logits])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+@pytest.mark.parametrize("head", HEADS)
+def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch, head, rate):
+    student = learn(base, tmp_path / "m", head, rate=rate)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+    again, _, about = load_task(base, tmp_path / "m")
+    assert torch.equal(logits(again, batch), logits(student, batch))
+    assert about["head"] == head and ("head_weights" in about) == (head == "trained")
+    assert ("vectors" in about) == (rate > 0)
+    assert str(tmp_path) not in repr(about)  # nothing of this machine
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
+    student = learn(base, tmp_path / "m", head, rate=0.1)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    pruned.merge_and_unload().save_pretrained(tmp_path / "plain")
+    pruned.tokenizer.save_pretrained(tmp_path / "plain")
+    asked = "Who wrote it?", "Ada Lovelace wrote the first program, for a machine of brass."
+    ours = Reader(pruned.model, pruned.tokenizer)(*asked)
+    plain = Reader.from_pretrained(str(tmp_path / "plain"))(*asked)
+    assert (plain["start"], plain["end"]) == (ours["start"], ours["end"])
+    assert plain["score"] == pytest.approx(ours["score"], rel=1e-4)
+    if head == "label words":
+        full = AutoModelForMaskedLM.from_pretrained(tmp_path / "plain").eval()(**batch).logits
+        ids = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids(["yes", "no"])
+        found = full[..., ids].movedim(-1, 0)
+        assert torch.allclose(found, logits(student, batch), atol=1e-6)
+    else:
+        found = logits(AutoModelForQuestionAnswering.from_pretrained(tmp_path / "plain"), batch)
+        assert torch.equal(found, logits(student, batch))
+
+
+def test_many_tasks_on_one_base(base, tmp_path, batch):
+    """Each is its own whenever it is set, in whatever order; the base is never changed."""
+    wanted, before = {}, model_fingerprint(load_student(base)[0])
+    for seed, head in enumerate((*HEADS, "trained")):  # every other one moves its vectors too
+        student = learn(base, tmp_path / str(seed), head, seed, rate=0.1 * (seed % 2))
+        wanted[str(seed)] = logits(student, batch)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "0"), name="0", ready=2)
+    for name in ("1", "2", "3"):
+        pruned.load_mask(str(tmp_path / name), name)
+    assert pruned.active == "0"
+    for name in "0123321032130":
+        pruned.set_mask(name)
+        assert torch.equal(logits(pruned.model, batch), wanted[name]), name
+    for matrix, linear in pruned.linears.items():
+        linear.weight.data = pruned.own[matrix]
+    for vector, parameter in biases_and_norms(pruned.model).items():
+        parameter.data = pruned.own_vectors[vector]
+    assert model_fingerprint(pruned.model) == before == pruned.sha
+    with pytest.raises(KeyError, match="no task 'news': expected one of '0', '1', '2', '3'"):
+        pruned.set_mask("news")
+    assert pruned.masked_weights.cache_info().currsize == 2
+
+
+def test_what_was_merged_stays_as_it_is(base, tmp_path, batch):
+    learn(base, tmp_path / "a", "trained", 1)
+    learn(base, tmp_path / "b", "trained", 2)
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "a"), "a")
+    merged = pruned.merge_and_unload()
+    before = logits(merged, batch)
+    pruned.load_mask(str(tmp_path / "b"), "b")
+    pruned.set_mask("b")
+    assert torch.equal(logits(merged, batch), before)
+    assert not torch.equal(logits(pruned.model, batch), before)
+
+
+def test_save_and_load_again(base, tmp_path, batch):
+    student = learn(base, tmp_path / "m", "trained", rate=0.1)
+    first = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    size = first.save_pretrained(tmp_path / "task")
+    assert {p.name: p.stat().st_size for p in (tmp_path / "task").iterdir()}.keys() == {
+        "masks.safetensors", "README.md"}
+    assert size == (tmp_path / "task/masks.safetensors").stat().st_size
+    again = PrunedModel.from_pretrained(base, str(tmp_path / "task"))
+    assert torch.equal(logits(again.model, batch), logits(student, batch))
+    card = ModelCard.load(tmp_path / "task/README.md")
+    assert "biases and LayerNorms of the encoder's layers are trained" in card.text
+    card = card.data
+    assert {r.metric_type: r.metric_value for r in card.eval_results} == {
+        "exact_match": 0.25, "f1": 0.5}
+    assert card.base_model == "base" and card.pipeline_tag == "question-answering"
+
+
+def test_a_loaded_model_may_be_the_base(base, tmp_path, batch):
+    student = learn(base, tmp_path / "m", "label words")
+    stock = AutoModelForQuestionAnswering.from_pretrained(base)
+    pruned = PrunedModel.from_pretrained(stock, str(tmp_path / "m"))
+    assert pruned.model is stock
+    assert torch.equal(logits(stock, batch), logits(student, batch))
+
+
+def test_another_family(tmp_path, batch, tokenizer):
+    torch.manual_seed(0)
+    RobertaForQuestionAnswering(RobertaConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=130, type_vocab_size=1,
+    )).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    student = learn(str(tmp_path / "base"), tmp_path / "m", "trained")
+    pruned = PrunedModel.from_pretrained(str(tmp_path / "base"), str(tmp_path / "m"))
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+
+
+def changed(path, **changes):
+    """The mask file with other things said in it, whole."""
+    masks, about = load_masks(path)
+    save_masks(masks, path, **{k: v for k, v in (about | changes).items() if v is not None})
+
+
+BIAS = "encoder.layer.1.output.dense.bias"
+
+
+def changed_vectors(path, name, change):
+    """The mask file with vectors of its base model's form, of which one, or one more, is odd."""
+    values = vector_values(BertForQuestionAnswering(tiny_config()))
+    changed(path, vectors=values | {name: change(values[BIAS])})
+
+
+def lose_a_matrix(path):
+    masks, about = load_masks(path)
+    save_masks(dict(list(masks.items())[1:]), path, **about)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda p: changed(p, base_sha="0123456789ab", base="other"),
+     "its masks belong to 'other' with weights '0123456789ab', "),
+    (lambda p: changed(p, head="embedding rows"), "its head is 'embedding rows', which does not"),
+    (lambda p: changed(p, head_weights=None), "its head is 'trained', which does not fit"),
+    (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(2, np.float32)}),
+     "of its head, qa_outputs.weight is nothing; this model has float32 of shape (2, 32)"),
+    (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(3, np.float32),
+                                        "qa_outputs.weight": np.zeros((2, 32), np.float32)}),
+     "of its head, qa_outputs.bias is float32 of shape (3,); this model has float32 of shape (2,)"),
+    (lambda p: changed(p, vectors={"encoder.layer.0.output.dense.bias": np.zeros(32, np.float32)}),
+     "of its biases and LayerNorms, encoder.layer.0.attention.output.LayerNorm.bias is nothing; "),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v[:5]), f"{BIAS} is float32 of shape (5,); this"),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v.astype(np.int64)), f"{BIAS} is int64 of shape"),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v * np.nan), f"{BIAS} is not finite; this model"),
+    (lambda p: changed_vectors(p, "x.bias", lambda v: v), "x.bias is float32 of shape (32,); this"),
+    (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", of a kind"),
+    (lambda p: changed(p, head=None, head_weights=None), "is of an older form"),
+    (lose_a_matrix, "only the model has encoder.layer.0.attention.self.query"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
+    (lambda p: p.unlink(), "no such mask file"),
+])
+def test_what_does_not_fit_is_refused_in_a_line(tmp_path, tiny_qa, tokenizer, change, said):
+    tiny_qa.save_pretrained(tmp_path / "base")  # without a masked-LM head
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = str(tmp_path / "base")
+    learn(base, tmp_path / "m", "trained")
+    change(tmp_path / "m")
+    for load in (load_task, PrunedModel.from_pretrained):
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            load(base, tmp_path / "m")
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_task_that_does_not_fit_changes_nothing(base, tmp_path, batch):
+    student = learn(base, tmp_path / "m", "label words")
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"), "m")
+    learn(base, tmp_path / "n", "label words", 1)
+    changed(tmp_path / "n", base_sha="0123456789ab")
+    with pytest.raises(ValueError, match="name the base they were learned on"):
+        pruned.load_mask(str(tmp_path / "n"), "n")
+    assert pruned.tasks.keys() == {"m"}
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+
+
+def test_the_hub_is_asked_and_refuses_in_a_line(base, tmp_path):
+    """Offline its client refuses before it asks (tests/conftest.py)."""
+    learn(base, tmp_path / "m", "label words")
+    pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="'owner/name': the Hub did not take it") as error:
+        pruned.push_to_hub("owner/name")
+    assert "\n" not in str(error.value)
+    for name in ("owner/name", "name"):
+        with pytest.raises(FileNotFoundError, match=f"{name}: ") as error:
+            PrunedModel.from_pretrained(base, name)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,155 @@
+"""What is shipped of a run: every form gives the same answers, and its sizes are those on disk."""
+
+import io
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from test_maskcode import bound
+from test_pruned import learn
+from test_results import make_record
+
+import smp.__main__ as command_line
+from smp.data.windows import featurise
+from smp.fast.compact_file import load_compact
+from smp.model.load import load_qa_model
+from smp.model.save import save_model
+from smp.runs.record import check_record, record_json
+from smp.runs.settings import choose_settings
+from smp.task.export import export_run
+from smp.task.formats import entropy_bytes, onnx_reader, torch_reader, window_inputs
+from smp.task.mask_file import load_masks
+from smp.task.task import MASK_FILE
+
+
+def save_run(base, folder, tokenizer, head, method="SMP", rate=0.0):
+    """A folder as the notebooks leave it, in results/models/."""
+    (folder.parent).mkdir(exist_ok=True)
+    student = learn(base, folder.parent / "m", head, density=0.2, rate=rate)
+    save_model(student, tokenizer, folder, base)
+    masks, about = load_masks(folder.parent / "m")
+    settings = choose_settings("quick", "smp", max_length=96, stride=32, density=0.2,
+                               vector_learning_rate=rate)
+    total = sum(mask.size for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    record = make_record(
+        method=method, model="base", model_sha=about["base_sha"], settings=asdict(settings),
+        head=head, sharing="SMP-L", density=0.2, params_masked=total, params_kept=kept,
+        teacher=None, bytes_mask_file=None, n_eval=400,
+    )
+    (folder / "record.json").write_text(record_json(check_record(record)))
+    if method == "SMP":
+        (folder.parent / "m").rename(folder / MASK_FILE)
+    return record
+
+
+@pytest.mark.parametrize("head, rate", [("label words", 0.0), ("trained", 0.0), ("trained", 0.1)])
+def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head, rate):
+    folder = tmp_path / "run"
+    save_run(base, folder, tokenizer, head, rate=rate)
+    masks, about = load_masks(folder / MASK_FILE)
+    report = export_run(folder, base=base, questions=5)
+    forms = {form.pop("form"): form for form in report["forms"]}
+    assert [*forms] == ["base, not pruned", "base + mask file", "plain model", "compact",
+                        "compact, CSR"]
+    unpruned = forms.pop("base, not pruned")
+    for form in forms.values():
+        assert form["same_answers"] == report["questions"] == 5
+        assert form["largest_difference"] < 1e-4 and form["ms"] > 0
+    assert forms["base + mask file"]["largest_difference"] == 0
+    assert unpruned["bytes"] is None and unpruned["parameters"] > forms["plain model"]["parameters"]
+    for name, file in (("base + mask file", MASK_FILE), ("plain model", "model.safetensors"),
+                       ("compact", "compact/compact.safetensors")):
+        assert forms[name]["bytes"] == (folder / file).stat().st_size
+    again, said = load_masks(folder / MASK_FILE)
+    assert all(np.array_equal(again[name], masks[name]) for name in masks)
+    assert said["em"] == about["em"] and said["base_sha"] == about["base_sha"]
+    assert ("head_weights" in said) == (head == "trained") and ("vectors" in said) == (rate > 0)
+    biases, norms = 4 * 32 + 64 + 32, 2 * 2 * 32  # of a layer
+    vectors = 2 * (biases + norms) if rate else 0
+    assert report["mask_file"]["bytes_vectors"] == 4 * vectors
+    assert report["mask_file"]["bytes_entropy_bound"] == round(sum(map(bound, masks.values())))
+    assert json.loads((folder / "ship.json").read_text())["run"] == report["run"]
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == "base" and card.data.eval_results[0].metric_value == 0.4804
+    assert ("AutoModelForMaskedLM" in card.text) == (head == "label words")
+    assert ("LayerNorms of the encoder's layers are trained" in card.text) == (rate > 0)
+    load_compact(folder / "compact")
+
+
+def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, almanac, tmp_path):
+    """On real windows, of whatever length."""
+    from smp.task.formats import export_onnx
+
+    windows = window_inputs(featurise(almanac["eval"], tokenizer, 64, 16))
+    size = export_onnx(tiny_qa, windows[0], tmp_path / "model.onnx")
+    assert [(p.name, p.stat().st_size) for p in tmp_path.iterdir()] == [("model.onnx", size)]
+    ours, theirs = torch_reader(tiny_qa), onnx_reader(tmp_path / "model.onnx")
+    assert len({window["input_ids"].shape[1] for window in windows}) > 1
+    for window in windows:
+        for one, other in zip(ours(window), theirs(window)):
+            assert np.allclose(one, other, atol=1e-5)
+
+
+def test_a_fine_tuned_run_is_its_model(base, tmp_path, tokenizer):
+    save_run(base, tmp_path / "run", tokenizer, "trained", method="fine-tuned")
+    report = export_run(tmp_path / "run", questions=3)
+    assert report["mask_file"] is None
+    assert [form["form"] for form in report["forms"]] == ["plain model"]
+    assert "pruned" not in ModelCard.load(tmp_path / "run/README.md").text.split("\n# ")[1]
+
+
+def test_without_the_base_the_rest_is_shipped(base, tmp_path, tokenizer, capsys):
+    save_run(base, tmp_path / "run", tokenizer, "trained")
+    report = export_run(tmp_path / "run", questions=3)  # the record says "base", which is nowhere
+    assert [form["form"] for form in report["forms"]] == ["plain model", "compact", "compact, CSR"]
+    assert "name it with --base" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", [None, "./none.json"])
+def test_questions_that_lie_elsewhere_are_asked_for(base, tmp_path, tokenizer, monkeypatch, data):
+    save_run(base, tmp_path / "run", tokenizer, "trained")
+    path = tmp_path / "run/record.json"
+    record = json.loads(path.read_text())
+    record["settings"]["data"] = "squad.json"  # as records keep the path of a file
+    path.write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        export_run(tmp_path / "run", data)
+    assert "\n" not in str(error.value)
+    assert ("name the run's questions with --data" in str(error.value)) == (data is None)
+
+
+def test_the_bound():
+    for density in (0, 0.1, 0.5, 1):
+        masks = {"w": np.random.default_rng(0).random((40, 50)) < density}
+        assert entropy_bytes(masks) == pytest.approx(bound(masks["w"]))
+
+
+def test_the_verbs_on_the_terminal(base, tmp_path, tokenizer, capsys, monkeypatch):
+    save_run(base, tmp_path / "run", tokenizer, "trained")
+    folder = str(tmp_path / "run")
+    assert command_line.main(["ship", folder, "--questions", "2"]) == 0
+    assert "plain model" in capsys.readouterr().out
+    passage = tmp_path / "passage.txt"
+    passage.write_text("Ada Lovelace wrote the first program.")
+    ask = ["ask", "--model", folder, "--passage", str(passage)]
+    assert command_line.main([*ask, "--question", "Who wrote it?", "--n-best", "2"]) == 0
+    given = capsys.readouterr().out
+    assert given.count("%  ") == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who wrote it?\n\nWhat?\n"))
+    assert command_line.main(ask) == 0
+    assert given.splitlines()[-2] in capsys.readouterr().out.splitlines()
+    reader, _, _ = load_qa_model(folder)
+    for wrong, said in (
+        (["ask", "--model", folder, "--passage", "none.txt"], "ask: none.txt: no such file"),
+        (["ask", "--model", "./none", "--passage", str(passage)], "ask: MODEL='./none'"),
+        ([*ask, "--question", " "], "ask: the question is empty"),
+        ([*ask, "--masks", "./none"], "ask: none: no such mask file"),
+        (["ship", "no-such-run"], "ship: "), (["ship", str(tmp_path)], "ship: "),
+    ):
+        assert command_line.main(wrong) == 2
+        line = capsys.readouterr().err
+        assert said in line and line.count("\n") == 1

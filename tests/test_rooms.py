@@ -1,0 +1,67 @@
+"""The house: rooms, sizes, hints, and what the method may use."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SMP = Path(__file__).resolve().parents[1] / "smp"
+MODULES = sorted(path for path in SMP.rglob("*.py"))
+ROOMS = sorted(path.parent for path in SMP.glob("*/__init__.py"))
+LONGEST = 250  # lines of a module
+DATA = {"words.py", "c_source.py"}  # word lists, and a program in C
+
+
+def short(path):
+    return path.relative_to(SMP).as_posix()
+
+
+def public_functions(tree):
+    """(name, node) of the functions of a module that others may call, methods too."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node.name, node
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef) and (
+                    inner.name == "__init__" or not inner.name.startswith("_")
+                ):
+                    yield f"{node.name}.{inner.name}", inner
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=short)
+def test_a_room_states_purpose_imports_and_public_names(room):
+    lines = ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8"))).split("\n")
+    assert len(lines) == 3 and all(lines), f"{short(room)}: expected three lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=short)
+def test_a_module_has_a_docstring_and_at_most_250_lines(path):
+    text = path.read_text("utf-8")
+    assert ast.get_docstring(ast.parse(text))
+    assert path.name in DATA or text.count("\n") <= LONGEST
+
+
+@pytest.mark.parametrize("path", MODULES, ids=short)
+def test_public_functions_have_type_hints(path):
+    bare = []
+    for name, node in public_functions(ast.parse(path.read_text("utf-8"))):
+        of_method = name.count(".") and not any(
+            ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs][of_method:]
+        if any(argument.annotation is None for argument in arguments):
+            bare.append(name)
+        elif node.returns is None and node.name != "__init__":
+            bare.append(name)
+    assert not bare, f"{short(path)}: no hints for {', '.join(bare)}"
+
+
+def test_the_method_imports_torch_numpy_and_the_standard_library():
+    allowed = {"torch", "numpy", "math", "fractions", "smp.method"}
+    for path in (SMP / "method").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else (
+                [node.module] if isinstance(node, ast.ImportFrom) else [])
+            for name in names:
+                known = name.startswith("smp.method.") or name.split(".")[0] in allowed
+                assert known, f"{path.name} imports {name}"

@@ -1,0 +1,355 @@
+"""The benchmarks: what is compared for speed is equal in result; what is written has one form.
+
+Times are never asserted; the fast way and the plain way must give the same.
+"""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertForQuestionAnswering
+
+from benchmarks import __main__ as bench
+from benchmarks import run_on_gpus
+from benchmarks.decoding import peaked_logits
+from benchmarks.measure import ROOT, machine, peak_memory, ratio, result, time_in_turns, versions
+from benchmarks.references import (
+    attach_sorted_masks,
+    n_best_answers,
+    padded_batches,
+    plain_windows,
+    train_plainly,
+)
+from benchmarks.workload import random_windows, steps_in_turns
+from helpers import attach_masks, tiny_config
+from smp.cli.train import teacher_loss, train
+from smp.data.answers import decode_answers
+from smp.data.batches import make_loader
+from smp.data.reading import SQUAD_FEATURES
+from smp.data.windows import featurise
+from smp.method.distill import distillation_loss
+from smp.method.schedule import Pruning
+from smp.model.predict import MODEL_INPUTS, predict_logits
+from smp.model.teacher import teacher_logits
+from smp.runs.settings import choose_settings
+
+# -- fast and plain give the same --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(almanac, tokenizer):
+    """The evaluation questions in windows of 40 tokens, several to a question."""
+    features = featurise(almanac["eval"], tokenizer, 40, 12)
+    assert len(features) > 2 * len(almanac["eval"])
+    return features
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 30]), st.booleans())
+def test_decoding_equals_the_n_best_loop(almanac, narrow, seed, longest, coarse):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(2, len(narrow), 40)).astype(np.float32)
+    answers = decode_answers(almanac["eval"], narrow, *logits, longest)
+    loop = n_best_answers(almanac["eval"], narrow, *logits, n_best=40, longest=longest)
+    assert {one["id"]: one["prediction_text"] for one in answers} == loop
+
+
+def test_twenty_best_are_enough_for_logits_with_a_peak(almanac, narrow):
+    logits = peaked_logits(narrow)
+    answers = decode_answers(almanac["eval"], narrow, *logits)
+    assert {one["id"]: one["prediction_text"] for one in answers} == n_best_answers(
+        almanac["eval"], narrow, *logits
+    )
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
+def test_refreshed_masks_keep_what_a_full_sort_keeps(density, seed):
+    torch.manual_seed(seed)
+    fast = BertForQuestionAnswering(tiny_config())
+    plain = copy.deepcopy(fast)
+    masks = attach_masks(fast, start=1.0)
+    scores = attach_sorted_masks(plain, density)
+    masks.refresh(density)
+    inputs = random_windows(2, 16).with_format("torch")[:]
+    inputs = {name: inputs[name].long() for name in MODEL_INPUTS}
+    assert all(torch.equal(*pair) for pair in zip(masks.scores, scores, strict=True))
+    one, other = fast.eval()(**inputs), plain.eval()(**inputs)
+    assert torch.equal(one.start_logits, other.start_logits)
+    for out in (one, other):
+        out.start_logits.square().sum().backward()
+    for ours, theirs in zip(masks.scores, scores, strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_plain_loop_learns_the_scores_that_fit_learns(tiny_qa, tokenizer):
+    """One step of SMP, the regulariser's gradient in closed form and through the graph."""
+    windows, plain = random_windows(4, 24), copy.deepcopy(tiny_qa)
+    chosen = choose_settings(
+        "squad", "smp", batch_size=4, epochs=1, learning_rate=1e-4, precision="fp32", density=1.0,
+        regulariser=400.0, regulariser_rule="density", score_start=1.0, n_snapshots=0,
+        sharing="local",
+    )
+    masks = attach_masks(tiny_qa, start=1.0)
+    tiny_qa.qa_outputs.requires_grad_(False)
+    train(tiny_qa, windows, tokenizer, chosen, Pruning(masks, chosen))
+    scores = attach_sorted_masks(plain, 1.0)
+    plain.qa_outputs.requires_grad_(False)
+    train_plainly(plain, list(make_loader(windows, tokenizer, 4, shuffle=False)), scores)
+    for ours, theirs in zip(masks.scores, scores, strict=True):
+        assert torch.allclose(ours, theirs, atol=2e-6)
+
+
+def test_stored_logits_give_the_loss_of_a_teacher_asked_in_the_step(
+    tiny_qa, almanac, windows, tokenizer
+):
+    teacher = copy.deepcopy(tiny_qa)
+    torch.nn.init.normal_(teacher.qa_outputs.weight)
+    chosen = choose_settings("squad", "smp-kd", kd_weight=1.0)
+    loss = teacher_loss(chosen, None, None, teacher_logits(teacher, windows, tokenizer, "fp32"))
+    for batch in make_loader(windows, tokenizer, 7, shuffle=True):
+        inputs = {name: batch[name] for name in MODEL_INPUTS}
+        with torch.no_grad():
+            said, asked = tiny_qa(**inputs), teacher(**inputs)
+        stored = loss(said.start_logits, said.end_logits, batch)
+        each = distillation_loss(
+            torch.stack([said.start_logits, said.end_logits], dim=-1),
+            torch.stack([asked.start_logits, asked.end_logits], dim=-1),
+            batch["attention_mask"], chosen.kd_temperature,
+        )
+        assert float(stored) == pytest.approx(float(each), rel=1e-2)  # they are stored in fp16
+
+
+def test_padding_to_one_length_gives_the_same_logits(tiny_qa, windows, tokenizer):
+    start, end = predict_logits(tiny_qa, windows, tokenizer, "fp32", batch_size=5)
+    order = np.random.default_rng(0).permutation(len(windows)).tolist()
+    for i, batch in enumerate(padded_batches(windows, tokenizer, 6, 128, order)):
+        with torch.no_grad():
+            out = tiny_qa(**{name: batch[name] for name in MODEL_INPUTS})
+        assert out.start_logits.shape[1] == 128
+        for place, row in enumerate(order[6 * i : 6 * i + 6]):
+            length = int(batch["attention_mask"][place].sum())
+            for ours, theirs in ((start, out.start_logits), (end, out.end_logits)):
+                assert np.allclose(ours[row, :length], theirs[place, :length], atol=1e-5)
+
+
+words = st.text(st.sampled_from("abcdéñ東 ,.'-0123́ "), min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=30)), min_size=1, max_size=4),
+       st.sampled_from([(48, 8), (48, 0), (64, 24)]), st.data())
+def test_windows_equal_those_of_the_plain_loop(tokenizer, pages, lengths, data):
+    rows = []
+    for i, (question, parts) in enumerate(pages):
+        context = " ".join(["x", *parts])
+        start = data.draw(st.integers(0, len(context) - 1))
+        end = data.draw(st.integers(start + 1, len(context)))
+        answers = {"text": [context[start:end]], "answer_start": [start]}
+        rows += [dict(id=f"{i}-{n}", title="", context=context, question=question, answers=answers)
+                 for n in range(2)]
+    examples = Dataset.from_list(rows, SQUAD_FEATURES)
+    assert featurise(examples, tokenizer, *lengths).to_list() == plain_windows(
+        examples, tokenizer, *lengths
+    )
+
+
+def test_windows_of_the_almanac_equal_those_of_the_plain_loop(almanac, tokenizer):
+    for lengths in ((96, 32), (40, 12)):
+        found = featurise(almanac["train"], tokenizer, *lengths).to_list()
+        assert found == plain_windows(almanac["train"], tokenizer, *lengths)
+
+
+# -- how it is measured ------------------------------------------------------------------------
+
+
+def test_trainings_take_turns_and_end_as_if_alone(tiny_qa, tokenizer):
+    """Two trainings in turns: a step each, and the weights of a training that ran by itself."""
+    chosen = choose_settings("squad", "fine-tune", batch_size=2, epochs=1, precision="fp32",
+                             n_snapshots=0)
+    windows = random_windows(10, 16)
+    alone, one, two = (copy.deepcopy(tiny_qa) for _ in range(3))
+    train(alone, windows, tokenizer, chosen)
+    calls = []
+    for name, model in (("one", one), ("two", two)):
+        model.register_forward_hook(lambda *_, name=name: calls.append(name))
+    seconds = steps_in_turns({
+        name: (model, lambda model=model: train(model, windows, tokenizer, chosen))
+        for name, model in (("one", one), ("two", two))
+    })
+    assert calls == ["one", "two"] * 5
+    assert {name: len(times) for name, times in seconds.items()} == {"one": 3, "two": 3}
+    for model in (one, two):
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters()))
+
+
+def test_a_training_that_fails_does_not_hold_the_others_up(tiny_qa):
+    done = []
+    broken = (copy.deepcopy(tiny_qa), lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        steps_in_turns({"broken": broken, "whole": (tiny_qa, lambda: done.append(1))})
+    assert done == [1]
+
+
+def test_functions_take_turns_in_alternating_order():
+    calls = []
+    seconds = time_in_turns({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=3, warm_up=1)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert all(len(times) == 3 and (times >= 0).all() for times in seconds.values())
+
+
+def test_peak_memory_is_what_the_function_takes_whatever_this_process_holds():
+    here = np.ones(200 * 2**17)  # 200 MB that a child must not be charged for
+    few, many = (peak_memory(np.ones, shape=size * 2**17) for size in (16, 80))
+    assert 60 * 2**20 < many - few < 68 * 2**20 and few < 20 * 2**20 and here.sum()
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9))
+def test_a_ratio_lies_within_its_spread(times):
+    value, (low, high) = ratio(times, np.ones(len(times)))
+    assert min(times) <= low <= value <= high <= max(times)
+    assert ratio(times, times) == (1.0, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("goal, met", [("<= 1.05", True), (">= 15", False), (None, None)])
+def test_a_result_says_whether_its_goal_is_met(goal, met):
+    assert result("x", 1.04999, [1, 1.1], goal, "how") == {
+        "name": "x", "value": 1.05, "spread": [1.0, 1.1], "goal": goal, "met": met, "detail": "how"
+    }
+
+
+# -- what is written ---------------------------------------------------------------------------
+
+
+class Topic:
+    """Stands for a module with a function measure()."""
+
+    def __init__(self, doc, results):
+        self.__doc__, self.results = doc, results
+
+    def measure(self):
+        return self.results
+
+
+@pytest.fixture
+def three(monkeypatch):
+    grown = [result(f"layers {x}", x / 10) | {"axis": "layers", "x": x} for x in (1, 2)]
+    known = {
+        "steps": Topic("a: steps", [result("SMP / plain", 1.02, [1, 1.1], "<= 1.05")]),
+        "sorts": Topic("b: sorts", [result("sort / refresh", 9, [8, 10], ">= 40")]),
+        "growth": Topic("i: growth", grown),
+    }
+    monkeypatch.setattr(bench, "topics", lambda: known)
+    return known
+
+
+def test_every_module_with_measure_is_a_topic():
+    names = list(bench.topics())
+    expected = ["steps", "refresh", "teacher", "batches", "decoding", "features", "memory",
+                "growth"]
+    assert [name for name in names if name in expected] == expected
+    assert bench.choose(["e", "growth"], bench.topics()) == ["steps", "growth"]
+    with pytest.raises(ValueError, match="no topic 'z': expected some of"):
+        bench.choose(["z"], bench.topics())
+
+
+def test_the_file_and_its_picture(three, tmp_path, capsys):
+    bench.main(["--results", str(tmp_path)])
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert document["machine"] == machine() and document["versions"] == versions()
+    assert [(one["topic"], one["value"], one["met"]) for one in document["ratios"]] == [
+        ("steps", 1.02, True), ("sorts", 9.0, False)
+    ]
+    assert [(one["axis"], one["x"], one["value"]) for one in document["growth"]] == [
+        ("layers", 1, 0.1), ("layers", 2, 0.2)
+    ]
+    assert list(document["seconds"]) == ["steps", "sorts", "growth"]
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    said = capsys.readouterr().out
+    assert "MISSED" in said and "Calculated, not measured" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png"]
+
+
+def test_some_topics_are_put_among_the_others(three, tmp_path):
+    bench.main(["--results", str(tmp_path)])
+    three["steps"].results = [result("SMP / plain", 1.5, [1, 2], "<= 1.05")]
+    bench.main(["--results", str(tmp_path), "--only", "a"])
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert [one["value"] for one in document["ratios"]] == [1.5, 9.0]
+    assert len(document["growth"]) == 2
+
+
+@pytest.mark.parametrize("only", [[], ["--only", "a", "b", "i"]])
+def test_a_topic_that_breaks_takes_nothing_of_the_others(three, tmp_path, monkeypatch, only):
+    def break_down():
+        raise MemoryError
+
+    bench.main(["--results", str(tmp_path)])
+    three["steps"].results = [result("SMP / plain", 1.5, [1, 2], "<= 1.05")]
+    monkeypatch.setattr(three["sorts"], "measure", break_down)
+    with pytest.raises(MemoryError):
+        bench.main(["--results", str(tmp_path), *only])
+    document = json.loads((tmp_path / "bench.json").read_text())
+    assert [one["value"] for one in document["ratios"]] == [1.5, 9.0]
+    assert len(document["growth"]) == 2
+    assert list(document["seconds"]) == ["steps", "sorts", "growth"]
+
+
+@pytest.mark.parametrize("part, name", [("machine", "cpu"), ("versions", "torch")])
+def test_results_of_two_machines_are_not_mixed(three, tmp_path, capsys, part, name):
+    bench.main(["--results", str(tmp_path)])
+    path = tmp_path / "bench.json"
+    document = json.loads(path.read_text())
+    document[part][name] = "another"
+    path.write_text(json.dumps(document))
+    before = path.read_bytes()
+    picture = (tmp_path / "bench.png").read_bytes()
+    capsys.readouterr()
+    bench.main(["--results", str(tmp_path), "--only", "a"])
+    said = capsys.readouterr().out
+    assert "SMP / plain" in said and f"bench.json was measured with {name} another, not " in said
+    assert path.read_bytes() == before and (tmp_path / "bench.png").read_bytes() == picture
+    bench.main(["--results", str(tmp_path)])
+    assert json.loads(path.read_text())[part][name] != "another"
+
+
+# -- calculated --------------------------------------------------------------------------------
+
+
+def test_flops_are_those_that_torch_counts(tiny_qa):
+    config = tiny_qa.config
+    tiny_qa.set_attn_implementation("eager")  # the others' products are not counted on a CPU
+    inputs = random_windows(3, 48).with_format("torch")[:]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tiny_qa.bert(**{name: inputs[name].long() for name in MODEL_INPUTS})
+    a_token = run_on_gpus.forward_flops(
+        48, config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    )
+    assert counter.get_total_flops() == 3 * 48 * a_token
+
+
+@pytest.mark.parametrize("profile, tasks, changes", [
+    *((profile, run_on_gpus.TASKS, {}) for profile in ("colab", "squad", "paper")),
+    ("paper", ("smp-kd",), {"density": 0.03}),
+])
+def test_the_hours_in_the_readme_are_those_calculated(profile, tasks, changes):
+    cells = []
+    for card in run_on_gpus.CARDS:
+        high, low = (sum(run_on_gpus.hours(task, card, level, profile, **changes) for task in tasks)
+                     for level in (0, 2))
+        cells.append(f"{low:.1f} to {high:.1f}")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{profile}`,")
+              and ("3%" in line) == bool(changes)]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == cells
+
+
+def test_the_colab_profile_fits_three_hours_at_the_lowest_share_assumed():
+    lowest = run_on_gpus.SHARES["half"].index(min(run_on_gpus.SHARES["half"]))
+    assert sum(run_on_gpus.hours(task, "T4", lowest, "colab") for task in run_on_gpus.TASKS) < 3
