@@ -1,5 +1,5 @@
-# make run | sweep | bench | test | test-browser | soak | fuzz | notebooks | check | table | pages | lab
-# | clean      (make alone lists them)
+# make run | sweep | bench | test | test-browser | test-recovery | fuzz | notebooks | check | table
+# | pages | lab | clean      (make alone lists them)
 # A value with spaces or quotes is safe: make run DATA="my questions/squad.json"
 
 PYTHON := .venv/bin/python
@@ -22,7 +22,7 @@ SHARED = $${PROFILE:+--profile="$$PROFILE"} $${MODEL:+--model="$$MODEL"} $${DATA
   $${TEACHER:+--teacher="$$TEACHER"} $${RESULTS:+--results="$$RESULTS"} \
   $${CHECKPOINTS:+--checkpoints="$$CHECKPOINTS"} $${SET:+--set $$SET}
 
-.PHONY: help run sweep bench test test-browser soak fuzz notebooks check table pages lab clean
+.PHONY: help run sweep bench test test-browser test-recovery fuzz notebooks check table pages lab clean
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -39,7 +39,7 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 sweep: $(READY)  ## run a grid: METHODS="smp-l movement" DENSITIES="0.5 0.1" SEEDS="0 1"
 	@test -z "$$DENSITY$$SEED$$SHARING" || { echo "make sweep takes METHODS (smp-l, smp-s, ...)," \
 	  "DENSITIES and SEEDS; DENSITY, SEED and SHARING are make run's" >&2; exit 2; }
-	@if test -n "$$VARIANT"; then set -- results.tried.variants "$$VARIANT"; else set -- smp sweep; fi; \
+	@if test -n "$$VARIANT"; then set -- experiments.variants "$$VARIANT"; else set -- smp sweep; fi; \
 	$(PYTHON) -m "$$@" $(SHARED) $${METHODS:+--methods $$METHODS} \
 	  $${DENSITIES:+--densities $$DENSITIES} $${SEEDS:+--seeds $$SEEDS}
 
@@ -52,8 +52,8 @@ test: check  ## check, then run the tests
 test-browser: $(READY)  ## use a notebook in headless Chromium (not part of test; needs Chromium)
 	@$(PYTHON) tools/browser.py
 
-soak: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
-	@$(PYTHON) tools/soak.py
+test-recovery: $(READY)  ## kill a small training 100 times, and see that it ends as if undisturbed
+	@$(PYTHON) tools/recovery.py
 
 fuzz: $(READY)  ## damage the files that are read, four minutes long
 	@$(PYTHON) -W ignore tools/fuzz.py --minutes 4
@@ -61,9 +61,11 @@ fuzz: $(READY)  ## damage the files that are read, four minutes long
 notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
 	@$(PYTHON) tools/build_notebooks.py
 
-check: $(READY)  ## lint, and see that the three .ipynb are what their sources say
+check: $(READY)  ## lint, types, the rooms' imports; the three .ipynb are what their sources say
 	@$(PYTHON) -m ruff check --quiet
 	@$(PYTHON) tools/build_notebooks.py --check
+	@.venv/bin/lint-imports --no-logo > .venv/imports.log || { cat .venv/imports.log >&2; exit 1; }
+	@$(PYTHON) -m mypy --no-error-summary
 
 table: $(READY)  ## print the results and write them into results/summary.md and the README
 	@$(PYTHON) -m smp table

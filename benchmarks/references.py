@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from smp.data.windows import label_window, visible_part, with_marks
-from smp.method.distill import distillation_loss, span_loss
+from smp.method.distill import distillation_loss
+from smp.method.loop import span_loss
 from smp.model.encoder import encoder_linears
 
 
@@ -99,7 +100,8 @@ def plain_windows(examples, tokenizer, max_length, stride):
             spans = np.where(of_context[:, None], windows["offset_mapping"][i], -1)
             spans[of_context] = with_marks(spans[of_context], batch["context"][one])
             answers = batch["answers"][one]
-            start, end = (answers["answer_start"][0] + at for at in visible_part(answers["text"][0]))
+            begin = answers["answer_start"][0]
+            start, end = (begin + at for at in visible_part(answers["text"][0]))
             labels = label_window(spans, start, end)
             rows.append({name: windows[name][i] for name in tokenizer.model_input_names} | {
                 "start_positions": labels[0], "end_positions": labels[1], "example": first + one,

@@ -4,11 +4,13 @@ import torch
 
 from benchmarks.measure import device, ratio, result, time_in_turns
 from benchmarks.workload import bert
-from helpers import attach_masks
+from smp.cli.train import attach_pruning
+from smp.method.masks import competing_share, same_share
+from smp.runs.settings import choose_settings
 
 
 def measure():
-    masks = attach_masks(bert())
+    masks = attach_pruning(bert(), choose_settings("squad", "smp", precision="fp32")).masks
     with torch.no_grad():
         for scores in masks.scores:
             scores.normal_()
@@ -27,13 +29,13 @@ def measure():
             mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
             mask[kept] = True
 
-    def ours(sharing):
-        masks.sharing = sharing
+    def ours(share):
+        masks.share = share
         masks.refresh(0.1)
 
     seconds = time_in_turns({
-        "move": move, "SMP-L": lambda: ours("local"), "sort": sort_some,
-        "move again": move, "SMP-S": lambda: ours("shared"), "and again": move,
+        "move": move, "SMP-L": lambda: ours(same_share), "sort": sort_some,
+        "move again": move, "SMP-S": lambda: ours(competing_share), "and again": move,
     }, rounds=3)
     sort = seconds["sort"] * len(masks.scores) / len(sample)
     goal = 10 if device() == "cuda" else 40

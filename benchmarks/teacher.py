@@ -11,8 +11,7 @@ from benchmarks.workload import (
     steps_in_turns,
     training,
 )
-from helpers import attach_masks
-from smp.cli.train import teacher_loss
+from smp.cli.train import attach_pruning, teacher_loss
 from smp.data.batches import make_loader
 from smp.data.windows import featurise
 from smp.model.predict import MODEL_INPUTS
@@ -27,7 +26,7 @@ def passes():
     data, _ = questions()
     windows = featurise(data["train"].select(range(8)), embedded_tokenizer(), 384, 128)
     student, teacher = bert(), bert()
-    attach_masks(student)
+    attach_pruning(student, choose_settings("squad", "smp", precision="fp32"))
 
     def forwards():
         for batch in make_loader(windows, embedded_tokenizer(), 8, shuffle=True):

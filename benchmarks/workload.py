@@ -14,11 +14,10 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from benchmarks.measure import ROOT, device
 from benchmarks.references import train_plainly
-from helpers import linears_of
 from smp.cli.train import attach_pruning, train
 from smp.data.batches import make_loader
 from smp.data.reading import load_squad
-from smp.method.distill import span_loss
+from smp.method.loop import span_loss
 from smp.model.load import EMBEDDED_ENCODER, load_pretrained
 from smp.runs.settings import choose_settings
 
@@ -72,12 +71,10 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss=span_
         **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / (steps + 1)}),
     )
     pruning = None if task == "fine-tune" else attach_pruning(model, settings)
-    for linear in linears_of(pruning.masks).values() if pruning and not skips else ():
+    for *_, linear in pruning.masks.matrices if pruning and not skips else ():
         type(linear).forward = torch.nn.Linear.forward
     windows = random_windows(steps * batch_size + 1, length)
-    return model, lambda: train(
-        model, windows, embedded_tokenizer(), settings, pruning, loss_function
-    )
+    return model, lambda: train(model, windows, embedded_tokenizer(), settings, pruning, loss)
 
 
 def plainly(model, batch_size, length, steps, **how):

@@ -1,9 +1,9 @@
 """Several fine-tuned models as one teacher, the mean of their weights (a uniform soup, Wortsman et
 al. 2022). It comes to lie beside the first of them, with NAME in place of its seed.
 
-    python -m results.tried.soup NAME MODEL MODEL ...
+    python -m experiments.soup NAME MODEL MODEL ...
 
-    python -m results.tried.soup soup results/models/*_squad_fine-tuned_seed[12]_*
+    python -m experiments.soup soup results/models/*_squad_fine-tuned_seed[12]_*
 """
 
 import json

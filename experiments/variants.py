@@ -1,30 +1,29 @@
-"""What was tried and is no setting: `make sweep VARIANT=NAME`, with one thing of smp/ replaced.
+"""Variants that were tried and are no settings: `make sweep VARIANT=NAME`.
 
-The record says NAME among its settings, and so has a name of its own. What came of each is told in
-README.md, beside this file.
+A variant replaces one class of a run (see `Parts` in smp/cli/train.py). Its records contain NAME
+among their settings, and in their own names. README.md lists the results.
 
-    python -m results.tried.variants NAME [what `python -m smp sweep` takes]
+    python -m experiments.variants NAME [arguments of `python -m smp sweep`]
 """
 
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-import smp.baselines
-import smp.distill
-import smp.masks
-import smp.sweep
 from smp.cli.main import main
+from smp.cli.train import Parts, train
 from smp.data.batches import make_loader
-from smp.method.distill import span_loss
-from smp.method.hidden import HiddenTeacher, hidden_distance, watch_layers
+from smp.method.hidden import HiddenTeacher, hidden_distance, record_layers
+from smp.method.loop import span_loss
 from smp.method.masks import Masks, StaticMask
 from smp.model.device import make_accelerator, shard_batch
-from smp.model.encoder import encoder_stacks
 from smp.model.load import load_qa_model
 from smp.model.predict import MODEL_INPUTS
-from smp.runs.names import run_name, seedless
+from smp.runs.methods import record_method
+from smp.runs.names import seedless
 from smp.runs.run import read_model_record
 
 # The teacher, looked at more closely
@@ -52,8 +51,8 @@ def watch_attention(model, with_gradients):
 class AttentionTeacher(HiddenTeacher):
     """Adds to H, with the same weight, how far the student's attention is from the teacher's."""
 
-    def __init__(self, student, teacher, precision="auto"):
-        super().__init__(student, teacher, precision)
+    def __init__(self, student, teacher, layers_of, accelerator):
+        super().__init__(student, teacher, layers_of, accelerator)
         self.heads = student.config.num_attention_heads
         self.of_student = watch_attention(student, with_gradients=True)
         self.of_teacher = watch_attention(self.teacher, with_gradients=False)
@@ -103,10 +102,9 @@ class ForcingTeacher(HiddenTeacher):
     """Adds to H, with the same weight, the distance that each student layer alone makes: fed with
     what the teacher's layer was fed."""
 
-    def __init__(self, student, teacher, precision="auto"):
-        super().__init__(student, teacher, precision)
-        (self.student_layers,) = encoder_stacks(student).values()
-        (layers,) = encoder_stacks(self.teacher).values()
+    def __init__(self, student, teacher, layers_of, accelerator):
+        super().__init__(student, teacher, layers_of, accelerator)
+        self.student_layers, layers = layers_of(student), layers_of(self.teacher)
         self.fed = [None] * len(layers)
         for number, layer in enumerate(layers):
             self.watch(number, layer)
@@ -119,7 +117,8 @@ class ForcingTeacher(HiddenTeacher):
         layer.register_forward_pre_hook(keep, with_kwargs=True)
 
     def read(self, batch):
-        theirs, hooks = watch_layers(self.teacher, with_gradients=False)
+        layers = self.layers_of(self.teacher)
+        theirs, hooks = record_layers(self.teacher, layers, with_gradients=False)
         logits, distance = super().read(batch)
         for hook in hooks:
             hook.remove()
@@ -144,13 +143,13 @@ class SeveralTeachers:
     """The teacher that is named and the `seeds_beside` it, each of which counts alike: the mean of
     their logits, and of H to each."""
 
-    def __init__(self, student, teacher, precision="auto"):
+    def __init__(self, student, teacher, layers_of, accelerator):
         beside = seeds_beside(teacher.name_or_path)
         if not beside:
             raise ValueError(f"TEACHER={Path(teacher.name_or_path).name!r} has no other seeds "
                              "beside it, with record.json: several-teachers expects some")
         print("taught besides by", ", ".join(place.name for place in beside))
-        self.teachers = [HiddenTeacher(student, each, precision) for each in (
+        self.teachers = [HiddenTeacher(student, each, layers_of, accelerator) for each in (
             teacher, *(load_qa_model(str(place))[0] for place in beside))]
 
     def read(self, batch):
@@ -188,8 +187,8 @@ class RowFactors(torch.autograd.Function):
 class FactorsLearned(StaticMask):
     """Each row of W * M times a factor that is learned at `vector_learning_rate`, and shipped."""
 
-    def __init__(self, weight, start=0.0):
-        super().__init__(weight, start)
+    def __init__(self, weight, score_init=0.0):
+        super().__init__(weight, score_init)
         self.factors = torch.nn.Parameter(torch.ones(len(weight), 1))
 
     def forward(self, weight):
@@ -225,10 +224,10 @@ class AdamPerMatrix(torch.optim.Optimizer):
                 part.add_(state["exp_avg"], alpha=-rate)
 
 
-def fit_from_a_backward_pass(model, features, tokenizer, settings, pruning, *,
-                             loss_function=span_loss, batches=32, **rest):
-    """`fit`, whose scores start from what 32 batches of 8 say of the whole model: -dL/dS, of mean
-    size 1 in each matrix (compare SNIP, Lee et al. 2019)."""
+def train_from_a_backward_pass(model, features, tokenizer, settings, pruning, loss=span_loss,
+                               batches=32, **watched):
+    """Train with scores that start from 32 batches of 8: -dL/dS of the whole model, of mean size 1
+    in each matrix (compare SNIP, Lee et al. 2019)."""
     accelerator = make_accelerator(settings.precision)
     model.to(accelerator.device)
     loader = make_loader(features, tokenizer, 8, shuffle=True, seed=1)
@@ -237,31 +236,26 @@ def fit_from_a_backward_pass(model, features, tokenizer, settings, pruning, *,
         batch, share = shard_batch(batch, accelerator)
         with accelerator.autocast():
             out = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
-        loss = loss_function(out.start_logits.float(), out.end_logits.float(), batch)
-        (share * loss).backward()
+        (share * loss(out.start_logits.float(), out.end_logits.float(), batch)).backward()
     with torch.no_grad():
         for scores in pruning.masks.scores:
             slope = accelerator.reduce(scores.grad, "mean")
             scores.copy_(-slope / slope.abs().mean())
     model.zero_grad()
-    return plain_fit(model, features, tokenizer, settings, pruning, loss_function=loss_function,
-                     **rest)
-
-
-plain_fit = smp.sweep.fit
+    return train(model, features, tokenizer, settings, pruning, loss, **watched)
 
 
 class HeadsRegularised(Masks):
     """R of the attention's matrices is that of a group lasso over the heads: a head's mean of
     sigma(S) counts with its root, so that heads of which little is left are pushed hardest."""
 
-    def __init__(self, model, *rest, **more):
-        super().__init__(model, *rest, **more)
-        self.heads = model.config.num_attention_heads
+    def __init__(self, *arguments, heads, **options):
+        super().__init__(*arguments, **options)
+        self.heads = heads
 
     @torch.no_grad()
     def add_regulariser_gradient(self, weight):
-        for (*_, matrix, _), scores in zip(self.places, self.scores):
+        for (_, matrix, *_), scores in zip(self.matrices, self.scores):
             kept = torch.sigmoid(scores)
             slope = kept * (1 - kept)
             if matrix in (*ATTENDING, "attention output"):
@@ -275,30 +269,28 @@ class HeadsRegularised(Masks):
                 slope, alpha=scale)
 
 
-def new_masks(kind):
-    return [(smp.baselines, "METHOD_MASKS", smp.baselines.METHOD_MASKS | {"smp": kind})]
+def masks_with_heads(model):
+    """`HeadsRegularised` for a model."""
+    return partial(HeadsRegularised, heads=model.config.num_attention_heads)
 
 
-VARIANTS = {  # name: [(where, what, what it is instead)]
-    "attention-vectors": [(smp.distill, "HiddenTeacher", VectorsTeacher)],
-    "attention-maps": [(smp.distill, "HiddenTeacher", MapsTeacher)],
-    "teacher-forced": [(smp.distill, "HiddenTeacher", ForcingTeacher)],
-    "several-teachers": [(smp.distill, "HiddenTeacher", SeveralTeachers)],
-    "norm-kept": [(smp.masks, "StaticMask", NormKept)],
-    "row-factors": [(smp.masks, "StaticMask", FactorsLearned),
-                    (smp.masks, "encoder_vectors", lambda model: {})],  # they alone are trained
-    "adam-per-matrix": [(torch.optim, "AdamW", AdamPerMatrix)],
-    "backward-start": [(smp.sweep, "fit", fit_from_a_backward_pass)],
-    "heads-regularised": new_masks(HeadsRegularised),
+VARIANTS = {
+    "attention-vectors": Parts(hidden_teacher=VectorsTeacher),
+    "attention-maps": Parts(hidden_teacher=MapsTeacher),
+    "teacher-forced": Parts(hidden_teacher=ForcingTeacher),
+    "several-teachers": Parts(hidden_teacher=SeveralTeachers),
+    "norm-kept": Parts(static_mask=NormKept),
+    "row-factors": Parts(static_mask=FactorsLearned, trains_biases_and_norms=False),
+    "adam-per-matrix": Parts(optimizer=AdamPerMatrix),
+    "backward-start": Parts(train=train_from_a_backward_pass),
+    "heads-regularised": Parts(masks=masks_with_heads),
 }
-
-
 FOLLOWED = ("a teacher whose layers are followed", lambda settings:
             settings.task == "smp-kd" and settings.hidden_weight,
             'METHODS with +kd, and SET="hidden_weight=100"')
 NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it); else always
     **{name: FOLLOWED for name, parts in VARIANTS.items()
-       if any(what == "HiddenTeacher" for _, what, _ in parts)},
+       if parts.hidden_teacher is not HiddenTeacher},
     "row-factors": ("vectors that are trained", lambda settings: settings.trains_vectors,
                     'SET="vector_learning_rate=0.003"'),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
@@ -309,26 +301,18 @@ NEEDS = {  # name: (what it replaces, whether that is in use, what to give for i
 }
 
 
-def begin_record_as(variant, begin_record):
-    """`begin_record` whose records say which variant they are of; ValueError with one line where
-    the part that it replaces is not in use."""
+def check_in_use(variant, settings):
+    """ValueError with one line where the part that a variant replaces is not in use."""
     replaced, in_use, expected = NEEDS.get(variant, ("", lambda settings: True, ""))
-
-    def begin(method, settings, *rest):
-        if not in_use(settings):
-            raise ValueError(f"VARIANT={variant!r} is about {replaced}, which {method} with these "
-                             f"settings has not: expected {expected}")
-        record = begin_record(method, settings, *rest)
-        record["settings"]["variant"] = variant
-        return record | {"name": run_name(record)}
-
-    return begin
+    if not in_use(settings):
+        method = record_method(settings)
+        raise ValueError(f"VARIANT={variant!r} is about {replaced}, which {method} with these "
+                         f"settings has not: expected {expected}")
 
 
-def replacements(variant):
-    """[(where, what, what it is instead)] of a variant, and of its records."""
-    named = begin_record_as(variant, smp.sweep.begin_record)
-    return [*VARIANTS[variant], (smp.sweep, "begin_record", named)]
+def parts_of(variant):
+    """The `Parts` of a variant, with its name and its check."""
+    return replace(VARIANTS[variant], variant=variant, check=partial(check_in_use, variant))
 
 
 def run(arguments):
@@ -337,9 +321,7 @@ def run(arguments):
     if variant not in VARIANTS:
         print(f"sweep: VARIANT={variant!r}: expected one of {', '.join(VARIANTS)}", file=sys.stderr)
         return 2
-    for where, what, instead in replacements(variant):
-        setattr(where, what, instead)
-    return main(["sweep", *rest])
+    return main(["sweep", *rest], parts=parts_of(variant))
 
 
 if __name__ == "__main__":

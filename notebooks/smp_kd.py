@@ -445,7 +445,7 @@ show_broken(asked, {
 from smp.task.mask_file import save_masks
 
 # %%
-from smp.task.task import MASK_FILE, describe_task, load_task
+from smp.task.apply import MASK_FILE, describe_task, load_task
 
 # %%
 about = describe_task(

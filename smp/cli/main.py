@@ -1,25 +1,30 @@
 """The command line: `python -m smp run | sweep | ask | ship | table`."""
 
 import argparse
+import sys
+from typing import Any, NoReturn
 
-from smp.cli.parameters import GRID, OPTIONS
+from smp.cli.parameters import GRID, OF_A_SWEEP, OPTIONS
 from smp.cli.paths import NOTEBOOKS, ROOT
 
 
-def count_from_one(text):
-    """The whole number from 1 that is written there; ValueError, which argparse tells, else."""
+def count_from_one(text: str) -> int:
+    """Return the whole number from 1 that the text is; raise ValueError, which argparse reports."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message to stderr and exit with 2."""
         self.exit(2, f"{self.prog.split()[-1]}: {message}\n")
 
 
-def main(arguments=None, **parts):
-    """Run the verb of the arguments; parts: of a sweep, see smp/cli/train.py. -> exit code"""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
     parser = OneLineParser(prog="python -m smp", description=__doc__, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=OneLineParser)
     runner = verbs.add_parser("run", help="run the three notebooks", allow_abbrev=False)
@@ -32,7 +37,7 @@ def main(arguments=None, **parts):
         parser_of_verb.add_argument("--set", nargs="+", metavar="NAME=VALUE",
                                     help="any other setting, e.g. batch_size=16 head=trained")
         for name, text in OPTIONS.items():
-            if parser_of_verb is runner or name not in ("density", "seed", "sharing"):
+            if parser_of_verb is runner or name not in OF_A_SWEEP:
                 option = "--" + name.replace("_", "-")
                 parser_of_verb.add_argument(option, metavar=name[0].upper(), help=text)
     asker = verbs.add_parser("ask", help="answer questions about a text", allow_abbrev=False)
@@ -50,12 +55,11 @@ def main(arguments=None, **parts):
     shipper.add_argument("--questions", type=count_from_one, default=200,
                          help="to measure on (default: 200)")
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
-    options = parser.parse_args(arguments)
-    return run_verb(options, **parts)
+    return parser
 
 
-def run_verb(options, **parts):
-    """Import what the verb needs and run it. -> exit code"""
+def run_verb(options: argparse.Namespace, **parts: Any) -> int:
+    """Import what the verb needs and run it; return the exit code."""
     if options.verb == "table":
         from smp.cli.table import sweep_table, table
 
@@ -79,3 +83,19 @@ def run_verb(options, **parts):
     from smp.cli.export import export
 
     return export(options)
+
+
+def main(arguments: list[str] | None = None, **parts: Any) -> int:
+    """Run the verb that the arguments name and return the exit code.
+
+    parts: of a sweep, see `smp.cli.sweep.sweep`. Wrong input is one line, with code 2.
+    """
+    options = make_parser().parse_args(arguments)
+    try:
+        return run_verb(options, **parts)
+    except (OSError, ValueError) as error:
+        print(f"{options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130

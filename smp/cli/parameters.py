@@ -1,9 +1,15 @@
-"""cli.parameters."""
+"""The options of `smp run` and `smp sweep`, checked before anything runs."""
 
 import os
 import re
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from smp.runs.methods import METHODS
+from smp.runs.profiles import default_profile
+from smp.runs.settings import choose_settings
 
 OPTIONS = {
     "profile": "quick, laptop, minilm, squad, paper, colab (default: squad with a GPU, else quick)",
@@ -31,23 +37,31 @@ OF_A_SWEEP = {"density": "DENSITIES", "seed": "SEEDS", "sharing": "METHODS"}  # 
 NUMBERS = {"n_train": int, "n_valid": int, "n_eval": int, "epochs": float, "density": float,
            "seed": int}
 PATHS = ("model", "data", "teacher", "results", "checkpoints")
+NOT_SETTINGS = ("profile", "teacher", "results", "checkpoints")
 EMBEDDED = ("almanac", "all-MiniLM-L6-v2")
 
 
-# What the user typed, checked before anything starts
-def read_number(name, text):
-    """A whole number where the text is one, else a float if the option takes one."""
-    for kind in (int, NUMBERS[name]):
+def convert(text: str, *kinds: Callable) -> Any:
+    """Return the text as the first of the kinds that takes it, None if none does."""
+    for kind in kinds:
         try:
             return kind(text)
         except ValueError:
             pass
-    whole = "whole " if NUMBERS[name] is int else ""
-    raise ValueError(f"{name.upper()}={text!r}: expected a {whole}number")
+    return None
 
 
-def read_path(name, text):
-    """A path made absolute, because notebooks run elsewhere; a Hub name as it is."""
+def read_number(name: str, text: str) -> int | float:
+    """Return the number of an option; raise ValueError with one line for another text."""
+    number = convert(text, int, NUMBERS[name])
+    if number is None:
+        whole = "whole " if NUMBERS[name] is int else ""
+        raise ValueError(f"{name.upper()}={text!r}: expected a {whole}number")
+    return number
+
+
+def read_path(name: str, text: str) -> str:
+    """Return a path made absolute, because notebooks run elsewhere, and a Hub name as it is."""
     path = os.path.abspath(os.path.expanduser(text))
     if name in ("results", "checkpoints"):
         there = path  # or the folder in which it will be made
@@ -66,19 +80,14 @@ def read_path(name, text):
     return text
 
 
-def read_changes(words):
-    """["learning_rate=0.1", ...] -> {"learning_rate": 0.1}: settings without an option.
+def read_changes(words: list[str] | None) -> dict:
+    """Return ["learning_rate=0.1", ...] as {"learning_rate": 0.1}: settings without an option.
 
-    However the shell split them, or did not. A word without = goes on with the value before it:
-    "head=label words".
+    The shell may have split the words anywhere: one without = continues the value before it, as in
+    "head=label words". Raises ValueError with one line for what is no such setting.
     """
-    changes, whole = {}, []
-    for word in " ".join(words or ()).split():
-        if "=" in word or not whole:
-            whole.append(word)
-        else:
-            whole[-1] += f" {word}"
-    for word in whole:
+    text, changes = " ".join(" ".join(words or ()).split()), {}
+    for word in re.split(r" (?=\S*=)", text) if text else ():
         name, equals, text = word.partition("=")
         if not equals:
             raise ValueError(f"SET={word!r}: expected NAME=VALUE, e.g. learning_rate=0.1")
@@ -89,38 +98,31 @@ def read_changes(words):
             )
         if name in ("task", "method"):
             raise ValueError(f"SET={word!r}: expected another setting, METHODS of a sweep says it")
-        for kind in (int, float, str):
-            try:
-                changes[name] = kind(text)
-                break
-            except ValueError:
-                pass
+        changes[name] = convert(text, int, float, str)
     return changes
 
 
-def read_parameters(options):
-    """{PARAMETER: value} of the options given. Raises ValueError, one line naming the parameter."""
-    from smp.runs.profiles import default_profile
-    from smp.runs.settings import choose_settings
-
-    given = {name: getattr(options, name, None) for name in OPTIONS}
-    given = {name: text for name, text in given.items() if text is not None}
-    for name in given:
+def read_parameters(options: Namespace) -> dict:
+    """Return {PARAMETER: value} of the options given; raise ValueError that names the parameter."""
+    typed = {name: getattr(options, name, None) for name in OPTIONS}
+    given: dict[str, Any] = {name: text for name, text in typed.items() if text is not None}
+    for name, text in given.items():
         if name in NUMBERS:
-            given[name] = read_number(name, given[name])
+            given[name] = read_number(name, text)
         elif name in PATHS:
-            given[name] = read_path(name, given[name])
-    elsewhere = ("profile", "teacher", "results", "checkpoints")  # not settings of a task
-    values = {name: given[name] for name in given if name not in elsewhere}
+            given[name] = read_path(name, text)
+    values = {name: given[name] for name in given if name not in NOT_SETTINGS}
     more = read_changes(getattr(options, "set", None))
-    choose_settings(given.get("profile", "quick"), **values, **more)  # first, it answers at once
+    choose_settings(given.get("profile", "quick"), **values, **more)  # before torch is imported
     given |= {"set": more} if more else {}
-    given["profile"] = given.get("profile") or default_profile()  # imports torch
+    given["profile"] = given.get("profile") or default_profile()
     return {name.upper(): value for name, value in given.items()}
 
 
-def relative_parameters(folder, parameters):
-    """The parameters with paths relative to the notebook's folder: an executed copy that is
-    shared tells nothing of the machine it ran on."""
+def relative_parameters(folder: Path, parameters: dict) -> dict:
+    """Return the parameters with paths relative to the notebook's folder.
+
+    A shared executed copy then contains no path of this machine.
+    """
     return {name: os.path.relpath(value, folder) if os.path.isabs(str(value)) else value
             for name, value in parameters.items()}

@@ -11,5 +11,6 @@ NOTEBOOKS = {
 }
 
 
-def minutes_since(start):
+def minutes_since(start: float) -> str:
+    """Return "1.5 minutes" since a time of `time.monotonic`."""
     return f"{(time.monotonic() - start) / 60:.1f} minutes"

@@ -1,14 +1,16 @@
-"""A run put together: the method of the settings, attached to a model, and its training.
+"""A run put together: the masks of the settings, attached to a model, and its training.
 
-The notebooks write these steps out; the sweep and the tests call them.
+The notebooks write these steps out; the sweep, the benchmarks and the tests call them.
 """
 
 import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from smp.fast.buffers import reuse_buffers
 from smp.fast.skipping import skip_zeros
@@ -21,10 +23,12 @@ from smp.model.device import make_accelerator
 from smp.model.encoder import encoder_layers, encoder_linears, freeze_encoder
 from smp.model.teacher import check_layers
 from smp.runs.methods import method_of
+from smp.runs.settings import Settings
 from smp.runs.training import prepare_training
 
 
-def train(model, features, tokenizer, settings, pruning=None, loss=span_loss, **watched) -> dict:
+def train(model: nn.Module, features: Any, tokenizer: Any, settings: Settings, pruning: Any = None,
+          loss: Callable = span_loss, **watched: Any) -> dict:
     """Train the model in place and return {"history", "steps", "seconds", ...}.
 
     watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
@@ -36,18 +40,23 @@ def train(model, features, tokenizer, settings, pruning=None, loss=span_loss, **
 
 @dataclass(frozen=True)
 class Parts:
-    """The classes that a run is made of. experiments/ replaces some of them and names the variant.
+    """What a run is made of. experiments/ replaces some of the parts and names the variant.
 
-    masks, static_mask: None for those of the method. train: see `train`.
+    masks: model -> class of masks; masks and static_mask: None for those of the method. train: see
+    `train`. check: settings -> None, raises ValueError if they do not use what was replaced.
     """
 
     variant: str = ""
-    masks: type | None = None
+    masks: Callable | None = None
     static_mask: type | None = None
     hidden_teacher: type = HiddenTeacher
     optimizer: type = torch.optim.AdamW
     trains_biases_and_norms: bool = True
     train: Callable = train
+    check: Callable = lambda settings: None
+
+
+DEFAULT_PARTS = Parts()
 
 
 def method_class(name: str) -> type:
@@ -56,7 +65,7 @@ def method_class(name: str) -> type:
     return getattr(importlib.import_module(f"smp.method.{file}"), kind)
 
 
-def attach_pruning(model, settings, parts: Parts = Parts()):
+def attach_pruning(model: nn.Module, settings: Settings, parts: Parts = DEFAULT_PARTS) -> Any:
     """Attach the masks of settings.method to the model and return its `Pruning`.
 
     On a CPU the masks are chosen, stored and multiplied the fast way (smp/fast/).
@@ -67,7 +76,8 @@ def attach_pruning(model, settings, parts: Parts = Parts()):
     share = same_share if settings.sharing == "local" else functools.partial(
         competing_share, temperature=settings.temperature)
     on_cpu = make_accelerator(settings.precision).device.type == "cpu"
-    masks = (parts.masks or method_class(method.masks))(
+    make_masks = parts.masks(model) if parts.masks else method_class(method.masks)
+    masks = make_masks(
         encoder_linears(model), share, settings.score_start,
         choose=KeepTop() if on_cpu else None, static_mask=parts.static_mask,
     )
@@ -77,8 +87,13 @@ def attach_pruning(model, settings, parts: Parts = Parts()):
     return method_class(method.pruning)(masks, settings)
 
 
-def teacher_loss(settings, student, teacher, logits=None, parts: Parts = Parts()):
-    """Return the loss of a student with a teacher: its cached logits, or its hidden states too."""
+def teacher_loss(settings: Settings, student: Any, teacher: Any,
+                 logits: torch.Tensor | None = None, parts: Parts = DEFAULT_PARTS) -> Callable:
+    """Return the loss of a student with a teacher: its cached logits, or its hidden states too.
+
+    logits: (n_windows, length, 2) of the teacher; student and teacher: stock models. Only one of
+    the two is used: the models if settings.hidden_weight is above 0, else the logits.
+    """
     if settings.hidden_weight:
         check_layers(student.config, teacher.config)
         source = parts.hidden_teacher(

@@ -1,34 +1,36 @@
-"""From logits to an answer, and its score.
+"""From start and end logits to answers, and their Exact Match and F1.
 
-The model gives every token two logits: how well an answer would start there, and how well it
-would end there. The answer is the span of the context, at most 30 tokens long, whose two logits
-have the highest sum; of a context read in several windows, the best window's span. It is then
-cut out of the paragraph by character, so nothing of case or spacing is lost in tokens.
+The answer is the span of at most 30 context tokens with the highest sum of start and end logit,
+over all windows of the context. Its text is cut out of the context by character.
 """
 
 import collections
 import re
 import string
 import tempfile
+from collections.abc import Iterator
 
 import evaluate
 import numpy as np
-from datasets import Features, List, Value
+from datasets import Dataset, Features, List, Value
+
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def choosable(start_logits, end_logits, context_mask):
-    """The logits (n, L), -inf where none may be chosen: outside the mask, and where nan."""
+def choosable(start_logits: np.ndarray, end_logits: np.ndarray,
+              context_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits (n, L), with -inf outside the mask and for NaN."""
     kind = np.result_type(start_logits, end_logits, np.float32)
-    return tuple(
-        np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)
-        for logits in (start_logits, end_logits)
-    )
+    start, end = (np.where(context_mask & (logits == logits), logits, -np.inf).astype(kind)
+                  for logits in (start_logits, end_logits))
+    return start, end
 
 
-def span_scores(start_logits, end_logits, context_mask, longest=30):
-    """For k = 0 to longest - 1, the scores (n, L - k) of the spans that end k tokens after their
-    first: the sum of its two logits, -inf where a span may not start or end.
+def span_scores(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: np.ndarray,
+                longest: int = 30) -> Iterator[np.ndarray]:
+    """Yield, for k = 0 to longest - 1, the scores (n, L - k) of the spans of k + 1 tokens.
 
+    A score is the sum of start and end logit, or -inf where a span may not start or end.
     start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end.
     """
     start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
@@ -38,43 +40,45 @@ def span_scores(start_logits, end_logits, context_mask, longest=30):
             yield start_logits[:, : length - k] + end_logits[:, k:]
 
 
-def best_spans(start_logits, end_logits, context_mask, longest=30):
-    """(score, start, end), each (n,): the span of 1 to `longest` tokens with the highest sum.
+def best_spans(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: np.ndarray,
+               longest: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (score, start, end), each (n,): the best span of 1 to `longest` tokens.
 
-    Arguments as `span_scores` takes them. Of equals, the lowest start, then the lowest end. A row
-    without a span scores -inf, at (0, 0).
+    Arguments: see `span_scores`. Ties go to the lowest start, then the lowest end. The result for a
+    row without a span is -inf at (0, 0).
     """
-    kind = np.result_type(start_logits, end_logits, np.float32)
+    start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
     n, length = start_logits.shape
     if length == 0:
-        return np.full(n, -np.inf, kind), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
+        nowhere = np.zeros(n, np.int64)
+        return np.full(n, -np.inf, start_logits.dtype), nowhere, nowhere
     best_end, width = end_logits.copy(), 1  # the highest of the `width` end logits from here on
     while width < longest:
         further = min(width, longest - width)
         best_end[:, :-further] = np.maximum(best_end[:, :-further], best_end[:, further:])
         width += further
-    rows, none = np.arange(n), kind.type(-np.inf)
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which fmax passes over
-        start = np.fmax(start_logits + best_end, none).argmax(axis=1)
+    rows = np.arange(n)
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which fmax ignores
+        start = np.fmax(start_logits + best_end, -np.inf).argmax(axis=1)
         ends = np.minimum(start[:, None] + np.arange(longest), length - 1)  # (n, longest)
-        scores = np.fmax(start_logits[rows, start, None] + end_logits[rows[:, None], ends], none)
+        scores = start_logits[rows, start, None] + end_logits[rows[:, None], ends]
+        scores = np.fmax(scores, -np.inf)
     end = scores.argmax(axis=1)
     return scores[rows, end], start, ends[rows, end]
 
 
-def decode_answers(examples, features, start_logits, end_logits, longest=30):
-    """One {"id", "prediction_text", "score", "start", "end"} per example, in its order.
+def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarray,
+                   end_logits: np.ndarray, longest: int = 30) -> list[dict]:
+    """Return one {"id", "prediction_text", "score", "start", "end"} per example, in its order.
 
     features: the examples' windows (`featurise`); logits: (n_features, L), row i for window i;
-    what stands beyond a window's own tokens is not looked at. start, end: characters of the
-    context. Without any span to choose: "" at (0, 0), score -inf. Raises ValueError where the
-    logits are too few or too short.
+    those beyond a window's tokens are ignored. start, end: characters of the context. An example
+    without a span has "" at (0, 0), score -inf. Raises ValueError for logits of another shape.
     """
     start_logits, end_logits = np.asarray(start_logits), np.asarray(end_logits)
     offsets = features.with_format("arrow")[:]["offsets"].combine_chunks()
     lengths = np.diff(offsets.offsets.to_numpy())  # (n,)
-    spans = offsets.flatten().flatten().to_numpy().reshape(-1, 2)  # every window's, end to end
+    spans = offsets.flatten().flatten().to_numpy().reshape(-1, 2)  # of all windows, concatenated
     first = np.cumsum(lengths) - lengths  # (n,) where each window's spans begin
     needed = (len(features), int(lengths.max(initial=0)))
     if start_logits.shape != end_logits.shape or start_logits.ndim != 2 or not (
@@ -87,44 +91,33 @@ def decode_answers(examples, features, start_logits, end_logits, longest=30):
         )
     mask = np.arange(start_logits.shape[1]) < lengths[:, None]  # (n, L) where a window has tokens
     mask[mask] = spans[:, 0] >= 0
-    blocks = [slice(i, i + 256) for i in range(0, max(1, len(mask)), 256)]  # they fit in the cache
-    score, start, end = (
-        np.concatenate(part) for part in zip(*(
-            best_spans(start_logits[rows], end_logits[rows], mask[rows], longest) for rows in blocks
-        ))
-    )
-
-    example = np.asarray(features.with_format(None)["example"][:], dtype=np.int64)
-    order = np.lexsort((-score, example))  # stable: of equal windows, the first
-    found, place = np.unique(example[order], return_index=True)
-    chosen = dict(zip(found.tolist(), order[place].tolist()))
+    blocks = [slice(i, i + 256) for i in range(0, max(1, len(mask)), 256)]  # fit in the cache
+    score, start, end = map(np.concatenate, zip(*(
+        best_spans(start_logits[rows], end_logits[rows], mask[rows], longest) for rows in blocks)))
+    best: dict[int, int] = {}  # {example: its window with the highest score, the first of equals}
+    for window, row in enumerate(features.with_format(None)["example"][:]):
+        if score[window] > (score[best[row]] if row in best else -np.inf):
+            best[row] = window
     answers = []
     names, contexts = (examples.with_format(None)[part][:] for part in ("id", "context"))
-    for i, (name, context) in enumerate(zip(names, contexts)):
+    for row, (name, context) in enumerate(zip(names, contexts)):
         answer = {"id": name, "prediction_text": "", "score": -np.inf, "start": 0, "end": 0}
-        best = chosen.get(i)
-        if best is not None and score[best] > -np.inf:
-            a, b = int(spans[first[best] + start[best], 0]), int(spans[first[best] + end[best], 1])
-            answer |= {"prediction_text": context[a:b], "score": float(score[best]),
-                       "start": a, "end": b}
+        if row in best:
+            i = best[row]
+            a, b = int(spans[first[i] + start[i], 0]), int(spans[first[i] + end[i], 1])
+            answer.update(prediction_text=context[a:b], score=float(score[i]), start=a, end=b)
         answers.append(answer)
     return answers
 
-# *Exact Match* is the share of questions whose answer equals one of the reference answers, once
-# capitals, punctuation, articles and spacing are set aside. *F1* is kinder: it counts the words
-# that answer and reference have in common. This is the definition of the official SQuAD v1.1
-# script, as an `evaluate` metric that needs no download.
-NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-
-def normalize_answer(text):
-    """Lower case, without punctuation, articles (a, an, the) or extra white space."""
+def normalize_answer(text: str) -> str:
+    """Return the text in lower case without punctuation, articles and extra white space."""
     text = text.lower().translate(NO_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-def answer_f1(prediction, reference):
-    """F1 of the words that two normalised answers have in common, 0 where they share none."""
+def answer_f1(prediction: str, reference: str) -> float:
+    """Return the F1 of the words that two normalised answers share."""
     ours, theirs = prediction.split(), reference.split()
     shared = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
     if shared == 0:
@@ -134,32 +127,30 @@ def answer_f1(prediction, reference):
 
 
 class SquadMetric(evaluate.Metric):
-    """SQuAD v1.1 Exact Match and F1 as fractions: compute() gives {"em": x, "f1": y}.
+    """SQuAD v1.1 Exact Match and F1 as fractions, by the definition of evaluate-v1.1.py."""
 
-    predictions: [{"id", "prediction_text"}]; references: [{"id", "answers"}] with answers =
-    {"text": [..], "answer_start": [..]}; paired by id, the best of the references counts.
-    Raises ValueError unless there is one prediction for each reference.
-    Source: Rajpurkar et al., 2016, section 6.1, and evaluate-v1.1.py.
-    """
-
-    def __init__(self):
+    def __init__(self) -> None:
         # evaluate makes a folder even for a metric in memory, by default in the user's home
         with tempfile.TemporaryDirectory(prefix="squad-metric-") as folder:
             super().__init__(keep_in_memory=True, cache_dir=folder)
 
     def _info(self):
-        answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
+        text = Value("string")
+        answers = {"text": List(text), "answer_start": List(Value("int32"))}
         return evaluate.MetricInfo(
             description="SQuAD v1.1 Exact Match and F1, fractions between 0 and 1.",
             citation="Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250",
-            features=Features({
-                "predictions": {"id": Value("string"), "prediction_text": Value("string")},
-                "references": {"id": Value("string"), "answers": answers},
-            }),
+            features=Features(predictions={"id": text, "prediction_text": text},
+                              references={"id": text, "answers": answers}),
         )
 
-    def compute(self, *, predictions, references):
-        """{"em", "f1"}; other fields of the rows, such as a score, are left aside."""
+    def compute(self, *, predictions: list[dict], references: list[dict]) -> dict[str, float]:
+        """Return {"em", "f1"}, with the best reference of each question.
+
+        predictions: [{"id", "prediction_text"}]; references: [{"id", "answers"}] with answers =
+        {"text": [..], "answer_start": [..]}; paired by id, other fields are ignored.
+        Raises ValueError unless there is one prediction for each reference.
+        """
         if not references:
             raise ValueError("no references to score against; give at least one question")
         ids, wanted = [row["id"] for row in predictions], [row["id"] for row in references]

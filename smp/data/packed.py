@@ -1,29 +1,28 @@
-"""Packed files.
-
-A few kilobytes can unpack to gigabytes. Text and weights shrink to a fifth, hardly ever to a
-hundredth, so a file that unpacks to more than a hundred times its size is refused before it
-fills the memory.
-"""
+"""Read packed files; refuse, before memory fills, what unpacks to over 100 times its size."""
 
 import lzma
 import os
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 ALWAYS_UNPACKED, NEVER_UNPACKED = 64 * 2**20, 4 * 2**30  # bytes
 
 
-def most_unpacked(packed):
-    """The bytes that `packed` bytes may unpack to: 100 times as many, 64 MiB in any case, and
-    4 GiB at most."""
+def most_unpacked(packed: int) -> int:
+    """Return the bytes that `packed` bytes may unpack to: 100 times as many, 64 MiB to 4 GiB."""
     return min(max(100 * packed, ALWAYS_UNPACKED), NEVER_UNPACKED)
 
 
-def read_unpacked(opener, path):
-    """What is in a file, opened by gzip.open, lzma.open or open. Raises ValueError with one line,
-    and with little in memory, where it is more than `most_unpacked` allows."""
+def read_unpacked(opener: Callable, path: Path | str) -> bytes:
+    """Return the content of a file, opened by gzip.open, lzma.open or open.
+
+    Raises ValueError when it is more than `most_unpacked` allows; no more is held in memory.
+    """
     most, size, pieces = most_unpacked(os.path.getsize(path)), 0, []
     with opener(path, "rb") as file:
         while piece := file.read(2**20):
@@ -38,17 +37,15 @@ def read_unpacked(opener, path):
 
 
 @contextmanager
-def open_zip(path):
-    """The zip (a path, or a file opened for reading), to read from in a `with` block.
+def open_zip(path: Path | str | BinaryIO) -> Iterator[zipfile.ZipFile]:
+    """Open a zip, a path or a file opened for reading, for a `with` block.
 
-    Raises FileNotFoundError, or ValueError with one line (the caller names the file) where it is
-    damaged, encrypted or no zip, also in the block; and where a name in it leads out of the zip
-    or occurs twice.
+    Raises FileNotFoundError, or ValueError without the path when it is damaged (also in the block),
+    encrypted or not a zip, or when a name in it leads out of the zip or occurs twice.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            for name in names:
+            for name in (names := archive.namelist()):
                 parts = re.split(r"[/\\]", name)
                 if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
                     raise ValueError(f"the zip holds {name!r}, a path that leads out of it")
@@ -62,12 +59,11 @@ def open_zip(path):
         raise ValueError(f"cannot be read as a zip ({e}): expected a whole one") from None
 
 
-def read_from_zip(archive, name, limit):
-    """The bytes of one file in it. Raises ValueError where they are, or unpack to, over `limit`
-    or what `most_unpacked` allows."""
+def read_from_zip(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Return one file's bytes; raise ValueError above `limit` or what `most_unpacked` allows."""
     info = archive.getinfo(name)
     size, limit = info.file_size, min(limit, most_unpacked(info.compress_size))
     if size > limit:
         raise ValueError(f"{name} unpacks to {size:,} bytes, expected at most {limit:,}")
     with archive.open(name) as file:
-        return file.read(size + 1)  # a size that lies ends in a wrong checksum, not in more bytes
+        return file.read(size + 1)  # a wrong size in the zip ends in a checksum error

@@ -1,14 +1,8 @@
-"""The almanac: questions and answers that need no download.
+"""A synthetic QA dataset in the form of SQuAD v1.1, which needs no download.
 
-SQuAD asks about passages from Wikipedia. The almanac has the same form, but its passages are made
-up here, so that everything below also runs without a network. Each one describes an expedition, a
-ship, a novel, a company, a bridge, a festival, an observatory or a cup final that never was.
-
-Every fact comes as a pair: a leader *and* a doctor, a year of departure *and* a year of return.
-Whatever is asked, a second answer of the same kind stands in the same passage, at times in the
-same sentence, so finding a name or a year is not enough: the reader must tie each to its role.
-The test questions are about people, places and things that training never mentions, and some of
-their wordings are new as well.
+Each passage is about one invented subject, such as a ship or a bridge. Every fact is a pair of one
+kind (a leader and a doctor), so an answer's type alone does not identify it. The test split has
+names of its own and some wordings that training lacks.
 """
 
 import itertools
@@ -18,15 +12,20 @@ import re
 from smp.data.words import SKY_FACTS, SYNTHETIC_WORDS, TOWN_FACTS, TRADE_FACTS, TRAVEL_FACTS
 
 
-def read_fact_tables(table):
-    """{domain: {"names": [...], "facts": [{"kind", "apart", "together", "questions"}]}}."""
-    domains = {}
+def read_fact_tables(table: str) -> dict[str, dict]:
+    """Return {domain: {"names", "facts": [{"kind", "apart", "together", "questions"}]}}.
+
+    Lines: `domain = name / name ...`; `role + role: kind` starts a fact; indented below it,
+    `sentence / sentence` states its roles apart, one sentence states both together, and
+    `role? question` asks for one. `[a|b|*c]` is a choice of wordings, `*` marks one for "test".
+    """
+    domains: dict[str, dict] = {}
     for line in table.splitlines():
         if not line.strip():
             continue
         if " = " in line:
             domain, names = line.split(" = ")
-            facts = []
+            facts: list[dict] = []
             domains[domain] = {"names": names.split(" / "), "facts": facts}
         elif not line.startswith(" "):
             roles, kind = line.split(": ")
@@ -40,8 +39,8 @@ def read_fact_tables(table):
     return domains
 
 
-def wordings(template, split):
-    """Every wording that a template offers to a split; `*` choices are for "test" alone."""
+def wordings(template: str, split: str) -> list[str]:
+    """Return every wording of a template for a split; choices marked `*` are for "test" only."""
     parts = re.split(r"\[(.*?)\]", template)  # odd parts are choices
     choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
     if split == "train":
@@ -49,8 +48,8 @@ def wordings(template, split):
     return ["".join(picked).replace("*", "") for picked in itertools.product(*choices)]
 
 
-def draw_value(kind, split, rng):
-    """A person, place, number or word of some kind; numbers are for both splits."""
+def draw_value(kind: str, split: str, rng: random.Random) -> str:
+    """Return a random value of a kind; the splits share numbers but no names or words."""
     if kind == "number":
         return str(rng.randrange(12, 99))
     if kind == "person":
@@ -62,8 +61,8 @@ def draw_value(kind, split, rng):
     return rng.choice([w for i, w in enumerate(words) if (i % 3 == 2) == (split == "test")])
 
 
-def draft_passage(domain, split, rng):
-    """(title, context, [(question, answer texts)]) about one invented subject."""
+def draft_passage(domain: dict, split: str, rng: random.Random) -> tuple[str, str, list[tuple]]:
+    """Return (title, context, [(question, answer texts)]) about one invented subject."""
     first, *later = domain["names"]
     kinds = re.findall(r"{(\w+)}", first)
     name = first.format(**{kind: draw_value(kind, split, rng) for kind in kinds})
@@ -81,7 +80,7 @@ def draft_passage(domain, split, rng):
             question = rng.choice(wordings(template, split)).format(it=rng.choice(later))
             texts = [roles[role]]
             if fact["kind"] == "person" and split == "test":
-                texts.append(roles[role].split()[-1])  # the surname alone is right as well
+                texts.append(roles[role].split()[-1])  # the surname alone is correct too
             asked.append((question, texts))
     rng.shuffle(statements)
     rng.shuffle(asked)
@@ -94,20 +93,20 @@ def draft_passage(domain, split, rng):
     return name[0].upper() + name[1:], context.strip(), asked
 
 
-def make_synthetic_squad(split, n_questions, seed=0):
-    """Invented passages and questions in the JSON form of SQuAD v1.1.
+def make_synthetic_squad(split: str, n_questions: int, seed: int = 0) -> dict:
+    """Return exactly n_questions questions with their passages in the JSON form of SQuAD v1.1.
 
-    split: "train" or "test". n_questions: exactly so many, three to five for a passage (the last
-    may have fewer). seed: the same text on every machine; more questions extend fewer.
+    A passage has three to five questions; the last may have fewer. The text depends on split
+    ("train" or "test") and seed only: a larger n_questions appends to it.
     Raises ValueError for another split or n_questions < 1.
     """
     if split not in ("train", "test"):
         raise ValueError(f'almanac split {split!r}: expected "train" or "test"')
     if n_questions < 1:
         raise ValueError(f"almanac n_questions {n_questions}: expected at least 1")
-    tables = TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS
-    domains = list(read_fact_tables(tables).values())
-    articles, n = [], 0
+    domains = [*read_fact_tables(TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS).values()]
+    articles: list[dict] = []
+    n = 0
     while n < n_questions:
         rng = random.Random(f"almanac {split} {seed} {len(articles)}")
         domain = domains[len(articles) % len(domains)]

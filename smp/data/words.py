@@ -1,15 +1,4 @@
-"""The almanac: questions and answers that need no download.
-
-SQuAD asks about passages from Wikipedia. The almanac has the same form, but its passages are made
-up here, so that everything below also runs without a network. Each one describes an expedition, a
-ship, a novel, a company, a bridge, a festival, an observatory or a cup final that never was.
-
-Every fact comes as a pair: a leader *and* a doctor, a year of departure *and* a year of return.
-Whatever is asked, a second answer of the same kind stands in the same passage, at times in the
-same sentence, so finding a name or a year is not enough: the reader must tie each to its role.
-The test questions are about people, places and things that training never mentions, and some of
-their wordings are new as well.
-"""
+"""Word lists and fact tables of the synthetic QA dataset; synthetic.py documents the format."""
 
 SYNTHETIC_WORDS = {
     "first": """Ruth Edwin Clara Martin Helen Oscar Alice Hugo Nora Walter Grace Simon Edith Victor

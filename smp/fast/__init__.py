@@ -1,1 +1,4 @@
-"""fast"""
+"""The fast path: the masks of a training on a CPU, sparse products, and removal of dead units.
+May use smp.model, smp.data and the ground modules, never smp.method: `Masks` are passed to it.
+For others: KeepTop, reuse_buffers, skip_zeros, accelerate, prune_dead_units, save_compact.
+"""

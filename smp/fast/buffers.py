@@ -1,16 +1,21 @@
-"""Masked layers that reuse memory: the same bits, without a second copy of the encoder.
+"""Masked layers that reuse memory: the same bits without a second copy of the encoder.
 
 Autograd keeps every W' = W * M from the forward to the backward. Here W' is written into one buffer
-per shape, and multiplied again in the backward, which costs less than new memory.
+per shape and computed again in the backward, which costs less than new memory.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 
-def masked_weight(weight, mask, out=None):
-    """Return W * M for a bool mask. A CPU writes it in place, because torch would first allocate M
-    as floats, which costs more than the product."""
+def masked_weight(weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return W * M for a bool mask.
+
+    On a CPU torch.mul would first convert M to floats, which costs more than the product.
+    """
     if weight.device.type != "cpu":
         return torch.mul(weight, mask, out=out)
     product = torch.empty_like(weight) if out is None else out
@@ -18,83 +23,76 @@ def masked_weight(weight, mask, out=None):
 
 
 class Buffers:
-    """buffers(tensor): memory of that shape, dtype and device, the same in every call."""
+    """buffers(tensor) returns memory of its shape, layout, dtype and device, always the same."""
 
-    def __init__(self):
-        self.held = {}
+    def __init__(self) -> None:
+        self.held: dict[tuple, Tensor] = {}
 
-    def __call__(self, like):
-        key = like.shape, like.dtype, like.device
+    def __call__(self, like: Tensor) -> Tensor:
+        key = like.shape, like.stride(), like.dtype, like.device
         if key not in self.held:
-            self.held[key] = torch.empty_like(like, memory_format=torch.contiguous_format)
+            self.held[key] = torch.empty_like(like)
         return self.held[key]
 
     def __deepcopy__(self, memo):
         return Buffers()
 
 
-def straight_through_gradients(grad, weight, mask, to_weight, to_scores, in_place):
-    """Return (dL/dW' * M, dL/dW' * W) of grad = dL/dW', None for what is not needed. in_place: the
-    second may be written into grad."""
-    of_weight = masked_weight(grad, mask) if to_weight else None
-    of_scores = torch.mul(grad, weight, out=grad if in_place else None) if to_scores else None
-    return of_weight, of_scores
-
-
 class StraightThroughInto(torch.autograd.Function):
-    """`method.masks.StraightThrough` that writes W' into a buffer.
+    """`smp.method.masks.StraightThrough` that writes W' into a buffer.
 
     Only one linear layer multiplies with this W', so dL/dS may be written into dL/dW'.
     """
 
     @staticmethod
-    def forward(ctx, weight, scores, mask, buffer):
+    def forward(ctx: Any, weight: Tensor, scores: Any, mask: Tensor, buffer: Tensor) -> Tensor:
         ctx.save_for_backward(weight, mask)
         return masked_weight(weight, mask, buffer).detach()
 
     @staticmethod
-    def backward(ctx, grad):
-        gradients = straight_through_gradients(
-            grad, *ctx.saved_tensors, *ctx.needs_input_grad[:2], not torch.is_grad_enabled()
-        )
-        return *gradients, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        weight, mask = ctx.saved_tensors
+        to_weight, to_scores, *_ = ctx.needs_input_grad
+        of_weight = masked_weight(grad, mask) if to_weight else None
+        out = None if torch.is_grad_enabled() else grad
+        return of_weight, torch.mul(grad, weight, out=out) if to_scores else None, None, None
 
 
-def buffered_forward(linear, x):
-    """The forward of a masked nn.Linear whose W' is in a buffer, and made again in the backward.
+def buffered_forward(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Return x W'^T + b with W' in a buffer; the backward computes W' again.
 
-    Under autocast the copy that autograd keeps is in half precision, as in fine-tuning. Raises
-    RuntimeError in the backward when the mask has changed since the forward.
+    Under autocast autograd keeps a half-precision copy of W', as in fine-tuning. The backward
+    raises RuntimeError if the mask has changed since the forward.
     """
     weight, (mask,) = linear.parametrizations.weight.original, linear.parametrizations.weight
-    buffer = linear.buffers_of_masks(weight)
-    place = buffer.untyped_storage().data_ptr()
+    buffer = mask.shared_memory(weight)
+    address = buffer.untyped_storage().data_ptr()
 
     def pack(tensor):
-        if tensor.untyped_storage().data_ptr() != place:
+        if tensor.untyped_storage().data_ptr() != address:
             return tensor, tensor._version, None
-        return mask.mask, mask.mask._version, (
-            tensor.size(), tensor.stride(), tensor.storage_offset())
+        view = tensor.size(), tensor.stride(), tensor.storage_offset()
+        return mask.mask, mask.mask._version, view
 
     def unpack(packed):
         source, version, view = packed
-        if source._version != version:  # autograd leaves this check to the hooks
+        if source._version != version:  # with hooks autograd does not check this
             raise RuntimeError("masks or inputs were modified between forward and backward")
         if view is None:
             return source
         with torch.no_grad():
-            return masked_weight(weight, source, linear.buffers_of_masks(weight)).as_strided(*view)
+            return masked_weight(weight, source, mask.shared_memory(weight)).as_strided(*view)
 
     masked = StraightThroughInto.apply(weight, mask.scores, mask.mask, buffer)
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return F.linear(x, masked, linear.bias)
 
 
-def reuse_buffers(masks) -> None:
+def reuse_buffers(masks: Any) -> None:
     """Let the layers of a model with these `Masks` share buffers; `masks.merge()` undoes it."""
-    buffers = Buffers()
+    buffers = masks.buffer = Buffers()
     for _, _, _, linear in masks.matrices:
         # parametrize gives each layer a class of its own, and merge() restores nn.Linear
-        if type(linear).forward is torch.nn.Linear.forward:
-            linear.buffers_of_masks = buffers
+        if type(linear).forward is nn.Linear.forward:
+            linear.parametrizations.weight[0].shared_memory = buffers
             type(linear).forward = buffered_forward

@@ -1,17 +1,10 @@
-"""Products that skip the zeros.
-
-A pruned matrix is mostly zeros, but a dense product multiplies them all the same. Stored as CSR
-(each row's kept weights and their columns) the zeros cost nothing, and at few weights that beats
-the dense product, if the activations stay in cache: a tile of 64 tokens at a time. torch's own
-CSR product does not do that, so here is one in C, for CPUs, compiled on the spot.
-"""
+"""The C source of smp/fast/products.py: a product with a sparse W, and a mask as CSR."""
 
 SPARSE_PRODUCTS = r"""
 /* y = x W' + b for a sparse W. x is (tokens, in) and y (tokens, out), both row-major; b may be
-   NULL. W is (out, in) in CSR: the columns and values of row r stand at first[r] to first[r + 1].
-   A tile of 64 tokens is turned to (in, 64) in a thread's own memory, small enough for its L2
-   cache; then each weight is one multiplication of four vectors, and a row's 64 sums never leave
-   the registers. */
+   NULL. W is (out, in) in CSR: the columns and values of row r are first[r] to first[r + 1].
+   Each thread transposes a tile of 64 tokens to (in, 64) in memory of its own that fits its L2
+   cache. Then each weight multiplies four vectors, and a row's 64 sums stay in registers. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -22,7 +15,7 @@ enum { LANE = 16, TILE = 64, ROWS = 16 };
 typedef float lane __attribute__((vector_size(LANE * sizeof(float)), may_alias));
 #define least(a, b) ((a) < (b) ? (a) : (b))
 
-/* Up to ROWS rows of W times `lanes` * 16 tokens of the turned tile, then turned back into y. */
+/* Up to ROWS rows of W times `lanes` * 16 tokens of the transposed tile, transposed into y. */
 static inline __attribute__((always_inline)) void some_rows(
     const int lanes, int tokens, int rows, ptrdiff_t out, const lane *tile, const int32_t *first,
     const uint16_t *columns, const float *values, const float *bias, float *y)
@@ -41,8 +34,8 @@ static inline __attribute__((always_inline)) void some_rows(
         for (int r = 0; r < rows; r++) y[t * out + r] = sums[r][t];
 }
 
-/* Rows `from` to `to` of W for at most 64 tokens; whole vectors of tokens only, so that a short
-   text pays for 16, 32 or 48. */
+/* Rows `from` to `to` of W for at most 64 tokens, in whole vectors: a short text costs as much as
+   16, 32 or 48 tokens. */
 static void one_tile(
     int tokens, int from, int to, ptrdiff_t in, ptrdiff_t out, const float *x, lane *tile,
     const int32_t *first, const uint16_t *columns, const float *values, const float *bias, float *y)
@@ -66,8 +59,7 @@ static void one_tile(
     }
 }
 
-/* Returns 0, or 1 where there is no memory. With fewer tiles than threads the rows are shared out
-   as well. */
+/* Returns 0, or 1 without memory. With fewer tiles than threads, the threads share the rows too. */
 int sparse_linear(
     int64_t tokens, int64_t in, int64_t out, const float *x, const int32_t *first,
     const uint16_t *columns, const float *values, const float *bias, float *y, int threads)
@@ -93,8 +85,8 @@ int sparse_linear(
     return failed;
 }
 
-/* The kept weights of W (out, in) as CSR: `mask` has a byte a weight, 1 where it is kept. Returns
-   how many there are; `columns` and `values` are written where these are `room`. */
+/* The kept weights of W (out, in) as CSR: `mask` has one byte per weight, 1 if it is kept. Returns
+   their number; `columns` and `values` are written only if it equals `room`. */
 int64_t kept_as_csr(
     int64_t out, int64_t in, int64_t room, const uint8_t *mask, const float *w, int32_t *first,
     uint16_t *columns, float *values, int threads)
@@ -120,7 +112,7 @@ int64_t kept_as_csr(
     return first[out];
 }
 
-/* The same of W turned over, from W's: `first_t` has room for in + 2 numbers. */
+/* The CSR of W transposed, from that of W: `first_t` has room for in + 2 numbers. */
 void turn_csr(
     int64_t out, int64_t in, const int32_t *first, const uint16_t *columns, const float *values,
     int32_t *first_t, uint16_t *columns_t, float *values_t)
@@ -130,7 +122,7 @@ void turn_csr(
     for (int64_t c = 0; c < in; c++) first_t[c + 2] += first_t[c + 1];
     for (int64_t r = 0; r < out; r++)
         for (int32_t j = first[r]; j < first[r + 1]; j++) {
-            int32_t to = first_t[columns[j] + 1]++;  /* ends as the first of the next */
+            int32_t to = first_t[columns[j] + 1]++;  /* ends as first_t of the next row */
             columns_t[to] = r;
             values_t[to] = values[j];
         }

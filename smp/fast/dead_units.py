@@ -1,33 +1,27 @@
-r"""Exactly smaller.
+r"""Remove neurons, heads and dimensions that the merged zeros make useless; the logits stay.
 
-Some of what a mask leaves does nothing, or the same for every token. It can be taken out of the
-matrices, which are then really smaller, and the logits stay what they were:
-
-- a neuron of the feed-forward network whose up-row is all zero always says $act(b)$, which goes
-  into the down bias; one whose down-column is all zero is not heard at all;
-- a value dimension whose value row is all zero is always $b$, which goes into the bias of the
-  attention output, as the probabilities of attention sum to 1; one whose column there is all
-  zero is not heard;
-- a key dimension whose key row is all zero adds the same to every key's score, which softmax does
-  not see; one whose query row and bias are zero adds 0;
-- a head without a value dimension is nothing.
-
-The scale stays that of the full head, $1/\sqrt{d}$. Heads may then differ in size, which stock
-classes cannot express; a layer's self-attention is replaced by one that can.
+A unit is dead if its output is the same for every token, or if nothing reads it. A constant output
+moves into the next bias. Heads may then differ in size, which stock classes cannot express, so
+`NarrowSelfAttention` replaces a layer's self-attention. Its scale stays $1/\sqrt{d}$ of the full
+head size d.
 """
 
-import torch
-from torch import nn
-from torch.nn import functional
+from collections.abc import Sequence
+from typing import Any
 
-from smp.fast.sparse import check_baked
-from smp.model.encoder import encoder_linears, encoder_stacks
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from smp.fast.sparse import check_merged
+from smp.model.encoder import encoder_layers, encoder_linears
 from smp.model.save import count_parameters
 
 PRUNABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")  # model types
 
 
-def to_heads(flat, sizes, width):
+def to_heads(flat: Tensor, sizes: Sequence[int], width: int) -> Tensor:
     """(batch, tokens, sum of sizes) -> (batch, heads, tokens, width), 0 beyond a head's size."""
     if set(sizes) == {width}:
         return flat.unflatten(-1, (len(sizes), width)).transpose(1, 2)
@@ -36,13 +30,13 @@ def to_heads(flat, sizes, width):
 
 
 class NarrowSelfAttention(nn.Module):
-    """Self-attention like the stock one it is made of, with heads of different sizes.
+    """Self-attention made of a stock one, with heads of different sizes.
 
     keys, values: bool (heads, head size), the dimensions that stay; a head without a value
-    dimension is left out. hidden states (batch, tokens, hidden) -> (batch, tokens, kept values).
+    dimension is left out. Hidden states (batch, tokens, hidden) -> (batch, tokens, kept values).
     """
 
-    def __init__(self, stock, keys, values):
+    def __init__(self, stock: nn.Module, keys: Tensor, values: Tensor):
         super().__init__()
         self.query, self.key, self.value = stock.query, stock.key, stock.value
         self.dropout, self.scaling = stock.dropout, stock.scaling
@@ -52,18 +46,19 @@ class NarrowSelfAttention(nn.Module):
             narrow(linear, rows=kept.flatten())
         self.key_sizes = keys.sum(dim=1)[heads].tolist()
         self.value_sizes = values.sum(dim=1)[heads].tolist()
-        # torch's fused attention wants one width; zeros change neither scores nor values
+        # torch's fused attention needs one width; zeros change neither attention scores nor values
         self.width = max(self.key_sizes + self.value_sizes, default=0)
-        self.train(stock.training)  # a new module is in training mode, with dropout
+        self.train(stock.training)  # a new module would drop out
 
-    def forward(self, hidden_states, attention_mask=None, **kwargs):
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None,
+                **kwargs) -> tuple[Tensor, None]:
         value = self.value(hidden_states)
         if not self.width:
             return value, None
-        sizes = (self.key_sizes, self.key_sizes, self.value_sizes)
-        flat = (self.query(hidden_states), self.key(hidden_states), value)
         context = functional.scaled_dot_product_attention(
-            *(to_heads(each, of, self.width) for each, of in zip(flat, sizes)),
+            to_heads(self.query(hidden_states), self.key_sizes, self.width),
+            to_heads(self.key(hidden_states), self.key_sizes, self.width),
+            to_heads(value, self.value_sizes, self.width),
             attn_mask=attention_mask, scale=self.scaling,
             dropout_p=self.dropout.p if self.training else 0.0,
         )
@@ -71,53 +66,44 @@ class NarrowSelfAttention(nn.Module):
         return torch.cat(kept, dim=-1), None
 
 
-def narrow(linear, rows=None, columns=None):
-    """Keeps these rows (outputs) and columns (inputs) of an nn.Linear, in place; bool masks."""
-    weight, bias = linear.weight.detach(), linear.bias.detach()
-    if rows is not None:
-        weight, bias = weight[rows], bias[rows]
-    if columns is not None:
-        weight = weight[:, columns]
+def narrow(linear: nn.Linear, rows: Any = slice(None), columns: Any = slice(None)) -> None:
+    """Keep these rows (outputs) and columns (inputs) of an nn.Linear, in place; bool masks."""
+    weight, bias = linear.weight.detach()[rows][:, columns], linear.bias.detach()[rows]
     linear.out_features, linear.in_features = weight.shape
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        learned = getattr(linear, name).requires_grad
-        setattr(linear, name, nn.Parameter(tensor.contiguous(), requires_grad=learned))
+    linear.weight = nn.Parameter(weight.contiguous(), linear.weight.requires_grad)
+    linear.bias = nn.Parameter(bias.contiguous(), linear.bias.requires_grad)
 
 
-# What is dead is read off the zeros of the baked matrices.
-def dead_rows(linear):
-    return ~linear.weight.detach().bool().any(dim=1)
+def is_zero(linear: nn.Linear, dim: int) -> Tensor:
+    """Return bool (out,) of the rows of zeros for dim=1, (in,) of the columns for dim=0."""
+    return ~linear.weight.detach().bool().any(dim)
 
 
-def dead_columns(linear):
-    return ~linear.weight.detach().bool().any(dim=0)
-
-
-def fold(linear, constant, columns):
-    """Adds what these columns make of a constant input (in,) to the bias, summed in float64."""
-    made = linear.weight[:, columns].double() @ constant[columns].double()
-    linear.bias += made.to(linear.bias.dtype)
+def fold(linear: nn.Linear, constant: Tensor, columns: Tensor) -> None:
+    """Add the product of these columns with a constant input (in,) to the bias, in float64."""
+    product = linear.weight[:, columns].double() @ constant[columns].double()
+    linear.bias += product.to(linear.bias.dtype)
 
 
 @torch.no_grad()
-def prune_layer(block):
-    """Takes out of a stock layer what is dead; returns how much, by its kind."""
+def prune_layer(block: nn.Module) -> dict[str, int]:
+    """Remove the dead units of a stock layer; return their numbers by kind."""
     attention, output = block.attention.self, block.attention.output.dense
     up, down = block.intermediate.dense, block.output.dense
-
-    constant = dead_rows(up)
+    constant = is_zero(up, dim=1)  # the neuron's output is act(b)
     fold(down, block.intermediate.intermediate_act_fn(up.bias), constant)
-    neurons = ~(constant | dead_columns(down))
+    neurons = ~(constant | is_zero(down, dim=0))
 
-    constant = dead_rows(attention.value)
+    constant = is_zero(attention.value, dim=1)  # b, because attention probabilities sum to 1
     fold(output, attention.value.bias, constant)
-    values = ~(constant | dead_columns(output))
-    silent_queries = dead_rows(attention.query) & (attention.query.bias == 0)
-    keys = ~(dead_rows(attention.key) | silent_queries)
+    values = ~(constant | is_zero(output, dim=0))
+
+    # A dead key row adds the same to every key's score, which softmax ignores.
+    no_query = is_zero(attention.query, dim=1) & (attention.query.bias == 0)
+    keys = ~(is_zero(attention.key, dim=1) | no_query)
     heads = (attention.num_attention_heads, attention.attention_head_size)
     keys, values = keys.view(heads), values.view(heads)
     keys = keys & values.any(dim=1, keepdim=True)
-
     shape_layer(block, neurons, keys, values)
     return {
         "neurons": int((~neurons).sum()), "heads": int((~values.any(dim=1)).sum()),
@@ -125,8 +111,8 @@ def prune_layer(block):
     }
 
 
-def shape_layer(block, neurons, keys, values):
-    """Keeps these neurons (inner,), key and value dimensions (heads, head size) of a layer."""
+def shape_layer(block: nn.Module, neurons: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Keep these neurons (inner,), key and value dimensions (heads, head size) of a layer."""
     narrow(block.intermediate.dense, rows=neurons)
     narrow(block.output.dense, columns=neurons)
     if not (keys.all() and values.all()):
@@ -134,40 +120,33 @@ def shape_layer(block, neurons, keys, values):
         narrow(block.attention.output.dense, columns=values.flatten())
 
 
-def prune_dead_units(model):
-    """Takes out of the model, in place, what does nothing; its logits stay the same, but for
-    rounding.
+def prune_dead_units(model: PreTrainedModel) -> dict:
+    """Remove the dead units of a model in place; its logits change by rounding only.
 
-    model: a stock one with its masks baked. Returns {"parameters": [before, after], "layers":
-    [{"layer", "neurons", "heads", "value_dimensions", "key_dimensions", "parameters": [before,
-    after]}]}, the numbers of what was taken out; the dimensions of a head that went count too.
-    Exact with dropout off. Raises ValueError with one line, and changes nothing, where the model is
-    not of the layers known here.
+    model: a stock one with merged masks, without dropout. Returns {"parameters": [before, after],
+    "layers": [{"layer", "neurons", "heads", "value_dimensions", "key_dimensions", "parameters":
+    [before, after]}]}, the numbers of removed units; the dimensions of removed heads count too.
+    Raises ValueError, and changes nothing, if the layers are not stock layers of PRUNABLE.
     """
     before, removed = count_parameters(model), []
     for layer, block in enumerate(stock_layers(model)):
         size = count_parameters(block)
-        took = prune_layer(block)
-        removed.append(
-            {"layer": layer, **took, "parameters": [size, count_parameters(block)]}
-        )
-    model.set_attn_implementation("sdpa")  # whose form of attention mask the new layers take
+        units = prune_layer(block)
+        removed.append({"layer": layer, **units, "parameters": [size, count_parameters(block)]})
+    model.set_attn_implementation("sdpa")  # the attention mask that NarrowSelfAttention takes
     return {"parameters": [before, count_parameters(model)], "layers": removed}
 
 
-def stock_layers(model):
-    """The encoder's layers, all of them stock. Raises ValueError with the reason otherwise."""
-    check_baked(model)
+def stock_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the encoder's layers. Raises ValueError unless all are stock layers of PRUNABLE."""
+    check_merged(model)
     kind, config = type(model).__name__, model.config
     if config.model_type not in PRUNABLE:
-        raise ValueError(
-            f"{kind} cannot be compacted: its layers are not those of BERT; expected one of "
-            f"{', '.join(PRUNABLE)}"
-        )
+        raise ValueError(f"{kind} cannot be compacted: its layers are not those of BERT; expected "
+                         f"one of {', '.join(PRUNABLE)}")
     if config.is_decoder or config.add_cross_attention:
         raise ValueError(f"{kind} cannot be compacted: it is a decoder; expected an encoder")
     if any(isinstance(module, NarrowSelfAttention) for module in model.modules()):
         raise ValueError(f"{kind} is compact already")
-    encoder_linears(model)  # refuses quantised or shared matrices
-    (layers,) = encoder_stacks(model).values()
-    return layers
+    encoder_linears(model)  # raises for quantised or shared matrices
+    return encoder_layers(model)

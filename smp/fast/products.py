@@ -1,41 +1,38 @@
-"""Products that skip the zeros.
+"""Products with a sparse W on a CPU, in C, compiled at first use.
 
-A pruned matrix is mostly zeros, but a dense product multiplies them all the same. Stored as CSR
-(each row's kept weights and their columns) the zeros cost nothing, and at few weights that beats
-the dense product, if the activations stay in cache: a tile of 64 tokens at a time. torch's own
-CSR product does not do that, so here is one in C, for CPUs, compiled on the spot.
+A pruned matrix in CSR (each row's kept weights and their columns) needs no product with zeros. Few
+weights make that faster than the dense product if the activations stay in cache, in tiles of 64
+tokens. torch's own CSR product has no tiles.
 """
 
 import ctypes
 import functools
 import os
 import shlex
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from smp.fast.c_source import SPARSE_PRODUCTS
 
 
 @functools.cache
-def compiled_products():
-    """The functions of SPARSE_PRODUCTS, made for this machine's vector units; None without a C
-    compiler that knows OpenMP (CC names one, else cc), or where what it makes cannot be loaded from
-    the folder for temporary files. Takes about a second, once a process."""
+def compiled_products() -> ctypes.CDLL | None:
+    """Return the functions of SPARSE_PRODUCTS, compiled for this machine's vector units.
+
+    Returns None without a C compiler that supports OpenMP (CC, else cc), or if the library cannot
+    be loaded from the folder for temporary files. Takes about a second, once per process.
+    """
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    if shutil.which(compiler[0]) is None:
-        return None
     try:
         with tempfile.TemporaryDirectory(prefix="sparse-", ignore_cleanup_errors=True) as folder:
             source, library = Path(folder) / "sparse.c", Path(folder) / "sparse.so"
             source.write_text(SPARSE_PRODUCTS, "utf-8")
-            subprocess.run(
-                [*compiler, "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", source, "-o",
-                 library], capture_output=True, check=True,
-            )
+            subprocess.run([*compiler, "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC",
+                            source, "-o", library], capture_output=True, check=True)
             products = ctypes.CDLL(str(library))  # stays loaded without its file
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -47,11 +44,11 @@ def compiled_products():
     return products
 
 
-def sparse_product(x, csr, bias, out_features):
-    """x W' + b for a W (out, in) as CSR: x (tokens, in) -> (tokens, out), fp32 on the CPU.
+def sparse_product(x: Tensor, csr: tuple, bias: Tensor | None, out_features: int) -> Tensor:
+    """Return x W'^T + b for a W (out, in) in CSR: x (tokens, in) -> (tokens, out), fp32 on the CPU.
 
-    csr: (first entry of each row, int32; columns, uint16; values, fp32); bias (out,) or None.
-    Raises MemoryError where there is no memory for a tile, RuntimeError where there is no compiler.
+    csr: (first entry of each row, int32; columns, uint16; values, fp32); bias: (out,) or None.
+    Raises MemoryError if a tile cannot be allocated, RuntimeError without a compiler.
     """
     products = compiled_products()
     if products is None:

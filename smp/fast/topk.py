@@ -1,7 +1,7 @@
-"""The choice of the masks on a CPU: the same bits as `method.masks.keep_top`, ten times faster.
+"""The choice of the masks on a CPU: bit for bit the result of `smp.method.masks.keep_top`, faster.
 
-A partition of the few values near the k-th highest replaces a partition of all. Where the k-th
-highest was in the last step, it is nearly there in this one; otherwise a sample tells the place.
+Only the few values near the k-th highest are partitioned. The last step's k-th highest shows where
+they are, because scores move little in a step; without one, a sample shows it.
 """
 
 import math
@@ -9,22 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 class KeepTop:
     """Choose the masks of all matrices: ({name: scores}, {name: k}) -> {name: mask}.
 
-    For `Masks(..., choose=KeepTop())`, on CPUs. It keeps for each name the interval in which the
-    last k-th highest score was, which changes the time and not the masks.
+    For `Masks(..., choose=KeepTop())` on a CPU. Each name keeps the interval that contained its
+    last k-th highest score, which changes the time, not the masks, and the memory of its mask: the
+    next call overwrites what this one returned.
     """
 
     def __init__(self) -> None:
-        self.intervals: dict[str, tuple | None] = {}
+        self.intervals: dict[str, tuple[float, float] | None] = {}
+        self.memory: dict[str, np.ndarray] = {}
 
-    def __call__(self, rankings: dict, counts: dict) -> dict[str, torch.Tensor]:
+    def __call__(self, rankings: dict, counts: dict) -> dict[str, Tensor]:
         def choose(name):
+            out = self.memory.setdefault(name, np.empty(rankings[name].numel(), dtype=bool))
             mask, self.intervals[name] = keep_top_near(
-                rankings[name], counts[name], self.intervals.get(name))
+                rankings[name], counts[name], self.intervals.get(name), out)
             return name, mask
 
         names = sorted(rankings, key=lambda name: -rankings[name].numel())  # the largest first
@@ -32,60 +36,68 @@ class KeepTop:
             return dict(threads.map(choose, names))
 
 
-def keep_top_near(scores: torch.Tensor, k: int, interval: tuple | None = None):
-    """Return (mask of the k highest scores, interval for the next call).
+def keep_top_near(scores: Tensor, k: int, interval: tuple[float, float] | None = None,
+                  out: np.ndarray | None = None) -> tuple[Tensor, tuple[float, float] | None]:
+    """Return (bool mask of the k highest scores, interval for the next call).
 
-    scores: of a CPU; ties go to the lower index. interval: (low, high) where the k-th highest may
-    be, or None; it makes no difference to the mask.
+    scores: on the CPU; of equal scores the lower index is kept. interval: (low, high) that may
+    contain the k-th highest, or None; the mask does not depend on it. out: memory for the mask.
     """
     values = scores.detach().flatten().numpy()
     if not 0 < k < len(values):
         return torch.full_like(scores, k > 0, dtype=torch.bool), None
-    kept = np.empty(len(values), dtype=bool)
+    kept = np.empty(len(values), dtype=bool) if out is None else out
     found = keep_top_between(values, k, *interval, kept) if interval else None
-    found = found or keep_top_between(values, k, *likely_cut(values, k), kept)
-    found = found or keep_top_between(values, k, -np.inf, np.inf, kept)
-    if found is None:  # NaN is neither above nor equal to a threshold, as in `keep_top`
+    found = found or keep_top_between(values, k, *likely_interval(values, k), kept)
+    found = found or keep_top_between(values, k, -math.inf, math.inf, kept)
+    if found is None:  # the k-th highest is NaN: nothing is above it or equal to it
         kept[:] = False
     mask = torch.from_numpy(kept).view(scores.shape)
     return mask, found if found and 0 < found[1] - found[0] < math.inf else None
 
 
-def keep_top_between(values, k, low, high, mask):
-    """Writes the mask of the k highest of a float array (n,) and returns (low, high) around the
-    k-th of them, with about a half percent of the values between; None where it does not lie
-    in [low, high]."""
-    np.greater(values, high, out=mask)
-    between = values >= low
-    np.not_equal(between, mask, out=between)
-    places = np.flatnonzero(between)
-    near, left = values[places], k - np.count_nonzero(mask)
-    if not 0 < left <= len(near):
-        return (low, high) if left == 0 else None
-    cut = float(np.partition(near, len(near) - left)[len(near) - left])
-    higher = np.flatnonzero(near > cut)
-    mask[places[higher]] = True
-    mask[places[np.flatnonzero(near == cut)[: left - len(higher)]]] = True
-    reach = len(values) / 400 / len(near) * (high - low)
-    return (cut - reach, cut + reach)
+def keep_top_between(values: np.ndarray, k: int, low: float, high: float, mask: np.ndarray
+                     ) -> tuple[float, float] | None:
+    """Write the mask of the k highest of values (n,) and return an interval around the k-th.
 
-
-def likely_cut(values, k):
-    """(low, high) with the k-th highest of a float array (n,) very likely between them.
-
-    To sort what is between, a few in a thousand, is far cheaper than to sort everything (Floyd and
-    Rivest, 1975): one value in 61 tells where to look, the rank of a first guess where exactly.
+    The interval has the width that would contain about 0.5% of the values. Returns None, with a
+    useless mask, if the k-th highest is not in [low, high]. NaN ranks highest and is never kept.
     """
-    n, step = len(values), 61  # prime to the widths of matrices: the sample walks all columns
+    np.greater(values, high, out=mask)
+    outside = values < low
+    np.logical_or(outside, mask, out=outside)
+    places = np.flatnonzero(np.logical_not(outside, out=outside))
+    near, missing = values[places], k - np.count_nonzero(mask)
+    if missing == 0 and not np.isnan(near).any():
+        return low, high
+    if not 0 < missing <= len(near):
+        return None
+    threshold = float(np.partition(near, len(near) - missing)[len(near) - missing])
+    if math.isnan(threshold):
+        return None
+    above = np.flatnonzero(near > threshold)
+    mask[places[above]] = True
+    mask[places[np.flatnonzero(near == threshold)[: missing - len(above)]]] = True
+    reach = len(values) / 400 / len(near) * (high - low)
+    return threshold - reach, threshold + reach
+
+
+def likely_interval(values: np.ndarray, k: int) -> tuple[float, float]:
+    """Return (low, high) that very likely contains the k-th highest of values (n,).
+
+    One value in 61 estimates the k-th highest, and the estimate's rank corrects it. Partitioning
+    the few values between costs far less than partitioning all (Floyd and Rivest, 1975).
+    """
+    n, step = len(values), 61  # prime to the widths of matrices: the sample is from all columns
     if n < 10_000:
-        return -np.inf, np.inf
+        return -math.inf, math.inf
     sample = np.concatenate([[-np.inf], values[::step], [np.inf]], dtype=values.dtype)
     rank, spread = len(sample) - 2 - k / step, 4 * math.sqrt(k * (n - k) / n / step) + 2
     first, last = max(0, round(rank - spread)), min(len(sample) - 1, round(rank + spread))
     near = np.sort(np.partition(sample, (first, last))[first : last + 1])
     guess = len(near) // 2
     found = np.count_nonzero(values > near[guess])
-    if found < k and near[guess - 1] == near[guess]:  # one of many that are equal, maybe the cut
+    if found < k and near[guess - 1] == near[guess]:  # one of many equal values, maybe the k-th
         found = np.count_nonzero(values >= near[guess])
         if found >= k:
             return float(near[guess]), float(near[guess])

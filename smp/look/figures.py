@@ -1,17 +1,11 @@
-"""Pictures.
-
-Numbers in a table say how good a model is; pictures say what happened to it. The functions below
-draw the data, the training and the answers. Each takes plain values and returns a figure or a
-piece of HTML, so that the last line of a cell shows it, once.
-
-The colours are those of Okabe and Ito and the cividis map, which readers with any kind of
-colour vision can tell apart.
-"""
+"""Figures and HTML of the data, the training and the answers, for the last line of a cell."""
 
 import html
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from IPython.display import HTML
+from matplotlib.figure import Figure
 
 from smp.data.answers import normalize_answer
 from smp.plotting import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
@@ -19,13 +13,12 @@ from smp.text import as_percent
 
 
 def html_box(body: str) -> HTML:
-    """HTML in the notebook's own font, left-aligned and no wider than reads well."""
-    style = "max-width:52em; line-height:1.5; text-align:left"
-    return HTML(f'<div style="{style}">{body}</div>')
+    """Return HTML in the notebook's own font, left-aligned, at most 52 em wide."""
+    return HTML(f'<div style="max-width:52em; line-height:1.5; text-align:left">{body}</div>')
 
 
 def show_example(example: dict) -> HTML:
-    """Question and passage of one SQuAD row; the first of its answers is marked."""
+    """Show question and passage of one SQuAD row, with its first answer marked."""
     context, answers = example["context"], example["answers"]
     parts = [context, "", ""]
     if answers["text"]:
@@ -38,10 +31,9 @@ def show_example(example: dict) -> HTML:
     return html_box(f"<p><b>{question}</b></p><p>{before}{mark if answer else ''}{after}</p>")
 
 
-def plot_lengths(lengths, max_length: int):
-    """Histogram of token counts (question + passage) with the model's window. -> Figure"""
-    lengths = np.asarray(lengths)
-    longer = int((lengths > max_length).sum())
+def plot_lengths(lengths: Sequence[int], max_length: int) -> Figure:
+    """Draw the histogram of token counts (question + passage) with the model's window."""
+    longer = int((np.asarray(lengths) > max_length).sum())
     fig, axes = new_figure(1, 1, 6.4, 2.8)
     ax = axes[0, 0]
     ax.hist(lengths, bins=min(50, max(1, np.ptp(lengths))), color=BLUE, edgecolor="white",
@@ -57,22 +49,16 @@ def plot_lengths(lengths, max_length: int):
     return fig
 
 
-# ### The training
-#
-# The loss as it was and smoothed over 1/25 of the run; the density v(t) of the masks with the
-# weight λ(t) of the regulariser; the score on the validation questions.
-def running_mean(values, window: int) -> np.ndarray:
-    """Centred mean over `window` neighbours, over fewer at both ends. (n,) -> (n,)"""
-    values = np.asarray(values, dtype=float)
-    window = min(max(1, window), len(values))
-    ones = np.ones(window)
-    return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")
+def running_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Return the centred mean over `window` neighbours, fewer at both ends. (n,) -> (n,)"""
+    ones = np.ones(min(max(1, window), len(values)))
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
-def plot_training(history: dict):
-    """Loss; density and λ if there is pruning; validation EM and F1 if measured. -> Figure
+def plot_training(history: dict) -> Figure:
+    """Draw the loss, density and λ if there is pruning, and validation EM and F1 if measured.
 
-    Raises ValueError when the history holds no step.
+    The thick loss is a mean over 1/25 of the run. Raises ValueError if the history has no step.
     """
     steps, density, strength = history["step"], history["density"], history["lambda"]
     if not len(steps):
@@ -101,10 +87,10 @@ def plot_training(history: dict):
 
     if len(history["valid_step"]):
         ax = next(panels)
-        scores = (("F1", "valid_f1", ORANGE, "s", 6), ("EM", "valid_em", BLUE, "o", -6))
-        for name, key, colour, marker, _ in scores:
-            ax.plot(history["valid_step"], history[key], color=colour, marker=marker,
-                    markersize=4, linewidth=1.6, label=f"{name}, last {history[key][-1]:.3f}")
+        for name, colour, marker in (("F1", ORANGE, "s"), ("EM", BLUE, "o")):
+            values = history[f"valid_{name.lower()}"]
+            ax.plot(history["valid_step"], values, color=colour, marker=marker, markersize=4,
+                    linewidth=1.6, label=f"{name}, last {values[-1]:.3f}")
         ax.set_ylim(0, min(1.04, 1.3 * max(max(history["valid_f1"]), 0.05)))
         ax.set_xlim(axes[0, 0].get_xlim())
         ax.legend(fontsize=8.5, frameon=False, loc="lower right", labelcolor=INK)
@@ -112,48 +98,43 @@ def plot_training(history: dict):
     return fig
 
 
-# ### The answers
-#
-# A handful of right and of wrong answers tells more about a model than its EM does. They are
-# taken evenly across the questions, so nobody picked them.
 def spread_out(items: list, n: int) -> list:
-    """At most n of the items, evenly across."""
+    """Return at most n of the items, evenly spaced, so that nobody picks them."""
     n = min(n, len(items))
     return [items[(2 * i + 1) * len(items) // (2 * n)] for i in range(n)]
 
 
-def show_answers(examples, predictions, references=None, n_right=3, n_wrong=5) -> HTML:
-    """Table of questions, given answers and true answers; right means an exact match (EM).
+def is_right(text: str, answers: dict) -> bool:
+    """Return whether the text equals one of the answers, {"text": [...]}, by Exact Match (EM)."""
+    return normalize_answer(text) in map(normalize_answer, answers["text"])
 
-    examples: rows with id, question, answers; predictions: [{"id", "prediction_text"}];
-    references: [{"id", "answers"}], by default the answers of the examples.
-    Raises ValueError when a prediction belongs to no example.
+
+def show_answers(examples: Iterable[dict], predictions: list[dict], n_right: int = 3,
+                 n_wrong: int = 5) -> HTML:
+    """Show a table of questions, predicted answers and true answers, and the EM of all.
+
+    examples: SQuAD rows; predictions: [{"id", "prediction_text"}]. Raises ValueError for other ids.
     """
-    questions = {row["id"]: row for row in examples}
-    truths = {row["id"]: row["answers"]["text"] for row in references or examples}
-    right, wrong = [], []
+    rows_by_id = {row["id"]: row for row in examples}
+    groups: dict[bool, list] = {True: [], False: []}
     for prediction in predictions:
         key, text = prediction["id"], prediction["prediction_text"]
-        if key not in questions or key not in truths:
+        if key not in rows_by_id:
             raise ValueError(f"prediction {key!r} belongs to no example; expected the same ids")
-        match = any(normalize_answer(text) == normalize_answer(truth) for truth in truths[key])
-        (right if match else wrong).append((questions[key]["question"], text, truths[key]))
-
+        row = rows_by_id[key]
+        groups[is_right(text, row["answers"])].append((row, text))
     cell = '<td style="text-align:left; vertical-align:top; padding:.25em .8em .25em 0">'
     rows = []
-    for mark, colour, chosen in (
-        ("✓ right", GREEN, spread_out(right, n_right)),
-        ("✗ wrong", RED, spread_out(wrong, n_wrong)),
-    ):
-        for question, text, true in chosen:
-            given = html.escape(text) or "<i>nothing</i>"
-            true = " · ".join(html.escape(answer) for answer in dict.fromkeys(true))
-            mark_cell = f'<span style="color:{colour}; white-space:nowrap">{mark}</span>'
-            cells = (html.escape(question), given, true, mark_cell)
-            rows.append("<tr>" + "".join(f"{cell}{text}</td>" for text in cells) + "</tr>")
+    for mark, colour, chosen in (("✓ right", GREEN, spread_out(groups[True], n_right)),
+                                 ("✗ wrong", RED, spread_out(groups[False], n_wrong))):
+        for row, text in chosen:
+            true = " · ".join(map(html.escape, dict.fromkeys(row["answers"]["text"])))
+            cells = (html.escape(row["question"]), html.escape(text) or "<i>nothing</i>", true,
+                     f'<span style="color:{colour}; white-space:nowrap">{mark}</span>')
+            rows.append("<tr>" + "".join(f"{cell}{each}</td>" for each in cells) + "</tr>")
     head = "".join(f'<th style="text-align:left">{text}</th>' for text in
                    ("Question", "Given answer", "True answers", "EM"))
-    total = len(right) + len(wrong)
-    line = f"<p>{len(right):,} of {total:,} right, EM {len(right) / max(1, total):.3f}.</p>"
+    right, total = len(groups[True]), len(predictions)
+    line = f"<p>{right:,} of {total:,} right, EM {right / max(1, total):.3f}.</p>"
     return html_box(f"{line}<table><thead><tr>{head}</tr></thead>"
                     f"<tbody>{''.join(rows)}</tbody></table>")

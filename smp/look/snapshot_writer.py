@@ -1,16 +1,15 @@
-"""Snapshots: the masks along the way.
+"""Write the masks of a run into its snapshot file while the run trains.
 
-A mask at the end says what was chosen; how it came about is told by masks on the way. Some two
-dozen of them go into one file while the training runs, closer together where the density falls,
-each with the little that pictures need beside the mask: how many weights every row and column
-keeps, the scores as a histogram, and how many weights are also kept by the snapshot before and
-by size alone. The file is whole at any moment, so it can be looked at while training goes on.
+The steps are closer together where the density falls. Each snapshot writes the whole file again
+under another name and renames it: for BERT-base a few hundred MB at the end, which takes seconds.
 """
 
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +21,11 @@ from smp.look.snapshots import SCORE_BINS, SNAPSHOT_FORMAT, Snapshots
 from smp.model.mask_code import encode_mask
 
 
-def snapshot_steps(steps, density_at, count):
+def snapshot_steps(steps: int, density_at: Callable[[int, int], float], count: int) -> set[int]:
     """Return at most `count` steps before which masks are written, the last one `steps`.
 
-    density_at: (step, steps) -> v(t). The steps are evenly spaced in (share of the density's fall
-    done) + (share of the run done).
+    density_at: (step, steps) -> v(t). The steps are evenly spaced in the sum of the fractions of
+    the density's fall and of the run that are done.
     """
     densities = np.array([density_at(step, steps) for step in range(steps + 1)])
     fall = max(1 - densities[-1], 1e-9)
@@ -35,18 +34,16 @@ def snapshot_steps(steps, density_at, count):
 
 
 @torch.no_grad()
-def mask_numbers(mask, ranks, weight):
-    """What the pictures need of one matrix beside its mask, as numpy arrays.
+def mask_numbers(mask: torch.Tensor, ranks: torch.Tensor, weight: torch.Tensor) -> dict:
+    """Return the numbers that figures of one matrix need besides its mask, as numpy arrays.
 
-    mask: bool (out, in); ranks: what it is chosen by, scores in SMP; weight: W. All three of one
-    device. -> {"rows": kept in each (out,), "columns": (in,), "scores": (SCORE_BINS, 2) removed and
-    kept weights by score, "edges": (3,) lowest bin's start, highest bin's end, lowest score kept,
-    "largest": how many of the kept are among the as many largest |W|}
-    The bins end four standard deviations from the mean; the outer two hold what lies beyond.
+    mask: bool (out, in); ranks: the values that it is chosen by, in SMP the scores. -> {"rows":
+    kept weights per row (out,), "columns": per column (in,), "scores": removed and kept weights
+    per bin (SCORE_BINS, 2), "edges": (start of the lowest bin, end of the highest, lowest score
+    kept), "largest": kept weights that magnitude also keeps}. The bins end four standard
+    deviations from the mean; the outer two include what is beyond.
     """
-    ranks = ranks.detach().float()
-    if not ranks.sum().isfinite():
-        ranks = ranks.nan_to_num(0, 0, 0)  # that a run diverged is told by the loop
+    ranks = ranks.detach().float().nan_to_num(0, 0, 0)  # the loop reports a run that diverged
     kept, (least, most) = int(mask.sum()), map(float, ranks.aminmax())
     mean, spread = float(ranks.mean()), 4 * float(ranks.std(correction=0))
     cut = float(ranks.masked_fill(~mask, math.inf).min()) if kept else most
@@ -63,44 +60,43 @@ def mask_numbers(mask, ranks, weight):
     }
 
 
-# One safetensors file holds all of a run. It is written anew for each snapshot, under another name
-# first: for BERT-base that is a few hundred MB at the end, seconds in a run of hours.
 class SnapshotWriter:
-    """Writes the snapshots of one run into `path`.
+    """The snapshots of one run, written to `path`, where the file of another run is replaced.
 
-    about: plain values that go into the file (run, model, heads, ...); "heads" is the encoder's
-    number of attention heads. A file of another run at that path is replaced.
+    about: plain values for the file (run, model, ...); "heads": attention heads of the encoder.
     """
 
-    def __init__(self, path, **about):
+    def __init__(self, path: Path | str, **about: Any):
         self.path, self.about = Path(path), about
 
-    def begin(self, steps, density_at, count, done=0):
-        """The steps of a run before which masks are to be kept; done: those it goes on after."""
+    def begin(self, steps: int, density_at: Callable[[int, int], float], count: int,
+              done: int = 0) -> set[int]:
+        """Return the `snapshot_steps` of a run; done: the steps after which it resumes."""
         wanted = snapshot_steps(steps, density_at, count)
         try:
             there = Snapshots(self.path).steps if done else []
         except (OSError, ValueError):
             there = []
-        lost = sorted(step for step in wanted if step < done and step not in there)
-        if lost:
+        if lost := sorted(step for step in wanted if step < done and step not in there):
             print(f"{self.path} has no masks of the steps {', '.join(map(str, lost))}, which an "
                   "earlier session did: the explorer will lack them", flush=True)
         return wanted
 
-    def keep(self, step, masks):
-        """Adds the masks as they are before `step`; what the file has of later steps goes.
+    def keep(self, step: int, masks: Any) -> None:
+        """Add the current masks as those before `step` and drop the snapshots of later steps.
 
-        masks: the model's `Masks`. Without space, say, the file stays as it was and training goes
-        on: a printed line says so.
+        masks: the model's `Masks`. If writing fails, the old file remains and a line is printed.
         """
         draft = self.path.with_name(self.path.name + ".part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             before, tensors = self.earlier(step, masks)
             tensors |= {f"{step}.{part}": value
-                        for part, value in self.describe(step, masks, before).items()}
-            save_file(tensors, draft, self.metadata(tensors, masks))
+                        for part, value in self.describe(masks, before).items()}
+            steps = sorted({int(key.split(".")[0]) for key in tensors})
+            held = {"steps": steps, "about": self.about, "matrices": matrix_rows(masks)}
+            # one entry, because the order of several would vary from write to write
+            save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
             with open(draft, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(draft, self.path)
@@ -110,8 +106,8 @@ class SnapshotWriter:
         finally:
             draft.unlink(missing_ok=True)
 
-    def earlier(self, step, masks):
-        """(the snapshot before `step` or None, all tensors of steps before it, as they lie)."""
+    def earlier(self, step: int, masks: Any) -> tuple[tuple[Snapshots, int] | None, dict]:
+        """Return ((file, last step before `step`) or None, all tensors of the steps before it)."""
         if not self.path.exists():
             return None, {}
         try:
@@ -127,42 +123,32 @@ class SnapshotWriter:
                        if int(key.split(".")[0]) < step}
         return (saved, steps[-1]), tensors
 
-    def describe(self, step, masks, before):
-        """{part of the tensors' names: array} of one snapshot."""
-        parts, found, counts = {}, [], []
-        ranks = masks.rankings()
+    def describe(self, masks: Any, before: tuple[Snapshots, int] | None) -> dict:
+        """Return {part of the tensors' names: array} of one snapshot; before: see `earlier`."""
+        parts, found, ranks = {}, [], masks.rankings()
         for name, _, _, linear in masks.matrices:
             mask = masks.masks[name].mask
-            weight = linear.parametrizations.weight.original
-            found.append(mask_numbers(mask, ranks[name], weight))
+            numbers = mask_numbers(mask, ranks[name], linear.parametrizations.weight.original)
             mask = mask.cpu().numpy()
             parts[f"mask.{name}"] = encode_mask(mask)
             again = int((before[0].mask(before[1], name) & mask).sum()) if before else 0
-            counts.append([again, found[-1]["largest"]])
+            found.append(numbers | {"counts": np.array([again, numbers["largest"]], np.int64)})
         sides = np.min_scalar_type(max(side for row in matrix_rows(masks) for side in row[3]))
         for part in ("rows", "columns"):
             parts[part] = np.concatenate([numbers[part] for numbers in found]).astype(sides)
-        for part in ("scores", "edges"):
+        for part in ("scores", "edges", "counts"):
             parts[part] = np.stack([numbers[part] for numbers in found])
-        return parts | {"counts": np.array(counts, np.int64)}
-
-    def metadata(self, tensors, masks):
-        steps = sorted({int(key.split(".")[0]) for key in tensors})
-        told = {"steps": steps, "about": self.about, "matrices": matrix_rows(masks)}
-        return {SNAPSHOT_FORMAT: json.dumps(told)}  # one entry: the order of several would vary
+        return parts
 
 
-def matrix_rows(masks):
-    """[[name in the base model, layer, reader's name, [out, in]]] of a model's `Masks`."""
+def matrix_rows(masks: Any) -> list[list]:
+    """Return [[name in the base model, layer, type, [out, in]]] of a model's `Masks`."""
     return [[name, layer, matrix, list(masks.masks[name].mask.shape)]
             for name, matrix, layer, _ in masks.matrices]
 
 
-def run_snapshots(begun, results, heads=None):
-    """The `SnapshotKeeper` of the run whose record was begun: results/snapshots/<name>.safetensors.
-
-    heads: attention heads of the encoder.
-    """
+def run_snapshots(begun: dict, results: Path | str, heads: int | None = None) -> SnapshotWriter:
+    """Return the writer of a run whose record was begun: results/snapshots/<name>.safetensors."""
     about = {name: begun[name] for name in ("name", "model", "method", "sharing", "density_target")}
-    place = Path(results) / "snapshots" / f"{begun['name']}.safetensors"
-    return SnapshotWriter(place, heads=heads, **about)
+    path = Path(results) / "snapshots" / f"{begun['name']}.safetensors"
+    return SnapshotWriter(path, heads=heads, **about)

@@ -7,6 +7,8 @@
 | soft movement | sigmoid(S) > tau, with one tau for all matrices    | Sanh et al. 2020   |
 """
 
+from collections.abc import Callable
+
 import torch
 
 from smp.method.masks import Masks
@@ -18,8 +20,9 @@ class MagnitudeMasks(Masks):
 
     trains_weights = True
 
-    def __init__(self, linears, share=None, score_init=None, choose=None, static_mask=None):
-        super().__init__(linears, share, None, choose, static_mask)
+    def __init__(self, linears: list[tuple], share: Callable | None = None,
+                 score_init: float | None = None, **options: Callable | None):
+        super().__init__(linears, share, None, **options)
 
     def rankings(self) -> dict[str, torch.Tensor]:
         return {name: linear.parametrizations.weight.original.abs()
@@ -39,8 +42,8 @@ class SoftMovementMasks(MovementMasks):
     def refresh_above(self, threshold: float) -> float:
         """Set mask = sigmoid(S) > threshold and return the share of masked weights that is kept."""
         kept = total = 0
-        for mask in self.masks.values():
-            mask.mask.copy_(mask.scores.sigmoid() > threshold)
+        for mask, scores in zip(self.masks.values(), self.scores):
+            mask.mask.copy_(scores.sigmoid() > threshold)
             kept, total = kept + mask.mask.sum(), total + mask.mask.numel()
         return int(kept) / total
 

@@ -5,6 +5,9 @@ between the hidden states of the two models (see hidden.py); beta is 0 in SMP.
 Source: SMP, section 4; the direction of the KL is that of the authors' code.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 
@@ -36,8 +39,8 @@ class CachedTeacher:
         return self.logits[batch["row"], : batch["input_ids"].shape[1]], 0.0
 
 
-def distilled_loss(answer_loss, teacher, weight: float, temperature: float,
-                   hidden_weight: float = 0.0):
+def distilled_loss(answer_loss: Callable, teacher: Any, weight: float, temperature: float,
+                   hidden_weight: float = 0.0) -> Callable:
     """Return the distillation loss for `fit`: (start logits, end logits, batch) -> scalar.
 
     answer_loss: the loss of the labels, of the same form. teacher: has read(batch) -> (logits,

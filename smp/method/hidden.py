@@ -5,13 +5,17 @@ tokens t that are not padding. SMP has no such term; TinyBERT (Jiao et al. 2020)
 Hidden states are too large to store, so the teacher runs on every batch.
 """
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
 TEACHER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def hidden_distance(student, teacher, attention_mask: torch.Tensor) -> torch.Tensor:
+def hidden_distance(student: Sequence, teacher: Sequence,
+                    attention_mask: torch.Tensor) -> torch.Tensor:
     """Return H. student, teacher: one (batch, length, hidden) a layer; padding is excluded."""
     real = attention_mask.bool().unsqueeze(-1)
     ratios = []
@@ -21,7 +25,8 @@ def hidden_distance(student, teacher, attention_mask: torch.Tensor) -> torch.Ten
     return torch.stack(ratios).mean()
 
 
-def record_layers(model: nn.Module, layers, with_gradients: bool) -> tuple[list, list]:
+def record_layers(model: nn.Module, layers: Iterable[nn.Module],
+                  with_gradients: bool) -> tuple[list, list]:
     """Return a list that holds the outputs of the layers in the last forward, and the hooks.
 
     with_gradients: record only forwards with gradients enabled (training) or only those without.
@@ -45,7 +50,8 @@ class HiddenTeacher:
     layers_of: model -> its encoder layers; accelerator: for device and precision.
     """
 
-    def __init__(self, student, teacher, layers_of, accelerator):
+    def __init__(self, student: nn.Module, teacher: nn.Module, layers_of: Callable,
+                 accelerator: Any):
         self.accelerator, self.layers_of = accelerator, layers_of
         self.teacher = teacher.to(accelerator.device).eval()
         self.ours, _ = record_layers(student, layers_of(student), with_gradients=True)

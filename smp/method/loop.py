@@ -1,7 +1,11 @@
 """The training loop of all methods, and the loss of the labels."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -13,16 +17,16 @@ def span_loss(start_logits: torch.Tensor, end_logits: torch.Tensor, batch: dict)
     return (start + end) / 2
 
 
-def fit(model, batches, loss, optimizer, schedule, accelerator, steps: int, pruning=None,
-        watch=None) -> None:
+def fit(model: nn.Module, batches: Iterable, loss: Callable, optimizer: Any, schedule: Any,
+        accelerator: Any, steps: int, pruning: Any = None, watch: Any = None) -> None:
     """Train the model in place for `steps` optimizer steps.
 
-    batches: yields (batch, share), share is the weight of this process's rows in the mean over all
-    processes, 1 for one process. loss: (start logits, end logits, batch) -> scalar. schedule: of the
-    learning rate. accelerator: Hugging Face's, which prepared model and optimizer. pruning: a
-    `Pruning`, None to fine-tune. watch: its `first_step` is where a resumed run continues; its
-    `masked`, `stepped` and `finished` are called after the masks of a step are chosen, after the
-    step, and after the final masks. Raises MemoryError when the GPU is full.
+    batches: (batch, share) pairs; share is the weight of this process's rows in the mean over all
+    processes, 1 for one process. loss: (start logits, end logits, batch) -> scalar. schedule: of
+    the learning rate. accelerator: Hugging Face's, which prepared model and optimizer. pruning: a
+    `Pruning`, None to fine-tune. watch: a resumed run continues at its `first_step`; its `masked`,
+    `stepped` and `finished` are called after the masks of a step are chosen, after the step, and
+    after the final masks. Raises MemoryError when the GPU is full.
     """
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     for step, (batch, share) in zip(range(watch.first_step if watch else 0, steps), batches):

@@ -6,6 +6,7 @@ Source: Jiang et al., Pruning Pre-trained Language Models Without Fine-Tuning, A
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -68,15 +69,19 @@ class StaticMask(nn.Module):
         return StraightThrough.apply(weight, self.scores, self.mask)
 
 
-def same_share(density: float, scores: dict, kinds: dict) -> dict[str, int]:
+def same_share(density: float, scores: dict, kinds: dict, buffer=None) -> dict:
     """SMP-L: return {name: kept weights} with the same density in every matrix."""
     return {name: kept_count(density, score.numel()) for name, score in scores.items()}
 
 
-def competing_share(density: float, scores: dict, kinds: dict, temperature: float = 1.0) -> dict:
+def competing_share(density: float, scores: dict, kinds: dict, buffer=torch.empty_like,
+                    temperature: float = 1.0) -> dict:
     """SMP-S (Eq. 4): share the density of each kind over the layers by r = mean sigmoid(S / p)."""
-    rates = torch.stack([(score / temperature).sigmoid().mean() for score in scores.values()])
-    rate, kept = dict(zip(scores, rates.tolist())), {}
+    rates = torch.stack([
+        torch.sigmoid(score if temperature == 1 else score / temperature, out=buffer(score)).mean()
+        for score in scores.values()])
+    rate = dict(zip(scores, rates.tolist()))
+    kept: dict[str, int] = {}
     for kind in dict.fromkeys(kinds.values()):
         names = [name for name in scores if kinds[name] == kind]
         sizes = [scores[name].numel() for name in names]
@@ -113,13 +118,15 @@ class Masks:
 
     linears: [(name, kind, layer, nn.Linear)]; share: `same_share` (SMP-L) or `competing_share`
     (SMP-S); choose: None for `keep_top`, or a faster ({name: scores}, {name: k}) -> {name: mask};
-    static_mask: the class of one mask.
+    static_mask: the class of one mask. `buffer` returns memory for intermediate results.
     """
 
     trains_weights = False
+    buffer = staticmethod(torch.empty_like)
 
-    def __init__(self, linears, share=None, score_init: float | None = 0.0, choose=None,
-                 static_mask=None):
+    def __init__(self, linears: list[tuple], share: Callable | None = None,
+                 score_init: float | None = 0.0, choose: Callable | None = None,
+                 static_mask: Callable | None = None):
         self.matrices, self.share, self.choose = list(linears), share, choose
         self.kinds = {name: kind for name, kind, _, _ in self.matrices}
         self.masks = {}
@@ -140,7 +147,7 @@ class Masks:
     def refresh(self, density: float) -> None:
         """Choose new masks at exactly this density; called once per optimizer step."""
         ranks = self.rankings()
-        counts = (self.share or same_share)(density, ranks, self.kinds)
+        counts = (self.share or same_share)(density, ranks, self.kinds, self.buffer)
         chosen = self.choose(ranks, counts) if self.choose else {
             name: keep_top(ranks[name], counts[name]) for name in ranks}
         for name, mask in self.masks.items():
@@ -150,8 +157,9 @@ class Masks:
     def add_regulariser_gradient(self, weight: float) -> None:
         """Add weight * dR/dS to the scores' gradients; R is the mean over matrices of mean σ(S)."""
         for scores in self.scores:
-            sigma, scale = scores.sigmoid(), weight / (len(self.masks) * scores.numel())
-            slope = torch.addcmul(sigma, sigma, sigma, value=-1)  # σ(S) (1 - σ(S))
+            slope = torch.sigmoid(scores, out=self.buffer(scores))
+            slope.addcmul_(slope, slope, value=-1)  # σ(S) (1 - σ(S))
+            scale = weight / (len(self.masks) * scores.numel())
             scores.grad = slope * scale if scores.grad is None else scores.grad.add_(
                 slope, alpha=scale)
 

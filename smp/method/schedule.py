@@ -5,6 +5,8 @@ rises from 0 to lambda_f on the mirrored cubic until step T. N and T are fractio
 short run has the shape of a long one. Source: SMP, section 4.1, and the authors' code.
 """
 
+from typing import Any
+
 
 def cubic_ramp(step: float, steps: float, ramp: float, hold: float = 0.0) -> float:
     """Return 1 - (1 - t)^3, which is 0 until the fraction `hold` of the run and 1 from `ramp`."""
@@ -38,7 +40,7 @@ class Pruning:
     regulariser_rule. `density` and `weight` are the current v(t) and lambda(t).
     """
 
-    def __init__(self, masks, settings):
+    def __init__(self, masks: Any, settings: Any):
         self.masks, self.settings = masks, settings
         self.density, self.weight = 1.0, 0.0
 
@@ -61,7 +63,7 @@ class Pruning:
         self.masks.refresh(self.density)
 
     def after_backward(self, step: int, steps: int) -> None:
-        """Add lambda(t) dR/dS to the gradients, before they are clipped, as in the authors' code."""
+        """Add lambda(t) dR/dS to the gradients before they are clipped, as the authors do."""
         if self.weight:
             self.masks.add_regulariser_gradient(self.weight)
 

@@ -1,48 +1,50 @@
-"""A teacher from an archive.
+"""Load a teacher from an archive: a .zip or folder with a state dict `pytorch_model.bin`.
 
 The authors published their [teacher](https://drive.google.com/file/d/15zLGpdTrBlChjc_lYBJu3tln-YS1dzTW/view)
-as an archive. What their code reads is a state dict `pytorch_model.bin`; a config.json beside it
-may name a class of their own, and beside the weights there may be scores. A stock model is built
-from what the config says of a plain BERT, or from the student's where there is none; it takes
-every weight it has a place for: nothing may be missing, or left over but scores, positions and
-the pooler.
+in this form. Its config.json may name a class of their own, so a stock BERT is built from the
+plain fields of the config. Everything is checked before it is used, and no code is run.
 """
 
 import io
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from transformers import CONFIG_MAPPING, BertConfig, BertForQuestionAnswering
+from torch import nn
+from transformers import CONFIG_MAPPING, BertConfig, BertForQuestionAnswering, PretrainedConfig
 
 from smp.data.packed import open_zip, read_from_zip
 
 STATE_DICT = "pytorch_model.bin"
 ARCHIVE_FILES = {STATE_DICT: 4 * 2**30, "config.json": 2**20, "vocab.txt": 2**24}  # most bytes
+PLAIN_BERT = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+    "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id"
+).split()
 
 
-def folder_of_state_dict(names):
-    """"" or "folder/": what stands before the state dict's name. names: of files, with slashes."""
-    places = {name.removesuffix(STATE_DICT) for name in names if name.endswith(STATE_DICT)}
-    places = [place for place in places if place == "" or place.find("/") == len(place) - 1]
-    if "" in places:
+def folder_of_state_dict(names: Iterable[str]) -> str:
+    """Return "" or "folder/", where the state dict lies, from the names of all files."""
+    folders = {name.removesuffix(STATE_DICT) for name in names
+               if name.count("/") < 2 and name.split("/")[-1] == STATE_DICT}
+    if "" in folders:
         return ""
-    if len(places) != 1:
-        raise ValueError(f"holds {len(places)} files {STATE_DICT} (in it, or in a folder of it), "
+    if len(folders) != 1:
+        raise ValueError(f"holds {len(folders)} files {STATE_DICT} (in it, or in a folder of it), "
                          "expected one")
-    return places[0]
+    return folders.pop()
 
 
-def file_names(folder):
-    """Of a folder and the folders in it, those that an archive may have."""
-    patterns = [pattern for name in ARCHIVE_FILES for pattern in (name, f"*/{name}")]
-    return [path.relative_to(folder).as_posix() for pattern in patterns
-            for path in folder.glob(pattern)]
+def file_names(folder: Path) -> list[str]:
+    """Return the names of an archive's files that a folder and its subfolders contain."""
+    return [path.relative_to(folder).as_posix() for name in ARCHIVE_FILES
+            for pattern in (name, f"*/{name}") for path in folder.glob(pattern)]
 
 
-def is_archive(name):
-    """Whether it is a .zip, or a folder with a state dict that transformers would not load."""
+def is_archive(name: str) -> bool:
+    """Return whether it is a .zip, or a folder with a state dict that transformers cannot load."""
     path = Path(os.path.expanduser(name))
     if not os.path.isdir(path):
         return path.suffix.lower() == ".zip"
@@ -56,37 +58,29 @@ def is_archive(name):
     return (foreign or wordless) and any(n.endswith(STATE_DICT) for n in file_names(path))
 
 
-def read_archive(path):
-    """{file name: bytes} of the state dict and what lies beside it. Raises ValueError where there
-    is no state dict or a file is too large, FileNotFoundError where there is no such archive."""
+def read_archive(path: Path) -> dict[str, bytes]:
+    """Return {file name: bytes} of the state dict and the files of ARCHIVE_FILES next to it."""
     if path.is_dir():
         names = file_names(path)
-        place = folder_of_state_dict(names)
-        return {file: (path / place / file).read_bytes()
-                for file in ARCHIVE_FILES if place + file in names}
+        folder = folder_of_state_dict(names)
+        return {file: (path / folder / file).read_bytes()
+                for file in ARCHIVE_FILES if folder + file in names}
     with open_zip(path) as archive:
         names = archive.namelist()
-        place = folder_of_state_dict(names)
-        return {file: read_from_zip(archive, place + file, limit)
-                for file, limit in ARCHIVE_FILES.items() if place + file in names}
-
-# What these files say is checked before it is used: tensors are loaded without running any code,
-# and their names and shapes are compared with the config's plain fields before a model is made.
-PLAIN_BERT = (
-    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-    "max_position_embeddings type_vocab_size layer_norm_eps pad_token_id"
-).split()
+        folder = folder_of_state_dict(names)
+        return {file: read_from_zip(archive, folder + file, limit)
+                for file, limit in ARCHIVE_FILES.items() if folder + file in names}
 
 
-def read_tensors(data):
-    """{name: tensor} of the bytes of a state dict, without what a stock model has no use for."""
+def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """Return {name: tensor} of a state dict's bytes, without scores, positions and the pooler."""
     try:
         if data[:2] == b"PK":  # torch.save compresses nothing, but torch.load would unpack it
             with open_zip(io.BytesIO(data)) as archive:
                 if sum(info.file_size for info in archive.infolist()) > len(data):
                     raise ValueError("compressed")
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # of a damaged file torch raises whatever its parsers did
+    except Exception:  # torch passes on whatever its parsers raise
         raise ValueError(f"{STATE_DICT} is damaged, or holds more than tensors") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor)
@@ -99,8 +93,8 @@ def read_tensors(data):
     }
 
 
-def plain_config(fields, n_tensors):
-    """BertConfig of the plain fields among `fields`; ValueError where it is no BERT's."""
+def plain_config(fields: dict, n_tensors: int) -> BertConfig:
+    """Return the BertConfig of the plain fields. Raises ValueError if they are not a BERT's."""
     kind = fields.get("model_type", "bert")
     if kind not in ("bert", "masked_bert"):
         raise ValueError(f"it is of model_type {kind!r}")
@@ -110,8 +104,8 @@ def plain_config(fields, n_tensors):
     return config
 
 
-def check_tensors(tensors, expected, source):
-    """ValueError unless there is one tensor of floats for each of `expected`, of its shape."""
+def check_tensors(tensors: dict, expected: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise ValueError unless the tensors are finite floats with the expected names and shapes."""
     lost = [name for name in expected if name not in tensors]
     if lost:
         raise ValueError(
@@ -131,8 +125,8 @@ def check_tensors(tensors, expected, source):
             raise ValueError(f"{name} holds NaN or infinity, expected numbers")
 
 
-def read_vocabulary(data, config):
-    """{token: id} of the bytes of a vocab.txt, one token a line; ValueError where it is none."""
+def read_vocabulary(data: bytes, config: BertConfig) -> dict[str, int]:
+    """Return {token: id} of a vocab.txt's bytes, one token a line."""
     try:
         words = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
@@ -142,30 +136,29 @@ def read_vocabulary(data, config):
     return {word: row for row, word in enumerate(words)}
 
 
-def load_archive(name, student_config):
-    """(stock BertForQuestionAnswering in fp32, {token: id} or None where no vocab.txt is there).
+def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module, dict | None]:
+    """Return (stock BertForQuestionAnswering in fp32, {token: id} or None without a vocab.txt).
 
-    name: a folder or .zip with `pytorch_model.bin`, in it or in its one folder that has it;
-    student_config: of the student, used where there is no config.json. Left out: scores, saved
-    positions, the pooler. Raises FileNotFoundError, or ValueError with one line where the archive
-    is damaged, holds more or less than a BERT for question answering, or unpacks to more than
-    `ARCHIVE_FILES` allows.
+    name: a folder or .zip with `pytorch_model.bin`, at its top or in one of its folders.
+    student_config: used if there is no config.json. Raises FileNotFoundError, or ValueError if the
+    archive is damaged, contains more or less than a BERT for question answering, or unpacks to
+    more than `ARCHIVE_FILES` permits.
     """
     try:
         files = read_archive(Path(os.path.expanduser(name)))
         tensors = read_tensors(files[STATE_DICT])
-        has_config, has_words = "config.json" in files, "vocab.txt" in files
+        has_config = "config.json" in files
         source = "its config.json" if has_config else "the student's config"
         try:
             fields = json.loads(files["config.json"]) if has_config else student_config.to_dict()
             config = plain_config(fields, len(tensors))
             with torch.device("meta"):  # shapes without memory
                 expected = BertForQuestionAnswering(config).state_dict()
-        except Exception as error:  # whatever transformers makes of such fields
+        except Exception as error:  # transformers raises many types for bad fields
             reason = " ".join(str(error).split())
             raise ValueError(f"{source} describes no stock BERT ({reason})") from None
         check_tensors(tensors, expected, source)
-        vocabulary = read_vocabulary(files["vocab.txt"], config) if has_words else None
+        vocabulary = read_vocabulary(files["vocab.txt"], config) if "vocab.txt" in files else None
     except FileNotFoundError:
         raise FileNotFoundError(f"TEACHER={name!r}: there is no such file or folder") from None
     except (OSError, ValueError) as error:

@@ -1,32 +1,32 @@
 """Which weights are masked: every linear layer in the encoder's stack of equal layers.
 
-They are found by structure, not by name, so BERT, RoBERTa, DistilBERT, ELECTRA and MPNet work. ALBERT
-runs one layer many times, and its masks serve every pass. Embeddings, LayerNorms, biases and the head
-are never masked. A model whose weights are elsewhere is refused.
+The layers are found by structure, not by name, so BERT, RoBERTa, DistilBERT, ELECTRA and MPNet
+work. ALBERT runs one layer many times, and its masks serve every pass. Embeddings, LayerNorms,
+biases and the head are never masked. Other models raise ValueError.
 """
 
 import inspect
 from collections import Counter
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 
-def matrix_modules(block):
-    """[(path, module)] of the modules in a block that hold a matrix; tables (nn.Embedding) do not
-    count. A weight that is a method is that of torch's quantised layers."""
+def matrix_modules(block: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return [(path, module)] of a block's modules with a matrix, except nn.Embedding."""
     return [
         (path, module) for path, module in block.named_modules()
         if not isinstance(module, nn.Embedding) and (
-            inspect.ismethod(getattr(module, "weight", None))
+            inspect.ismethod(getattr(module, "weight", None))  # torch's quantised layers
             or any(own.dim() > 1 for own in module.parameters(recurse=False))
         )
     ]
 
 
-def encoder_stacks(model):
-    """{name: nn.ModuleList} of the base model's lists of layers that hold matrices, outermost."""
-    stacks = {}
+def encoder_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return {name: layers} of the base model's outermost lists of layers that hold matrices."""
+    stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.base_model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in stacks)
         if isinstance(module, nn.ModuleList) and not inside and matrix_modules(module):
@@ -34,17 +34,17 @@ def encoder_stacks(model):
     return stacks
 
 
-def why_unmaskable(model, stacks):
-    """What keeps a model with these stacks of layers from being masked; "" where nothing does."""
+def why_unmaskable(model: nn.Module, stacks: dict[str, nn.ModuleList]) -> str:
+    """Return why a model with these stacks of layers cannot be masked, "" if it can."""
     if len(stacks) != 1:
         some = f"{len(stacks)} stacks of layers, not one ({', '.join(stacks)})"
         return f"has {some if stacks else 'no stack of encoder layers'}"
     (stack,) = stacks.values()
     uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
-    shapes = [[] for _ in stack]
+    shapes: list[list[tuple]] = [[] for _ in stack]
     for layer, block in enumerate(stack):
         for path, module in matrix_modules(block):
-            weight = getattr(module, "weight", None)
+            weight: Any = getattr(module, "weight", None)
             if isinstance(module, parametrize.ParametrizationList):
                 return "has masks already (load it anew for others)"
             if not isinstance(module, nn.Linear) and not inspect.ismethod(weight):
@@ -59,11 +59,11 @@ def why_unmaskable(model, stacks):
     return ""
 
 
-def encoder_linears(model):
-    """Return [(name in the base model, kind, layer, nn.Linear)] of the encoder, as `Masks` takes it.
+def encoder_linears(model: nn.Module) -> list[tuple[str, str, int, nn.Linear]]:
+    """Return [(name in the base model, kind, layer, nn.Linear)] of the encoder, for `Masks`.
 
-    Raises ValueError with the reason where the model has not exactly one stack of layers, or where
-    these are not alike, not made of plain nn.Linear, or share weights.
+    Raises ValueError with the reason if the model has not exactly one stack of layers, or if these
+    are not alike, not made of plain nn.Linear, or share weights.
     """
     stacks = encoder_stacks(model)
     reason = why_unmaskable(model, stacks)
@@ -76,30 +76,32 @@ def encoder_linears(model):
         (f"{stack}.{layer}.{path}", kind, layer, linear)
         for stack, blocks in stacks.items()
         for layer, block in enumerate(blocks)
-        for kind, (path, linear) in zip(matrix_names(block), matrix_modules(block), strict=True)
+        for kind, (path, linear) in zip(matrix_names(block), matrix_modules(block))
     ]
 
 
-def encoder_layers(model):
-    """Return the nn.ModuleList of the encoder's layers. ValueError unless there is exactly one."""
+def encoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the list of the encoder's layers. Raises ValueError unless there is exactly one."""
     (layers,) = encoder_stacks(model).values()
     return layers
 
 
-def freeze_encoder(model, train_biases_and_norms=False):
-    """Freeze the base model, except the biases and LayerNorms of its layers where they are trained."""
-    for parameter in model.base_model.parameters():
-        parameter.requires_grad_(False)
+def freeze_encoder(model: nn.Module, train_biases_and_norms: bool = False) -> None:
+    """Freeze the base model, except on request the biases and LayerNorms of its layers.
+
+    Raises ValueError, with nothing changed, if `encoder_linears` does.
+    """
+    encoder_linears(model)
+    model.base_model.requires_grad_(False)
     for parameter in biases_and_norms(model).values() if train_biases_and_norms else ():
         parameter.requires_grad_(True)
 
 
-def biases_and_norms(model):
-    """{name in the base model: parameter (n,)} of the same layers: their biases and LayerNorms.
+def biases_and_norms(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return {name in the base model: parameter (n,)} of the layers' biases and LayerNorms.
 
-    SMP leaves them as they are. Of large language models, to train them after pruning is known to
-    repair much (Zimmer et al. 2023, "PERP"). They are few, 0.1% of BERT-base, and shipped beside
-    the masks.
+    SMP leaves them as they are. Training them after pruning repairs much in large language models
+    (Zimmer et al. 2023, "PERP"). They are 0.1% of BERT-base.
     """
     return {
         f"{stack}.{name}": parameter
@@ -108,21 +110,17 @@ def biases_and_norms(model):
     }
 
 
-def matrix_names(block):
-    """Readers' names of a block's matrices, in its order.
+def matrix_names(block: nn.Module) -> list[str]:
+    """Return the names of a block's matrices for tables and figures, in the block's order.
 
-    Six that start with q, k and v and have the shapes of attention and feed-forward are called as
-    in BERT, whatever the family calls them; others by their paths.
+    If the first three start with q, k and v and all six have the shapes of attention and
+    feed-forward, they are named as in BERT; otherwise by their paths.
     """
-    paths, linears = zip(*matrix_modules(block), strict=True)
+    paths, linears = zip(*matrix_modules(block))
     shapes = [tuple(linear.weight.shape) for linear in linears]
     hidden, inner = shapes[0][0], shapes[-1][1]
     usual = [(hidden, hidden)] * 4 + [(inner, hidden), (hidden, inner)]
     if shapes == usual and [path.split(".")[-1][:1] for path in paths[:3]] == ["q", "k", "v"]:
         return ["query", "key", "value", "attention output", "intermediate", "output"]
-    return [matrix_name(path) for path in paths]
-
-
-def matrix_name(path):
-    """Reader's name of a path in a layer: 'attention.self.query' is 'query'."""
-    return path.removeprefix("attention.self.").removesuffix(".dense").replace(".", " ")
+    return [path.removeprefix("attention.self.").removesuffix(".dense").replace(".", " ")
+            for path in paths]

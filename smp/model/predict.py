@@ -1,15 +1,13 @@
-"""Training and evaluation.
-
-One loop serves every method: it has the steps of any training, and two places where pruning
-comes in when there is any, before the forward and after the backward. accelerate brings device,
-precision and processes: with several, each takes its rows of every batch, so that the batch as a
-whole, and with it the mask, is that of one.
-"""
+"""Predict answers with a model, and score them with Exact Match and F1."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from torch import nn
 from tqdm import tqdm
 
 from smp.data.answers import SquadMetric, decode_answers
@@ -20,10 +18,11 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @torch.no_grad()
-def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, note="reading"):
-    """Start and end logits, each float32 (n_features, longest), padded with -inf.
+def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precision: str = "auto",
+                   batch_size: int = 32, note: str = "reading") -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end logits, each float32 (n_features, longest), padded with -inf.
 
-    Several processes share the windows out, and all return the logits of all.
+    Several processes divide the windows among them, and all return the logits of all windows.
     """
     accelerator = make_accelerator(precision)
     was_training = model.training
@@ -44,7 +43,7 @@ def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, 
                 for kept, logits in ((start, out.start_logits), (end, out.end_logits)):
                     kept[rows, :length] = np.where(real, logits.float().cpu().numpy(), -np.inf)
             bar.update(len(batch["row"]))
-    if processes > 1:  # what the others read is -inf here
+    if processes > 1:  # windows of the other processes are -inf here
         for kept in (start, end):
             every = torch.from_numpy(kept).to(accelerator.device)
             torch.distributed.all_reduce(every, torch.distributed.ReduceOp.MAX)
@@ -53,11 +52,12 @@ def predict_logits(model, features, tokenizer, precision="auto", batch_size=32, 
     return start, end
 
 
-def evaluate_answers(model, examples, features, tokenizer, precision="auto", note="evaluating"):
-    """({"em", "f1", "ms_per_question"}, predictions): one answer per example.
+def evaluate_answers(model: nn.Module, examples: Dataset, features: Dataset, tokenizer: Any,
+                     precision: str = "auto", note: str = "evaluating") -> tuple[dict, list[dict]]:
+    """Return ({"em", "f1", "ms_per_question"}, predictions), with one answer per example.
 
-    Answers have at most 30 tokens. em and f1 are fractions; the milliseconds are this device's,
-    reading in batches.
+    Answers have at most 30 tokens. em and f1 are fractions; ms_per_question is the time of the
+    forward passes, in batches on this device.
     """
     began = time.perf_counter()
     start, end = predict_logits(model, features, tokenizer, precision, note=note)
@@ -65,14 +65,15 @@ def evaluate_answers(model, examples, features, tokenizer, precision="auto", not
     predictions = decode_answers(examples, features, start, end)
     scores = SquadMetric().compute(
         predictions=[{k: p[k] for k in ("id", "prediction_text")} for p in predictions],
-        references=[{"id": id, "answers": a} for id, a in zip(examples["id"], examples["answers"],
-                                                              strict=True)],
+        references=[{"id": p["id"], "answers": answers}
+                    for p, answers in zip(predictions, examples["answers"])],
     )
     return scores | {"ms_per_question": round(1000 * seconds / len(examples), 2)}, predictions
 
 
-def validator(examples, features, tokenizer, precision="auto"):
-    """model -> {"em", "f1"} on held-out questions; None where none were held out."""
+def validator(examples: Dataset, features: Dataset, tokenizer: Any,
+              precision: str = "auto") -> Callable[[nn.Module], dict] | None:
+    """Return a function model -> its scores on held-out examples; None if there are none."""
     if len(examples) == 0:
         return None
     return lambda model: evaluate_answers(

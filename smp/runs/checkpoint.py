@@ -1,15 +1,10 @@
-"""Never lose a run.
+"""Checkpoints of a run: files that a stopped run resumes from.
 
-Sessions end without warning. Every few minutes the state of a training is written down: what is
-trained, the optimiser, the schedule, the random states and the curves so far; not the frozen
-weights, which are where they came from. When the same run is begun again, it goes on from there
-and ends with the same bits as if nothing had happened.
-
-A checkpoint is whole or not there: it is written under another name, pushed to the disk, and
-renamed. Its name ends in a digest of its bytes, so one that was cut or altered is noticed, and
-the one before is taken.
+A checkpoint is written under another name, flushed to the disk and renamed, so it is whole or
+absent. Its name ends in a digest of its bytes; of a damaged one `newest` returns the one before.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +13,7 @@ import time
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 
 from smp.files import sync_folder
@@ -28,25 +24,23 @@ CHECKPOINT_FORMAT = "smp-checkpoint-1"
 class Checkpoints:
     """The last two checkpoints of one run, in `folder`.
 
-    about: what else decides the run (hashes of model and data): told apart when it goes on.
-    minutes: at least so long from one to the next, and never more than 2% of the time; 0 writes one
-    after every step.
+    about: what else decides the run (hashes of model and data), compared when it resumes.
+    minutes: the least time between two, 0 for every step; writing takes at most 2% of the time.
     """
 
-    def __init__(self, folder, about=None, minutes=5.0):
+    def __init__(self, folder: str | Path, about: dict | None = None, minutes: float = 5.0):
         self.folder, self.about, self.minutes = Path(folder), about or {}, minutes
         self.last, self.cost = time.monotonic(), 0.0
 
-    def due(self):
-        """Whether it is time to write one."""
+    def due(self) -> bool:
+        """Return whether it is time to write one."""
         wait = max(60 * self.minutes, 50 * self.cost) if self.minutes else 0
         return time.monotonic() - self.last >= wait
 
-    def keep(self, step, tensors, state):
-        """Writes a checkpoint after `step` steps, {name: tensor} and a dict of plain values.
+    def keep(self, step: int, tensors: dict[str, torch.Tensor], state: dict) -> None:
+        """Write a checkpoint after `step` steps; state: plain values.
 
-        One that cannot be written, for want of space say, leaves nothing behind and stops nothing:
-        a printed line says so.
+        If that fails, for example on a full disk, a line is printed and nothing is left.
         """
         began = time.monotonic()
         draft = self.folder / "unfinished.part"
@@ -62,23 +56,21 @@ class Checkpoints:
             os.replace(draft, kept)
             sync_folder(self.folder)
             before = [path for path in self.paths() if path.name < f"step-{step:08d}"]
-            for old in {*self.paths()} - {kept, *before[:1]}:  # later ones were passed over
+            for old in {*self.paths()} - {kept, *before[:1]}:  # later ones are damaged
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             print(f"no checkpoint at step {step:,}: {error}; training goes on", flush=True)
-            try:
+            with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
-            except OSError:
-                pass
         self.last = time.monotonic()
         self.cost = self.last - began
 
-    def paths(self):
-        """Files of checkpoints, the newest first."""
+    def paths(self) -> list[Path]:
+        """Return the files of checkpoints, the newest first."""
         return sorted(self.folder.glob("step-*-*.safetensors"), reverse=True)
 
-    def newest(self):
-        """({name: tensor}, state) of the newest whole checkpoint, or None; says what it passes."""
+    def newest(self) -> tuple[dict[str, torch.Tensor], dict] | None:
+        """Return (tensors, state) of the newest whole checkpoint, or None; print damaged ones."""
         for path in self.paths():
             try:
                 return read_checkpoint(path)
@@ -86,13 +78,13 @@ class Checkpoints:
                 print(f"passing over the checkpoint {path.name}: {error}", flush=True)
         return None
 
-    def clear(self):
-        """Removes them all: the run is finished and its record written."""
+    def clear(self) -> None:
+        """Remove all checkpoints, after the run's record is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def read_checkpoint(path):
-    """({name: tensor}, state) of a file of `Checkpoints`; ValueError, one line, for another."""
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Return ({name: tensor}, state) of a file of `Checkpoints`; ValueError for any other file."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
     if path.stem.split("-")[-1] != digest:

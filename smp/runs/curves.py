@@ -1,57 +1,86 @@
-"""Many records at once.
-
-EM and F1 over the remaining weights, as pictures and as a table; `python -m smp table` and
-`python -m smp sweep` make them.
-"""
+"""EM over remaining weights of the records of one group, as one picture."""
 
 import math
 from collections import Counter
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from smp.plotting import BLUE, GREEN, INK, ORANGE, RED, mix_with_white, new_figure, tidy_axes
-from smp.runs.names import record_group, record_label, what_differs
+from smp.runs.differences import what_differs
+from smp.runs.methods import method_names
+from smp.runs.names import record_group, record_label
 from smp.text import as_percent, short_name
 
-METHOD_STYLES = {  # of a sweep's picture; baselines look the same in both
+METHOD_STYLES = {
     "SMP-L": dict(color=ORANGE, marker="o"),
     "SMP-S": dict(color=BLUE, marker="s"),
     "movement": dict(color=GREEN, marker="^"),
     "soft movement": dict(color=RED, marker="v"),
     "magnitude": dict(color=INK, marker="D"),
 }
+NEW_METHOD_COLOURS = ("#56B4E9", "#CC79A7", "#F0E442")  # Okabe & Ito, not used above
 
 
-def row_style(row):
-    """Colour and marker of a record or of a published row: SMP's colour says whether a teacher was
-    listened to, its marker what competes."""
+def method_styles() -> dict[str, dict]:
+    """Return {method as tables name it: colour and marker}, also of methods that were added."""
+    added = [name for name in method_names() if name not in ("smp", *METHOD_STYLES)]
+    return METHOD_STYLES | {
+        name: dict(color=NEW_METHOD_COLOURS[i % len(NEW_METHOD_COLOURS)], marker="Xp<>"[i % 4])
+        for i, name in enumerate(added)
+    }
+
+
+def row_style(row: dict) -> tuple[str, str]:
+    """Return colour (in SMP: with a teacher or not) and marker of a record or published row."""
     if row["method"] in ("SMP", "SMP + KD"):
         colour = ORANGE if row["method"] == "SMP" else BLUE
-        return colour, {"SMP-L": "o", "SMP-S": "s"}.get(row["sharing"], "P")
+        return colour, "o" if row["sharing"] == "SMP-L" else "s"
     if row["method"] == "fine-tuned":
         return INK, "*"
-    style = METHOD_STYLES[row["method"].removesuffix(" + KD")]
+    style = method_styles()[row["method"].removesuffix(" + KD")]
     return style["color"], style["marker"]
 
 
-def plot_records(records: list[dict], published: list[dict] | None = None):
-    """EM over remaining weights of the records of one group. -> Figure
-
-    A line leads through the longest runs of a method and its settings; small and pale are their
-    seeds, where there are several, and shorter runs. published: rows such as PUBLISHED["rows"],
-    drawn as hollow markers. Raises ValueError when the records are not of one `record_group`, or
-    when there is none.
-    """
+def check_one_group(records: list[dict]) -> None:
+    """Raise ValueError unless the records are of one `record_group`."""
     if len({record_group(record) for record in records}) != 1:
         raise ValueError("expected records of one model, data and number of questions; pick one "
                          "group (record_group) and draw it alone")
+
+
+def density_axis(ax: Axes, densities: set[float]) -> None:
+    """Give the panel a logarithmic x axis with ticks at these densities."""
+    ticks = sorted(densities)
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [as_percent(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(ticks[0] / 1.25, 1.25)
+
+
+def legend_below(fig: Figure, handles: list, columns: int) -> None:
+    """Add a legend below the panels and make the figure higher by its lines."""
+    fig.set_figheight(fig.get_figheight() + 0.2 * math.ceil(len(handles) / columns))
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5,
+               frameon=False, labelcolor=INK)
+
+
+def plot_records(records: list[dict], published: list[dict] | None = None) -> Figure:
+    """Return a figure of EM over remaining weights of the records of one group.
+
+    A line connects the longest runs of a method and its settings; several seeds and shorter runs
+    are small and pale. published: rows such as PUBLISHED["rows"], drawn as hollow markers.
+    """
+    check_one_group(records)
     fig, axes = new_figure(1, 1, 7.2, 3.6)
     ax = axes[0, 0]
     dense = [record["em"] for record in records if record["method"] == "fine-tuned"]
     if dense:
         ax.axhline(np.mean(dense), color=INK, linewidth=1.2, linestyle="--",
                    label=f"fine-tuned, {np.mean(dense):.3f}")
-    series, differs = {}, what_differs(records)
+    series: dict[tuple[str, str, str], dict] = {}  # style: {density: {steps: [EM]}}
+    differs = what_differs(records)
     for record in records:
         if record["method"] != "fine-tuned":
             apart = differs[record["name"]]
@@ -59,24 +88,24 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
             runs = series.setdefault((label, *row_style(record)), {}).setdefault(density, {})
             runs.setdefault(record["steps"], []).append(record["em"])
-    alike, drawn = Counter(key[1:] for key in series), Counter()  # how many share a style
+    alike = Counter(key[1:] for key in series)  # how many share colour and marker
+    drawn: Counter[tuple] = Counter()
     for (label, colour, marker), points in sorted(
-        series.items(), key=lambda item: (len(item[0][0]), str(item[0]))
+        series.items(), key=lambda item: (len(item[0][0]), item[0])
     ):
         paler = drawn[colour, marker] / alike[colour, marker]
         drawn[colour, marker] += 1
         style = {"color": mix_with_white(colour, paler), "markersize": 6, "marker": marker,
-                 "zorder": 3 - paler}  # the first lies on top
-        densities = sorted(points)
-        longest = [points[d][max(points[d])] for d in densities]
-        ax.plot(densities, list(map(np.mean, longest)), linewidth=1.4, label=label, **style)
-        pairs = [(d, em) for d, ems in zip(densities, longest, strict=True)
-                 for em in ems if len(ems) > 1]
-        pairs += [(d, np.mean(ems)) for d in densities for steps, ems in points[d].items()
+                 "zorder": 3 - paler}  # the first is on top
+        longest = {d: points[d][max(points[d])] for d in sorted(points)}
+        ax.plot(list(longest), list(map(np.mean, longest.values())), linewidth=1.4, label=label,
+                **style)
+        pairs = [(d, em) for d, ems in longest.items() for em in ems if len(ems) > 1]
+        pairs += [(d, np.mean(ems)) for d in longest for steps, ems in points[d].items()
                   if steps < max(points[d])]
-        ax.plot(*zip(*pairs, strict=True) if pairs else ([], []), linestyle="", alpha=0.35,
+        ax.plot(*zip(*pairs) if pairs else ([], []), linestyle="", alpha=0.35,
                 **style | {"markersize": 4})
-    published = [row for row in published or []  # of SMP; a sweep's picture has the others too
+    published = [row for row in published or []  # other methods are in a sweep's picture
                  if row["method"] in ("SMP", "SMP + KD", "fine-tuned")]
     for row in published:
         colour, marker = row_style(row)
@@ -85,18 +114,11 @@ def plot_records(records: list[dict], published: list[dict] | None = None):
     if published:
         ax.plot([], [], linestyle="", marker="o", markerfacecolor="none", color=INK,
                 label="published, BERT-base")
-    ax.set_xscale("log")
-    ticks = sorted({d for key in series for d in series[key]} |
-                   {row["density"] for row in published} | {1.0})
-    ax.set_xticks(ticks, [as_percent(tick) for tick in ticks])
-    ax.set_xticks([], minor=True)
-    ax.set_xlim(min(ticks) / 1.25, 1.25)
+    densities = {d for points in series.values() for d in points}
+    density_axis(ax, densities | {row["density"] for row in published} | {1.0})
     ax.set_ylim(0, min(1.0, 1.25 * max([0.1, *ax.dataLim.intervaly])))
     handles, labels = ax.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels), default=0) < 50 else 1  # as wide as the figure
-    fig.set_figheight(fig.get_figheight() + 0.2 * math.ceil(len(handles) / columns))
-    fig.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5,
-               frameon=False, labelcolor=INK)
+    legend_below(fig, handles, 2 if max(map(len, labels), default=0) < 50 else 1)
     first = records[0]
     title = (f"{short_name(first['model'])} on {short_name(first['data'])}, "
              f"{first['n_train']:,} training, {first['n_eval']:,} evaluation questions")

@@ -1,6 +1,6 @@
 """The pruning methods. Each is one line that names its class in smp/method/."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Method(NamedTuple):
@@ -43,7 +43,7 @@ METHODS = {
 }
 
 
-def method_of(settings) -> Method:
+def method_of(settings: Any) -> Method:
     """Return the method that the setting `method` names."""
     return next(one for one in METHODS.values() if one.method == settings.method)
 
@@ -53,7 +53,7 @@ def method_names() -> list[str]:
     return list(dict.fromkeys(one.method for one in METHODS.values()))
 
 
-def record_method(settings) -> str:
+def record_method(settings: Any) -> str:
     """Return the method as records name it: "SMP", "movement + KD", ..."""
     name = "SMP" if settings.method == "smp" else settings.method
     return name + " + KD" * (settings.task == "smp-kd")

@@ -1,14 +1,4 @@
-"""Results: one file a run, and tables computed from them.
-
-Each run leaves one JSON file in `results/`: what was trained on what, with which settings and
-versions, how much of the model is left, and how many questions it answers. The tables are
-computed from these files and never typed, so a number in the README can be followed back to
-the run it came from.
-
-A run's name ends in six digits of a hash of its settings, its model and its data. The same
-settings therefore give the same name, and a rerun replaces its own record and no other. Settings
-at their defaults do not count, so that a new one leaves the old names as they are.
-"""
+"""Where a run's results go, and which versions and commit made them."""
 
 import importlib.metadata
 import os
@@ -18,9 +8,9 @@ from pathlib import Path
 
 
 def results_folder(start: str | Path = ".") -> Path:
-    """The results/ folder of the project that `start` or its parent is; else start/results.
+    """Return results/ of the project that is `start` or its parent, else start/results.
 
-    A project folder holds BERT_FINETUNE_QA.ipynb beside results/. Nothing is created here.
+    A project folder contains BERT_FINETUNE_QA.ipynb and results/. Nothing is created.
     """
     start = Path(start)
     parent = start / ".." if start.name in ("", "..") else start.parent
@@ -30,8 +20,8 @@ def results_folder(start: str | Path = ".") -> Path:
     return start / "results"
 
 
-def git_output(folder: Path, *arguments: str) -> str | None:
-    """What `git …` prints in the folder; None without git or when git refuses."""
+def git_output(folder: str | Path, *arguments: str) -> str | None:
+    """Return what `git …` prints in the folder, None without git or when git fails."""
     # Inside a git hook these variables point at the repository of the hook, not of the folder.
     hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     environment = {key: value for key, value in os.environ.items() if key not in hook}
@@ -44,14 +34,13 @@ def git_output(folder: Path, *arguments: str) -> str | None:
 
 
 def provenance(folder: str | Path = ".") -> dict:
-    """{"versions": {package: version or None}, "commit": hex or None, "dirty": bool or None}.
+    """Return {"versions": {package: version or None}, "commit", "dirty"}; call it before training.
 
-    commit and dirty are None unless the folder lies in a git clone of this project (one that
-    tracks BERT_FINETUNE_QA.ipynb). dirty: uncommitted changes outside results/ and README.md,
-    which the runs themselves write; new files in smp/, notebooks/ and tools/ count too.
-    Call it once, before training.
+    commit and dirty are None outside a git clone of this project (one that tracks
+    BERT_FINETUNE_QA.ipynb). dirty: uncommitted changes outside results/ and README.md, which the
+    runs write, or new files in smp/, notebooks/ or tools/.
     """
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("torch", "transformers", "datasets", "evaluate", "accelerate", "numpy"):
         try:
             versions[package] = importlib.metadata.version(package)

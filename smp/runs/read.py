@@ -6,17 +6,15 @@ from pathlib import Path
 from smp.runs.names import record_group, record_order
 from smp.runs.record import check_record
 
-NOT_RECORDS = ("bench.json",)
-
 
 def read_records(folder: str | Path) -> list[dict]:
-    """All records directly in the folder, sorted; [] where there is none or no folder.
+    """Return all records directly in the folder, sorted; [] without any or without the folder.
 
-    ValueError, one line with the file in it, for a file that is not a whole record.
+    Raises ValueError, one line with the file's name, for a file that is not a whole record.
     """
     records = []
     for path in sorted(Path(folder).glob("*.json")):
-        if path.name in NOT_RECORDS:
+        if path.name == "bench.json":
             continue
         try:
             record = check_record(json.loads(path.read_text(encoding="utf-8")))
@@ -31,14 +29,12 @@ def read_records(folder: str | Path) -> list[dict]:
 
 
 def read_results(folder: str | Path) -> list[dict]:
-    """The records of the folder and, of the sweeps in it, those that share a table with one of
-    them: a baseline on the same questions as the notebooks' models stands beside them. A run that
-    both have, by its name, counts once.
+    """Return the records of the folder, and those in its sweep/ of the same groups.
 
-    Raises ValueError as `read_records` does.
+    A run that both contain counts once. Raises ValueError as `read_records` does.
     """
     records = read_records(folder)
     groups, names = set(map(record_group, records)), {record["name"] for record in records}
-    cells = [cell for cell in read_records(Path(folder) / "sweep")
-             if record_group(cell) in groups and cell["name"] not in names]
-    return sorted(records + cells, key=record_order)
+    others = [record for record in read_records(Path(folder) / "sweep")
+              if record_group(record) in groups and record["name"] not in names]
+    return sorted(records + others, key=record_order)

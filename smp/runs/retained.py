@@ -1,47 +1,23 @@
-"""Results: one file a run, and tables computed from them.
-
-Each run leaves one JSON file in `results/`: what was trained on what, with which settings and
-versions, how much of the model is left, and how many questions it answers. The tables are
-computed from these files and never typed, so a number in the README can be followed back to
-the run it came from.
-
-A run's name ends in six digits of a hash of its settings, its model and its data. The same
-settings therefore give the same name, and a rerun replaces its own record and no other. Settings
-at their defaults do not count, so that a new one leaves the old names as they are.
-"""
+"""The summary table: how much of the fine-tuned model's EM each method retains at each density."""
 
 import statistics
 
+from smp.runs.differences import retained_row
 from smp.runs.methods import record_methods
-from smp.runs.names import (
-    data_label,
-    group_records,
-    identifying_settings,
-    method_label,
-    record_label,
-    seedless,
-    shown_settings,
-)
+from smp.runs.names import group_records, method_label, model_and_data, seedless
 from smp.runs.published import PUBLISHED
-from smp.runs.tables import dense_em, density_missed, em_retained, marks
-from smp.text import as_percent, markdown_table, short_name
-
-
-def retained_row(record: dict) -> tuple[int, str, str]:
-    """The row of `kept_markdown` that a record belongs to: (its place, what it says, its teacher's
-    whole name)."""
-    shown = shown_settings(record)
-    also = [f", {name} {shown[name]}" for name in ("teacher", "variant") if name in shown]
-    return (record_methods().index(record["method"]),
-            "".join([record_label(record), *also, marks(record)]),
-            identifying_settings(record).get("teacher", ""))
+from smp.runs.tables import dense_em, density_missed, em_retained
+from smp.text import as_percent, markdown_table
 
 
 def retained_of_group(records: list[dict]) -> dict[tuple[int, str, str], dict[float, str]]:
-    """{`kept_row`: {density aimed at: EM kept}}, of several runs by the longest, of equally long
-    ones the best; one that missed its density counts only where all did."""
+    """Return {`retained_row`: {target density: EM retained}}, of the longest, then best run.
+
+    A run that missed its density counts only if all did.
+    """
     rows = group_records(records, seedless)
-    dense, best = dense_em(rows), {}
+    dense = dense_em(rows)
+    best: dict[tuple[int, str, str], dict] = {}
     for runs in rows if dense else ():
         first, em = runs[0], statistics.fmean(run["em"] for run in runs)
         if first["method"] == "fine-tuned":
@@ -54,19 +30,18 @@ def retained_of_group(records: list[dict]) -> dict[tuple[int, str, str], dict[fl
 
 
 def retained_markdown(groups: list[list[dict]]) -> str:
-    """What each method keeps at each density, ours and the paper's SMP, as one small table; ""
-    where nothing of ours has both a fine-tuned model and a pruned one."""
-    found = []
+    """Return the table of our groups and the paper's SMP, "" if no group has a fine-tuned model."""
+    found: list[tuple[str, dict]] = []
     for group in groups:
         first, rows = group[0], retained_of_group(group)
-        where = (f"{short_name(first['model'])} on {data_label(first)}, "
-                 f"{first['n_train']:,} / {first['n_eval']:,}")
+        where = f"{model_and_data(first)}, {first['n_train']:,} / {first['n_eval']:,}"
         if any(where == other for other, _ in found):  # two encoders or data of one name
             where += f", model {first['model_sha']}, data {first['data_sha']}"
         found += [(where, rows)] * bool(rows)
     if not found:
         return ""
-    theirs, dense = {}, dense_em([[row] for row in PUBLISHED["rows"]])
+    dense = dense_em([[row] for row in PUBLISHED["rows"]])
+    theirs: dict[tuple[int, str, str], dict] = {}
     for row in PUBLISHED["rows"]:
         if row["method"] in ("SMP", "SMP + KD"):
             label = method_label(row["method"], row["sharing"])
@@ -79,7 +54,7 @@ def retained_markdown(groups: list[list[dict]]) -> str:
     for where, rows in found:
         names = [where] + [""] * (len(rows) - 1)
         lines += [[name, row[1], *(rows[row].get(density, "—") for density in densities)]
-                  for name, row in zip(names, sorted(rows), strict=True)]
+                  for name, row in zip(names, sorted(rows))]
     return "\n\n".join([
         "### EM Kept, at each share of the encoder's weights",
         "Of the EM of the fine-tuned model that learned from as many questions (training / "

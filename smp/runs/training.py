@@ -1,21 +1,27 @@
 """What `fit` needs for a run with given settings: batches, optimizer, schedule, watch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import torch
+from datasets import Dataset
+from torch import nn
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 from smp.data.batches import endless_batches, make_loader
 from smp.data.windows import windows_fingerprint
 from smp.model.device import make_accelerator, pick_precision, shard_batch
+from smp.runs.checkpoint import Checkpoints
+from smp.runs.settings import Settings
 from smp.runs.training_state import TrainingState, package_versions
 from smp.runs.watch import Watch
 
 
-def parameter_groups(model, settings) -> list[dict]:
+def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
     """Return what is trained, with learning rates: scores, weights, biases and LayerNorms, head."""
-    groups = {"scores": [], "weights": [], "vectors": [], "head": []}
+    groups: dict[str, list[nn.Parameter]] = {"scores": [], "weights": [], "vectors": [], "head": []}
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
     fine_tuning = settings.task == "fine-tune"
     of_encoder = "vectors" if settings.freezes_weights else "weights"
@@ -34,8 +40,11 @@ def parameter_groups(model, settings) -> list[dict]:
     return [{"params": members, "lr": rates[part]} for part, members in groups.items() if members]
 
 
-def prepare_training(model, features, tokenizer, settings, pruning=None, validate=None,
-                     checkpoints=None, snapshots=None, optimizer_class=torch.optim.AdamW) -> dict:
+def prepare_training(
+    model: nn.Module, features: Dataset, tokenizer: Any, settings: Settings, pruning: Any = None,
+    validate: Callable | None = None, checkpoints: Checkpoints | None = None, snapshots: Any = None,
+    optimizer_class: type = torch.optim.AdamW,
+) -> dict:
     """Return the arguments of `fit` except the loss.
 
     features: windows with labels (see `featurise`); pruning, validate, checkpoints, snapshots: see

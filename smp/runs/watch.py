@@ -1,14 +1,18 @@
-"""What is watched while `fit` trains: progress, curves, validation, checkpoints, snapshots."""
+"""The hooks of `fit`: progress, curves, validation, checkpoints, snapshots, finite numbers."""
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from smp.model.device import is_first_process
-
-CURVES = ("step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")
+from smp.runs.checkpoint import Checkpoints
+from smp.runs.settings import Settings
+from smp.runs.training_state import TrainingState
 
 
 class Watch:
@@ -20,23 +24,30 @@ class Watch:
     `SnapshotWriter` for masks. `first_step` is the number of steps that were done before.
     """
 
-    def __init__(self, model, accelerator, steps, settings, state, pruning=None, validate=None,
-                 checkpoints=None, snapshots=None):
-        self.model, self.accelerator, self.steps, self.settings = model, accelerator, steps, settings
+    def __init__(
+        self, model: nn.Module, accelerator: Any, steps: int, settings: Settings,
+        state: Callable[[dict], TrainingState], pruning: Any = None,
+        validate: Callable | None = None, checkpoints: Checkpoints | None = None,
+        snapshots: Any = None,
+    ):
+        self.model, self.accelerator, self.settings = model, accelerator, settings
         self.pruning, self.validate, self.checkpoints = pruning, validate, checkpoints
-        self.first = is_first_process()
+        self.steps, self.first = steps, is_first_process()
         self.snapshots = snapshots if pruning is not None and self.first else None
         count = settings.n_snapshots
         self.validations = {round(steps * (i + 1) / count) for i in range(count)}
-        curves = {"history": {name: [] for name in CURVES}, "losses": [], "seconds": 0.0}
-        self.history, self.losses = curves["history"], curves["losses"]
+        self.history: dict[str, list] = {name: [] for name in (
+            "step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")}
+        self.losses: list[torch.Tensor] = []
+        curves: dict = {"history": self.history, "losses": self.losses, "seconds": 0.0}
         self.state, self.first_step = state(curves), 0
         if checkpoints is not None:
             self.first_step = self.state.restore(checkpoints)
-        if self.first_step and self.first:
-            print(f"going on after step {self.first_step:,} of {steps:,}, from {checkpoints.folder}")
-        self.snapshot_steps = set() if self.snapshots is None else self.snapshots.begin(
-            steps, pruning.density_at, settings.n_masks, self.first_step)
+            if self.first_step and self.first:
+                print(f"going on after step {self.first_step:,} of {steps:,}, "
+                      f"from {checkpoints.folder}")
+        self.snapshot_steps = self.snapshots.begin(
+            steps, pruning.density_at, settings.n_masks, self.first_step) if self.snapshots else ()
         self.began = time.perf_counter() - curves["seconds"]
         self.bar = tqdm(initial=self.first_step, total=steps, desc=settings.task, unit=" steps",
                         disable=not self.first)
@@ -59,8 +70,7 @@ class Watch:
         if done % 20 == 0 or done == self.steps:  # reading the loss waits for the device
             recent = float(torch.stack(self.losses[-20:]).mean())
             self.check_finite(recent, done)
-            density = f"{self.history['density'][-1]:.0%}"
-            self.bar.set_postfix(loss=f"{recent:.2f}", density=density)
+            self.bar.set_postfix(loss=f"{recent:.2f}", density=f"{self.history['density'][-1]:.0%}")
         if done < self.steps:
             self.validate_at(done)
         if self.first and self.checkpoints is not None and self.checkpoints.due():
@@ -77,12 +87,12 @@ class Watch:
         self.seconds = round(time.perf_counter() - self.began, 1)
 
     def snapshot(self, step: int) -> None:
-        """Write the masks of a step to the snapshot file where they are wanted."""
-        if step in self.snapshot_steps:
+        """Write the masks to the snapshot file if this step is one of its steps."""
+        if self.snapshots and step in self.snapshot_steps:
             self.snapshots.keep(step, self.pruning.masks)
 
     def validate_at(self, done: int) -> None:
-        """Record EM and F1 after `done` steps where a validation is due and was not done before."""
+        """Record EM and F1 after `done` steps if a validation is due and was not done before."""
         if self.validate and done in self.validations and done not in self.history["valid_step"]:
             scores = self.validate(self.model)
             for name, value in (("step", done), ("em", scores["em"]), ("f1", scores["f1"])):
@@ -90,21 +100,22 @@ class Watch:
 
     def check_finite(self, loss: float, step: int) -> None:
         """Raise FloatingPointError, one line, when the loss or what is trained is not finite."""
-        what = "the loss" if not math.isfinite(loss) else None
         sums = torch.stack([part.detach().sum() for part in self.state.trained.values()])
-        if what is None and not bool(sums.isfinite().all()):
-            what = "a trained weight or score"
-        if what:
-            settings = self.settings
-            good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
-            rates = f"({settings.learning_rate:g})"
-            if settings.trains_vectors:
-                rates += f", that of vectors ({settings.vector_learning_rate:g})"
-            raise FloatingPointError(
-                f"{what} is {loss if what == 'the loss' else 'not finite'} at step {step:,}: lower "
-                f"the learning rate {rates}, or set precision to fp32"
-                + (f"; the last good checkpoint is {good[0].name}" if good else "")
-            )
+        if not math.isfinite(loss):
+            problem = f"the loss is {loss}"
+        elif not bool(sums.isfinite().all()):
+            problem = "a trained weight or score is not finite"
+        else:
+            return
+        settings = self.settings
+        rates = f"({settings.learning_rate:g})"
+        if settings.trains_vectors:
+            rates += f", that of vectors ({settings.vector_learning_rate:g})"
+        good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
+        raise FloatingPointError(
+            f"{problem} at step {step:,}: lower the learning rate {rates}, or set precision to fp32"
+            + (f"; the last good checkpoint is {good[0].name}" if good else "")
+        )
 
     def run(self) -> dict:
         """Return what a record contains of a finished training: curves, time, machine."""

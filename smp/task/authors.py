@@ -1,79 +1,70 @@
-"""The authors' masks.
+"""Read and write masks in the format of SMP's authors, who released those of BERT-base.
 
-The authors of SMP [released](https://github.com/kongds/SMP/releases/tag/SMP-S) their masks of
-BERT-base: one bit a weight and nothing else, 10,616,832 bytes for its 72 matrices. Which bits
-belong to which matrix, the file does not say: the model does. The matrices follow one another
-in the order of their names *as text*, so layer 10 comes before layer 2.
+A file has one bit a weight and nothing else, 10,616,832 bytes for the 72 matrices of BERT-base.
+The matrices are in the order of their names as text, so layer 10 comes before layer 2.
+Source: to_mask.py and https://github.com/kongds/SMP/releases/tag/SMP-S.
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from torch import nn
 
 from smp.data.packed import open_zip
 from smp.model.encoder import encoder_linears
 from smp.model.load import load_student
-from smp.task.task import apply_masks
+from smp.task.apply import apply_masks
+from smp.task.mask_file import replaced_file
 
 BYTES_FOR_BERT_BASE = 12 * 12 * 768**2 // 8  # 12 layers of 4 + 4 + 4 times 768 x 768 weights
 
 
-def in_authors_order(names):
-    """The names, sorted as the authors' `bert.<name>.mask_scores` sort."""
+def in_authors_order(names: Iterable[str]) -> list[str]:
+    """Return the names sorted as the authors' `bert.<name>.mask_scores`."""
     return sorted(names, key=lambda name: f"bert.{name}.mask_scores")
 
 
-def save_authors_masks(masks, path):
-    """Writes {name: bool array (out, in)} as the authors' code reads it; returns its bytes.
+def save_authors_masks(masks: dict[str, np.ndarray], path: Path | str) -> int:
+    """Write {name: bool array (out, in)} atomically as the authors do; return the file's bytes.
 
-    A vector of uint8 by np.save: the bits of all matrices row by row, in `in_authors_order`, the
-    first in a byte's highest bit; what is left of the last byte is 0. It has no place for biases
-    and LayerNorms that were trained beside the masks. The file is there whole or not at all. Names
-    are those of `Masks.numpy()`. Raises ValueError where a mask is not bool. Source: the authors'
-    to_mask.py.
+    The file is a uint8 vector of np.save: the bits of all matrices in `in_authors_order`, row by
+    row, the first in the highest bit, zeros at the end. Raises ValueError if a mask is not bool.
     """
     for name, mask in masks.items():
         if mask.dtype != bool:
             raise ValueError(f"the mask {name} is of {mask.dtype}, expected bool")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     flat = [masks[name].reshape(-1) for name in in_authors_order(masks)]
-    draft = path.with_name(path.name + ".part")
-    try:
-        with open(draft, "wb") as file:  # given a name, np.save would end it in .npy
-            np.save(file, np.packbits(np.concatenate(flat)))
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path.stat().st_size
+    with replaced_file(path) as draft, open(draft, "wb") as file:  # np.save may rename a path
+        np.save(file, np.packbits(np.concatenate(flat)))
+    return Path(path).stat().st_size
 
 
-# The released files are zipped, one in each zip; they are read as they are. The size a file must
-# have follows from the model, and a file that says another one is refused before it is read.
 @contextmanager
-def open_npy(path):
-    """The .npy file, or the only .npy in a .zip, opened for reading."""
+def open_npy(path: Path) -> Iterator[IO[bytes]]:
+    """Open a .npy file, or the only .npy file in a .zip, for reading."""
     if path.suffix.lower() != ".zip":
         with open(path, "rb") as file:
             yield file
         return
     with open_zip(path) as archive:
         names = [name for name in archive.namelist() if name.lower().endswith(".npy")]
-        names = [name for name in names if not name.startswith("__MACOSX/")]  # no data in there
+        names = [name for name in names if not name.startswith("__MACOSX/")]  # has no data
         if len(names) != 1:
             raise ValueError(f"the zip holds {len(names)} .npy files, expected one")
         with archive.open(names[0]) as file:
             yield file
 
 
-def read_packed_bits(file, size):
-    """uint8 (size,) of an opened .npy file that holds just that; ValueError, before it is read."""
+def read_packed_bits(file: IO[bytes], size: int) -> np.ndarray:
+    """Return the uint8 vector (size,) of an open .npy file; check its header before its data."""
     try:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except Exception:  # of a damaged header numpy raises whatever its parser did
+    except Exception:  # numpy's parsers raise many types for a damaged header
         raise ValueError("its first bytes are not those that np.save writes") from None
     if dtype != np.uint8 or len(shape) != 1:
         raise ValueError(f"it holds {dtype} of shape {shape}, expected one vector of uint8")
@@ -87,17 +78,18 @@ def read_packed_bits(file, size):
     return np.frombuffer(packed, np.uint8)
 
 
-def load_authors_masks(path, model):
-    """{name: bool array (out, in)} of a .npy file in the authors' form, or of a .zip with one.
+def load_authors_masks(path: Path | str, model: nn.Module) -> dict[str, np.ndarray]:
+    """Return {name: bool array (out, in)} of an authors' .npy file, or of a .zip with one.
 
-    model: of the shape that the masks are for; the names are those of `Masks.numpy()`. Nothing in
-    the file tells its task or its base model, so masks for MNLI are read as well as for SQuAD.
-    Raises FileNotFoundError, or ValueError with one line where the file is something else, is
-    damaged, fits another model, or has a 1 after the last weight's bit.
+    model: an encoder of the masks' shape; the file contains neither its task nor its base model.
+    Raises FileNotFoundError, or ValueError with one line if the file is damaged, is another kind,
+    or does not have exactly one bit for each weight of the model.
     """
     path = Path(os.path.expanduser(path))
     shapes = {name: tuple(linear.weight.shape) for name, *_, linear in encoder_linears(model)}
-    total = sum(rows * columns for rows, columns in shapes.values())
+    order = in_authors_order(shapes)
+    ends = np.cumsum([int(np.prod(shapes[name])) for name in order])
+    total = int(ends[-1])
     try:
         with open_npy(path) as file:
             bits = np.unpackbits(read_packed_bits(file, (total + 7) // 8))
@@ -107,20 +99,17 @@ def load_authors_masks(path, model):
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no masks of the authors for this model: {error}") from None
-    masks, first = dict.fromkeys(shapes), 0
-    for name in in_authors_order(shapes):
-        rows, columns = shapes[name]
-        masks[name] = bits[first : first + rows * columns].astype(bool).reshape(rows, columns)
-        first += rows * columns
-    return masks
+    parts = dict(zip(order, np.split(bits[:total].view(bool), ends[:-1]), strict=True))
+    return {name: parts[name].reshape(shape) for name, shape in shapes.items()}
 
 
-def load_authors_student(name, path, max_length=None):
-    """(model, tokenizer, density): the checkpoint `name` pruned by the authors' mask file `path`.
+def load_authors_student(
+    name: str, path: Path | str, max_length: int | None = None
+) -> tuple[nn.Module, Any, float]:
+    """Return (model, tokenizer, density): the checkpoint `name` pruned by an authors' mask file.
 
     The head is the frozen label-word head, for which the masks were learned; density is the share
-    of the encoder's weights that the file keeps. Raises ValueError where the checkpoint has no
-    masked-LM head, and as `load_student` and `load_authors_masks` do.
+    of the encoder's weights that remain. Raises as `load_student` and `load_authors_masks`.
     """
     model, tokenizer, head = load_student(name, max_length=max_length)
     if head != "label words":

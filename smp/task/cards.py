@@ -1,8 +1,4 @@
-"""Model cards.
-
-What a folder holds, what was measured on it and how it is loaded: a README.md with the metadata
-that the Hub reads, made of what the mask file or the run's record says.
-"""
+"""Model cards: the README.md of a mask file or a saved model, with metadata for the Hub."""
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -27,15 +23,26 @@ logits = model(**tokenizer("a question", "a passage", return_tensors="pt")).logi
 start, end = logits[..., yes], logits[..., no]
 """
 MASK_CODE = """\
-from smp.pruned import PrunedModel  # of the repository that made the masks
+from smp import PrunedModel  # of the repository that made the masks
 
 pruned = PrunedModel.from_pretrained({base!r}, "this folder")
 model, tokenizer = pruned.model, pruned.tokenizer
 """
+PRUNED_NOTE = """\
+Weights that were pruned are zeros, so the file is as large as before, and dense \
+arithmetic as slow: what is smaller is the mask file, and the compacted model.
+
+"""
+WORD_HEAD_NOTE = """\
+Its head is the pretrained masked-language-model head, frozen: the logit of the word \
+*yes* at a token is its start logit, that of *no* its end logit. No stock \
+question-answering class holds such a head, so it is loaded as a masked language model.
+
+"""
 
 
-def card_metadata(about):
-    """The block that the Hub reads, of what is known."""
+def card_metadata(about: dict) -> str:
+    """Return the card's YAML block for the Hub, of the fields that are known."""
     scores = [
         EvalResult(
             task_type="question-answering", dataset_type=about["data"], dataset_name=about["data"],
@@ -51,9 +58,8 @@ def card_metadata(about):
     return f"---\n{data.to_yaml()}\n---\n"
 
 
-def card_table(about, has_vectors):
-    """What it is and what was measured, a line for each that is known; has_vectors: whether biases
-    and LayerNorms are its own."""
+def card_table(about: dict, has_vectors: bool) -> str:
+    """Return the list of method, size and scores; has_vectors: biases and LayerNorms trained."""
     lines = [f"- base model: {about.get('base')}, weights `{about.get('base_sha')}`"]
     if "method" in about:
         lines.append(f"- method: {method_label(about['method'], about['sharing'])}")
@@ -71,8 +77,8 @@ def card_table(about, has_vectors):
     return "\n".join(lines) + "\n"
 
 
-def mask_card(about, size):
-    """README.md beside a mask file of `size` bytes; about: as the file says it."""
+def mask_card(about: dict, size: int) -> str:
+    """Return the card of a mask file of `size` bytes; about: as `load_masks` returns it."""
     name, code = about.get("name", "masks"), MASK_CODE.format(base=about.get("base"))
     return (
         f"{card_metadata(about)}\n# {name}\n\nOne task, as masks: which weights of the base "
@@ -81,31 +87,16 @@ def mask_card(about, size):
     )
 
 
-def model_card(record):
-    """README.md in the folder of a plain model, of its run's record."""
-    about, has_vectors = record_task(record), record["settings"].get("vector_learning_rate", 0) > 0
-    pruned = about["method"] != "fine-tuned"
-    note = (
-        "Weights that were pruned are zeros, so the file is as large as before, and dense "
-        "arithmetic as slow: what is smaller is the mask file, and the compacted model.\n\n"
-    ) if pruned else ""
-    words = about["head"] == "label words"
-    note += (
-        "Its head is the pretrained masked-language-model head, frozen: the logit of the word "
-        "*yes* at a token is its start logit, that of *no* its end logit. No stock "
-        "question-answering class holds such a head, so it is loaded as a masked language "
-        "model.\n\n"
-    ) if words else ""
+def model_card(record: dict) -> str:
+    """Return the card of a saved model, from the record of its run."""
+    about = record | {"base": record["model"], "base_sha": record["model_sha"]}
+    has_vectors = record["settings"].get("vector_learning_rate", 0) > 0
+    notes, code = "", PLAIN_HEAD
+    if record["method"] != "fine-tuned":
+        notes += PRUNED_NOTE
+    if record["head"] == "label words":
+        notes, code = notes + WORD_HEAD_NOTE, WORD_HEAD
     return (
-        f"{card_metadata(about)}\n# {about['name']}\n\nA model for extractive question answering. "
-        f"{note}{card_table(about, has_vectors)}\n"
-        f"```python\n{WORD_HEAD if words else PLAIN_HEAD}```\n"
+        f"{card_metadata(about)}\n# {record['name']}\n\nA model for extractive question answering. "
+        f"{notes}{card_table(about, has_vectors)}\n```python\n{code}```\n"
     )
-
-
-def record_task(record):
-    """What a mask file would say, of a run's record."""
-    keys = ("name", "method", "sharing", "head", "em", "f1", "n_eval", "data", "data_sha")
-    return {key: record[key] for key in keys if key in record} | {
-        "base": record["model"], "base_sha": record["model_sha"], "density": record["density"],
-    }

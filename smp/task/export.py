@@ -1,17 +1,18 @@
-"""Ship it.
+"""Export a saved run: model card, compact model, and the size and speed of each format.
 
-A trained run lies in results/models/: what of it must go to whoever uses it, how large that is,
-and how fast. The mask file and the compact model are made here, and what is said of them is
-measured on the run's own questions: every form reads the same windows in turns, one at a time,
-and its answers are compared with those of the saved model.
+Every format reads the same windows of the run's own questions in turns, one at a time, and its
+answers and logits are compared with those of the saved model.
 """
 
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
+from torch import nn
 
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
@@ -19,161 +20,139 @@ from smp.fast.compact_file import save_compact
 from smp.fast.dead_units import prune_dead_units
 from smp.fast.sparse import accelerate
 from smp.files import replace_text_file
-from smp.model.load import find_model, load_qa_model, load_student
+from smp.model.load import find_model, load_student
 from smp.model.save import model_bytes, stock_model
 from smp.runs.record import check_record
-from smp.task.cards import model_card, record_task
-from smp.task.formats import (
-    entropy_bytes,
-    export_onnx,
-    onnx_reader,
-    read_in_turns,
-    torch_reader,
-    window_inputs,
-)
-from smp.task.mask_file import TRAINED, load_masks, save_masks
-from smp.task.task import MASK_FILE, head_weights, load_task
+from smp.task.apply import MASK_FILE, load_saved, load_task
+from smp.task.cards import model_card
+from smp.task.formats import export_onnx, onnx_reader, read_in_turns, torch_reader, window_inputs
+from smp.task.mask_file import TRAINED, load_masks
 from smp.text import as_millions, markdown_table
 
 
-def read_run(folder):
-    """(record, masks or None) of a saved run; ValueError or FileNotFoundError where it is none."""
-    path = Path(folder) / "record.json"
-    find_model(str(folder))  # says what is wrong with the folder
+def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
+    """Return (record, result of `load_masks` or None without masks) of a saved run.
+
+    Raises ValueError or FileNotFoundError with one line.
+    """
+    path = folder / "record.json"
+    find_model(str(folder))  # raises if the folder has no model
     try:
         record = check_record(json.loads(path.read_text(encoding="utf-8")))
         if record.get("head") not in ("label words", "embedding rows", "trained"):
             raise ValueError(f"its head is {record.get('head')!r}")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} has no record.json: name a run in results/models") from (
-            None)
+        reason = f"{folder} has no record.json: name a run in results/models"
+        raise FileNotFoundError(reason) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no record of a run: {error}") from None
-    is_task = record["method"].startswith("SMP")
-    return record, load_masks(Path(folder) / MASK_FILE) if is_task else None
+    return record, load_masks(folder / MASK_FILE) if record["method"].startswith("SMP") else None
 
 
-def export_masks(folder, record, found, model):
-    """Writes the mask file as it is written today, whatever form it had. -> what is told of it"""
-    masks, about = found
-    about = {"base_revision": None, "settings": record["settings"]} | record_task(record) | about
-    if record["head"] == "trained":
-        about["head_weights"] = head_weights(model)
-    size, bound = save_masks(masks, folder / MASK_FILE, **about), entropy_bytes(masks)
-    head, vectors = (
-        sum(array.nbytes for array in about.get(kind, {}).values()) for kind in TRAINED
-    )
+def entropy_bytes(masks: dict[str, np.ndarray]) -> float:
+    """Return the entropy of the masks in bytes: n H(k / n) bits for k of n weights of a matrix."""
+    bits = 0.0
+    for mask in masks.values():
+        kept = np.count_nonzero(mask)
+        bits += sum(c * np.log2(mask.size / c) for c in (kept, mask.size - kept) if c)
+    return bits / 8
+
+
+def measure_mask_file(path: Path, masks: dict, about: dict) -> dict:
+    """Return the bytes of a mask file and of its parts, beside the entropy of its masks."""
+    size, bound = path.stat().st_size, entropy_bytes(masks)
+    head, vectors = (sum(each.nbytes for each in about.get(kind, {}).values()) for kind in TRAINED)
     return {"bytes": size, "bytes_entropy_bound": round(bound), "bytes_head": head,
             "bytes_vectors": vectors,
             "above_bound": (size - head - vectors) / bound if bound else None}
 
 
-def same_answers(answers, wanted):
-    """How many of the answers are the same text."""
-    pairs = zip(answers, wanted, strict=True)
-    return sum(one["prediction_text"] == other["prediction_text"] for one, other in pairs)
-
-
-class Formats:
-    """The forms in which one task can be shipped, by name: a reader, its parameters, its bytes."""
-
-    def __init__(self):
-        self.readers, self.parameters, self.bytes = {}, {}, {}
-
-    def add(self, name, model, size=None, read=None):
-        self.readers[name] = read or torch_reader(model)
-        self.parameters[name] = sum(int(p.count_nonzero()) for p in model.parameters())
-        self.bytes[name] = size
-
-
-def open_saved(folder, head):
-    """(model, tokenizer) of a saved run, with the head it was trained with."""
-    if head == "label words":
-        return load_student(str(folder), head=head)[:2]
-    return load_qa_model(str(folder))[:2]
-
-
-def add_base_and_masks(forms, folder, base, record):
-    """The untouched base model and the base with the mask file on it; where there is no base
-    here, a printed line says so."""
+def add_base_and_masks(forms: dict, folder: Path, base: str, head: str) -> None:
+    """Add the base model alone and with the mask file; print a line if there is no such base."""
     try:
-        from_masks = load_task(base, folder)[0]
-        untouched = load_student(base, head=record["head"])[0]
+        from_masks, _, _ = load_task(base, folder)
+        untouched, _, _ = load_student(base, head=head)
     except (FileNotFoundError, ValueError) as error:
         print(f"the mask file was not tried on its base, name it with --base: {error}")
         return
-    forms.add("base, not pruned", untouched)
-    forms.add("base + mask file", from_masks, (folder / MASK_FILE).stat().st_size)
+    size = (folder / MASK_FILE).stat().st_size
+    forms["base, not pruned"] = torch_reader(untouched), untouched, None
+    forms["base + mask file"] = torch_reader(from_masks), from_masks, size
 
 
-def add_compact(forms, folder, model, tokenizer, example):
-    """The compact model, saved in compact/, and with CSR products. -> (what went, what is CSR)"""
-    small = copy.deepcopy(model)
-    gone = prune_dead_units(small)
-    host = stock_model(model, str(folder))
-    host = small if host is model else host
-    if host is not small:  # of a label-word head, saved as the masked language model
+def add_compact(
+    forms: dict, folder: Path, model: nn.Module, tokenizer: Any, example: dict
+) -> tuple[dict, list[dict]]:
+    """Save the compact model; add it with dense and CSR products; return what both steps did."""
+    small, host = copy.deepcopy(model), stock_model(model, str(folder))
+    removed = prune_dead_units(small)
+    if host is not model:  # a label-word head is saved with its masked language model
         prune_dead_units(host)
-    save_compact(host, tokenizer, folder / "compact")
-    forms.add("compact", small, model_bytes(folder / "compact"))
-    fast = copy.deepcopy(small)
-    forms.add("compact, CSR", small, read=torch_reader(accelerate(fast, example)))
-    return gone, fast.acceleration
+    save_compact(small if host is model else host, tokenizer, folder / "compact")
+    fast = accelerate(copy.deepcopy(small), example)
+    forms["compact"] = torch_reader(small), small, model_bytes(folder / "compact")
+    forms["compact, CSR"] = torch_reader(fast), small, None
+    return removed, fast.acceleration
 
 
-def questions_of_run(settings, data=None):
-    """The questions that the run was evaluated on, of `data` where they are named."""
+def questions_of_run(settings: dict, data: str | None) -> Dataset:
+    """Return the questions that the run was evaluated on, from `data` if it is given."""
     try:
         return load_squad(data or settings["data"], 1, 0, None, settings["data_seed"],
                           settings.get("longest_passage"))["eval"]
-    except FileNotFoundError as error:
-        # a record keeps of a path only its last part, for whose machine it lay on is no matter
+    except FileNotFoundError as error:  # a record contains only the last part of a path
         line = f"{error}; name the run's questions with --data" if data is None else error
         raise FileNotFoundError(line) from None
 
 
-def export_run(folder, data=None, base=None, onnx=False, questions=200):
-    """Writes what can be shipped of a saved run beside it, and ship.json; returns what that says.
+def export_run(
+    folder: Path | str, data: str | None = None, base: str | None = None, onnx: bool = False,
+    questions: int = 200,
+) -> dict:
+    """Write a run's model card, compact/, model.onnx if `onnx`, and the measurements in ship.json.
 
-    folder: a run in results/models/; data, base: where its questions and its base model are, if not
-    where the record says. Into the folder go the mask file, a model card, compact/, and model.onnx
-    if wanted. Raises ValueError or FileNotFoundError with one line.
+    folder: a run in results/models/; data, base: its questions and its base model, if not as in the
+    record. Returns the content of ship.json. Raises ValueError or FileNotFoundError with one line.
     """
     folder = Path(folder)
     record, found = read_run(folder)
     settings = record["settings"]
     asked = questions_of_run(settings, data)
     asked = asked.select(range(min(questions, len(asked))))
-    model, tokenizer = open_saved(folder, record["head"])
+    model, tokenizer = load_saved(str(folder))
     features = featurise(asked, tokenizer, settings["max_length"], settings["stride"])
     windows = sorted(window_inputs(features), key=lambda window: window["input_ids"].shape[1])
     example = windows[len(windows) // 2]
-    forms, report = Formats(), {"run": record["name"], "mask_file": None, "questions": len(asked)}
+    report = {"run": record["name"], "mask_file": None, "questions": len(asked)}
+    forms: dict[str, tuple] = {}  # {name: (reader, model with its parameters, bytes or None)}
     if found:
-        report["mask_file"] = export_masks(folder, record, found, model)
-        add_base_and_masks(forms, folder, base or found[1].get("base", record["model"]), record)
-    forms.add("plain model", model, model_bytes(folder))
+        report["mask_file"] = measure_mask_file(folder / MASK_FILE, *found)
+        base = base or found[1].get("base", record["model"])
+        add_base_and_masks(forms, folder, base, record["head"])
+    forms["plain model"] = torch_reader(model), model, model_bytes(folder)
     if record["method"] != "fine-tuned":
         report["compact"], report["csr"] = add_compact(forms, folder, model, tokenizer, example)
     if onnx:
         size = export_onnx(model, example, folder / "model.onnx")
-        forms.add("ONNX", model, size, onnx_reader(folder / "model.onnx"))
+        forms["ONNX"] = onnx_reader(folder / "model.onnx"), model, size
     replace_text_file(folder / "README.md", model_card(record))
-    read = read_in_turns(forms.readers, asked, features)
+    read = read_in_turns({name: form[0] for name, form in forms.items()}, asked, features)
     _, answers, logits = read["plain model"]
-    there, report["threads"] = np.isfinite(logits), torch.get_num_threads()
+    texts, finite = [answer["prediction_text"] for answer in answers], np.isfinite(logits)
+    report["threads"] = torch.get_num_threads()
     report["forms"] = [
-        {"form": name, "bytes": forms.bytes[name], "parameters": forms.parameters[name], **speed,
-         "same_answers": same_answers(own, answers),
-         "largest_difference": float(np.abs(theirs[there] - logits[there]).max())}
+        {"form": name, "bytes": forms[name][2],
+         "parameters": sum(int(p.count_nonzero()) for p in forms[name][1].parameters()), **speed,
+         "same_answers": sum(a["prediction_text"] == text for a, text in zip(own, texts)),
+         "largest_difference": float(np.abs(theirs[finite] - logits[finite]).max())}
         for name, (speed, own, theirs) in read.items()
     ]
     replace_text_file(folder / "ship.json", json.dumps(report, indent=1) + "\n")
     return report
 
 
-def export_markdown(report):
-    """The table of a report of `ship`, for a terminal."""
+def export_markdown(report: dict) -> str:
+    """Return the table and notes of a report of `export_run`, for a terminal."""
     rows = [
         [form["form"], "–" if form["bytes"] is None else f"{form['bytes'] / 1e6:.2f} MB",
          as_millions(form["parameters"]), f"{form['ms']:.1f}", f"{form['times']:.2f}",

@@ -1,51 +1,64 @@
-"""A task on disk.
+"""The mask file: what must be stored of a task if the base model is known.
 
-A task is its masks: what the pretrained weights are is known already. The file is a safetensors
-file: for each matrix the code of its mask, the weights of a head where one was trained, biases
-and LayerNorms where they were, and beside them what they are of: the base model with a hash of
-its weights, the settings, what was measured. A checksum over the whole file tells of a single bit
-that is not as it was written.
+A safetensors file. It contains the code of each mask (smp/model/mask_code.py), a trained head as
+`head:<name>`, and trained biases and LayerNorms as `vector:<name>`. The metadata contain the
+shapes, the base model with a hash of its weights, settings, scores, and a checksum of the file.
 """
 
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from smp.model.mask_code import MOST_WEIGHTS, decode_mask, encode_mask
+from smp.text import first_line
 
 MASK_FORMAT = "smp-masks-2"
-VECTORS_FORMAT = "smp-masks-3"  # the same with vectors, which its older readers would pass over
-OLD_MASK_FORMAT = "smp-masks-1"  # a bit a weight, no checksum; still read
-TRAINED = {"head_weights": "head:", "vectors": "vector:"}  # how the names of these begin
+VECTORS_FORMAT = "smp-masks-3"  # with vectors, which readers of smp-masks-2 would ignore
+OLD_MASK_FORMAT = "smp-masks-1"  # read only: one bit per weight, no checksum
+TRAINED = {"head_weights": "head:", "vectors": "vector:"}  # the prefixes of their tensors' names
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
 
-def checksum_with(data):
-    """(sha256 of the file's bytes with zeros where its checksum stands, where that is)."""
+@contextmanager
+def replaced_file(path: Path | str) -> Iterator[Path]:
+    """Yield the path of a draft, which replaces `path` if the block raises nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def checksum_with(data: bytes) -> tuple[bytes, re.Match]:
+    """Return (SHA-256 of the file with zeros in place of its checksum, match of the checksum)."""
     place = CHECKSUM.search(data)
     if place is None:
         raise ValueError("it has no checksum")
-    digest = hashlib.sha256(data[: place.start(1)])
-    digest.update(b"0" * 64)
-    digest.update(data[place.end(1) :])
-    return digest.hexdigest().encode(), place
+    zeroed = data[: place.start(1)] + b"0" * 64 + data[place.end(1) :]
+    return hashlib.sha256(zeroed).hexdigest().encode(), place
 
 
-def save_masks(masks, path, head_weights=None, vectors=None, **about):
-    """Writes {name: bool array (out, in)} to `path`, whole or not at all; returns its bytes.
+def save_masks(
+    masks: dict[str, np.ndarray], path: Path | str, head_weights: dict | None = None,
+    vectors: dict | None = None, **about: Any,
+) -> int:
+    """Write {name: bool array (out, in)} to `path` atomically and return the file's bytes.
 
-    head_weights: {name: array} of a head that was trained; vectors: the same of the encoder's
-    biases and LayerNorms; about: what the file says of itself (base, density, ...), plain values
-    that go into its metadata as JSON strings.
+    head_weights: {name: array} of a trained head; vectors: {name: array} of trained biases and
+    LayerNorms; about: JSON values for the metadata (base, density, ...).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: encode_mask(mask) for name, mask in masks.items()}
     for kind, arrays in (("head_weights", head_weights), ("vectors", vectors)):
         tensors |= {TRAINED[kind] + name: array for name, array in (arrays or {}).items()}
@@ -55,46 +68,34 @@ def save_masks(masks, path, head_weights=None, vectors=None, **about):
     metadata |= {name: json.dumps(value) for name, value in about.items()}
     data = safetensors.numpy.save(tensors, metadata)
     digest, place = checksum_with(data)
-    draft = path.with_name(path.name + ".part")
-    try:
+    with replaced_file(path) as draft:
         draft.write_bytes(data[: place.start(1)] + digest + data[place.end(1) :])
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path.stat().st_size
+    return Path(path).stat().st_size
 
 
-def check_mask_shape(name, shape):
-    """ValueError unless it is [out, in] of a matrix that can be."""
+def unpack_mask(name: str, code: np.ndarray, shape: Any, packed_bits: bool) -> np.ndarray:
+    """Return the mask, bool (out, in), of a code of `encode_mask` or of packed bits.
+
+    Raises ValueError if the shape is not [out, in], or if the bytes do not have that shape.
+    """
     sides = [type(side) for side in shape] if isinstance(shape, list) else []
     if sides != [int, int] or min(shape) < 1 or shape[0] * shape[1] > MOST_WEIGHTS:
         raise ValueError(f"{name} is of shape {str(shape)[:40]}, expected [out, in]")
-
-
-def unpack_mask(name, bits, shape):
-    """bool (out, in) of a mask's packed bits; ValueError where they are not of that shape."""
-    check_mask_shape(name, shape)
     size = shape[0] * shape[1]
-    if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
-        raise ValueError(
-            f"{name} has {bits.dtype} of shape {bits.shape}, expected {(size + 7) // 8} bytes"
-        )
-    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+    expected = f"{(size + 7) // 8} bytes" if packed_bits else "bytes"
+    right_length = code.ndim == 1 and (not packed_bits or len(code) == (size + 7) // 8)
+    if code.dtype != np.uint8 or not right_length:
+        raise ValueError(f"{name} has {code.dtype} of shape {code.shape}, expected {expected}")
+    if not packed_bits:
+        return decode_mask(code, shape)
+    return np.unpackbits(code, count=size).astype(bool).reshape(shape)
 
 
-def unpack_code(name, code, shape):
-    """The same of a mask's code."""
-    check_mask_shape(name, shape)
-    if code.dtype != np.uint8 or code.ndim != 1:
-        raise ValueError(f"{name} has {code.dtype} of shape {code.shape}, expected bytes")
-    return decode_mask(code, shape)
+def load_masks(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
+    """Return ({name: bool array (out, in)}, about) of a file of `save_masks`.
 
-
-def load_masks(path):
-    """({name: bool array (out, in)}, about) of a file that `save_masks` wrote.
-
-    about: what it says of itself, with "head_weights" and "vectors" where it holds any. Raises
-    ValueError with one line where the file is damaged or something else.
+    about: the values of the metadata, and "head_weights" and "vectors" if the file has them.
+    Raises FileNotFoundError, or ValueError with one line if the file is damaged or another kind.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -108,15 +109,14 @@ def load_masks(path):
                 checksum_with(Path(path).read_bytes())[0] != metadata.pop("checksum").encode()
             ):
                 raise ValueError("its bytes are not those that were written")
-            unpack = unpack_mask if form == OLD_MASK_FORMAT else unpack_code
             masks = {
-                name: unpack(name, file.get_tensor(name), shape)
+                name: unpack_mask(name, file.get_tensor(name), shape, form == OLD_MASK_FORMAT)
                 for name, shape in json.loads(metadata.pop("shapes")).items()
             }
             trained = {
-                kind: {name.removeprefix(begin): file.get_tensor(name)
-                       for name in file.keys() if name.startswith(begin)}
-                for kind, begin in TRAINED.items()
+                kind: {name.removeprefix(prefix): file.get_tensor(name)
+                       for name in file.keys() if name.startswith(prefix)}
+                for kind, prefix in TRAINED.items()
             }
             if bool(trained["vectors"]) != (form == VECTORS_FORMAT):
                 raise ValueError(f"tensors {TRAINED['vectors']} make the form {VECTORS_FORMAT}")
@@ -126,6 +126,6 @@ def load_masks(path):
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,
             RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]  # it may quote the file and its line breaks
+        reason = first_line(error)  # it may quote the file and its line breaks
         raise ValueError(f"{path} is not a mask file of this project: {reason}") from None
     return masks, about

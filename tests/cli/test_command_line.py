@@ -1,4 +1,4 @@
-"""`python -m smp`: wrong values, what the terminal shows, and what a failed run leaves."""
+"""`python -m smp`: wrong values, the terminal, and the files that a failed run leaves."""
 
 import json
 import os
@@ -13,7 +13,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from smp import __main__ as command_line
+from smp.cli.main import main
+from smp.cli.notebooks import Screen, terminal_text
+from smp.cli.parameters import OPTIONS, read_parameters, relative_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +53,7 @@ def test_a_wrong_value_is_one_line(tmp_path, monkeypatch, capfd, arguments, name
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").touch()
     try:
-        code = command_line.main(["run", *arguments])
+        code = main(["run", *arguments])
     except SystemExit as stopped:  # argparse
         code = stopped.code
     shown = capfd.readouterr()
@@ -60,7 +62,7 @@ def test_a_wrong_value_is_one_line(tmp_path, monkeypatch, capfd, arguments, name
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_help_and_wrong_values_answer_at_once():
+def test_wrong_values_import_no_slow_package():
     slow = "torch", "transformers", "datasets", "papermill", "matplotlib"
     code = ("import sys; from smp.__main__ import main; code = main(['run', '--density=7']); "
             f"print(code, [name for name in {slow} if name in sys.modules])")
@@ -69,8 +71,8 @@ def test_help_and_wrong_values_answer_at_once():
 
 
 def read(*arguments):
-    options = {name: None for name in command_line.OPTIONS} | dict(arguments)
-    return command_line.read_parameters(type("Options", (), options))
+    options = {name: None for name in OPTIONS} | dict(arguments)
+    return read_parameters(type("Options", (), options))
 
 
 def test_only_what_was_given_is_passed_on_with_its_type():
@@ -87,10 +89,10 @@ def test_only_what_was_given_is_passed_on_with_its_type():
     ["batch_size=16", "head=label words"], ["batch_size=16 head=label words"],
     ["batch_size=16", "head=label", "words"],
 ])
-def test_any_other_setting_reaches_the_notebooks_however_it_is_quoted(words):
+def test_set_reaches_the_notebooks_however_it_is_quoted(words):
     given = read(("profile", "quick"), ("set", words))
     assert given == {"PROFILE": "quick", "SET": {"batch_size": 16, "head": "label words"}}
-    assert command_line.seen_from("somewhere", given) == given
+    assert relative_parameters("somewhere", given) == given
 
 
 def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
@@ -106,23 +108,23 @@ def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
                      "TEACHER": str(tmp_path / "teacher.zip"),
                      "RESULTS": str(tmp_path / "new/folder")}
     folder = tmp_path / "Static_Model_Pruning"  # and a shared copy shows no path of this machine
-    assert command_line.seen_from(folder, given)["DATA"] == os.path.join("..", "squad.json")
+    assert relative_parameters(folder, given)["DATA"] == os.path.join("..", "squad.json")
     names = read(("profile", "quick"), ("model", "google-bert/bert-base-uncased"),
                  ("data", "almanac"))
-    assert command_line.seen_from(folder, names) == names == {
+    assert relative_parameters(folder, names) == names == {
         "PROFILE": "quick", "MODEL": "google-bert/bert-base-uncased", "DATA": "almanac"}
 
 
-def test_bars_are_kept_as_they_looked_in_the_end():
+def test_terminal_text_is_the_final_screen():
     up = "\x1b[A"
     text = f"\rtrain:  5%\n\reval: 10%{up}\n\reval: 99%{up}\n\r         {up}\rtrain: 100%\ndone\n"
-    assert command_line.terminal_text(text) == "train: 100%\ndone\n"
-    assert command_line.terminal_text("plain\n  text\n") == "plain\n  text\n"
+    assert terminal_text(text) == "train: 100%\ndone\n"
+    assert terminal_text("plain\n  text\n") == "plain\n  text\n"
 
 
-def test_a_terminal_shows_bars_in_place_and_where_the_notebook_is(monkeypatch, capsys):
+def test_a_terminal_shows_bars_in_place_and_the_position(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    screen = command_line.Screen(total=3)
+    screen = Screen(total=3)
     printed, bars = (screen.stream_named(name).write for name in ("stdout", "stderr"))
     screen.cell_started(nbformat.v4.new_markdown_cell("## Training\n\nLong."), 0)
     screen.cell_started(nbformat.v4.new_code_cell("train()"), 1)
@@ -137,7 +139,7 @@ def test_a_terminal_shows_bars_in_place_and_where_the_notebook_is(monkeypatch, c
     bars("\r")
     shown = capsys.readouterr().out
     assert "cell 2 of 3  Training" in shown and shown.index("cell 2") < shown.index("50%")
-    screen_now = command_line.terminal_text(shown.replace("\x1b[K", " " * 79 + "\r"))
+    screen_now = terminal_text(shown.replace("\x1b[K", " " * 79 + "\r"))
     assert screen_now.split("\n") == ["train: 100%", "8 steps", "EM 0.5", ""]
 
 
@@ -184,7 +186,7 @@ def run_in(project, *arguments, **environment):
     )
 
 
-def test_run_executes_the_notebooks_shows_what_they_print_and_ends_with_the_table(project):
+def test_run_executes_the_notebooks_and_prints_the_table(project):
     # A kernel that is called python3 too, in the user's own folders, must not be the one.
     user = project / "user"
     for folder in ("data", "path"):
@@ -216,7 +218,7 @@ def test_run_executes_the_notebooks_shows_what_they_print_and_ends_with_the_tabl
     assert len(bars) == 1 and bars[0].startswith("train: 100%") and "\n" not in bars[0]
 
 
-def test_a_failed_notebook_is_one_line_and_leaves_the_earlier_copy(project):
+def test_a_failed_notebook_is_one_line_and_keeps_the_old_copy(project):
     write_notebook(project / "Static_Model_Pruning/BERT_SMP.ipynb",
                    "raise ValueError('much\\nDENSITY is odd')")
     executed = project / "results/executed/quick"
@@ -239,7 +241,7 @@ def test_a_kernel_that_dies_is_one_line(project):
     assert done.stderr.startswith("BERT_FINETUNE_QA.ipynb stopped: its Python process died")
 
 
-def test_an_interruption_is_one_line_and_leaves_nothing_half_written(project):
+def test_ctrl_c_is_one_line_and_leaves_no_partial_file(project):
     write_notebook(project / "BERT_FINETUNE_QA.ipynb",
                    "import pathlib, time\npathlib.Path('started').touch()\ntime.sleep(100)")
     process = subprocess.Popen(
@@ -257,7 +259,7 @@ def test_an_interruption_is_one_line_and_leaves_nothing_half_written(project):
     assert list((project / "results/executed/quick").iterdir()) == []
 
 
-def test_a_missing_notebook_is_told_before_anything_runs(project):
+def test_a_missing_notebook_is_one_line_before_any_run(project):
     (project / "Static_Model_Pruning/BERT_SMP_KD.ipynb").unlink()
     done = run_in(project)
     assert done.returncode == 2 and done.stdout == ""

@@ -1,14 +1,15 @@
-"""The command in commands.md is one that makes the settings of its record again."""
+"""The command in commands.md repeats the settings of its record."""
 
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from results.tried.variants import VARIANTS
 
-from smp import __main__ as command_line
+from experiments.variants import VARIANTS
+from smp.cli import main as command_line
 from smp.cli.commands import changes_of, commands_markdown, repeat_command
+from smp.cli.parameters import read_parameters
 from smp.cli.sweep import plan_sweep
 from smp.runs.read import read_records
 from smp.runs.settings import SETTING_DEFAULTS, choose_settings
@@ -20,7 +21,7 @@ TASKS = {"finetune": "fine-tune", "smp": "smp", "smp_kd": "smp-kd"}
 
 
 def options_of(command, monkeypatch):
-    """What the command line reads in a `make` command, as the Makefile passes it on."""
+    """The parsed options of a `make` command, as the Makefile passes them on."""
     make, verb, *words = shlex.split(command)
     assert make == "make"
     arguments = [verb]
@@ -32,23 +33,24 @@ def options_of(command, monkeypatch):
         split = name in ("SET", "METHODS", "DENSITIES", "SEEDS", "ONLY")  # not quoted there
         arguments += ["--" + name.lower().replace("_", "-"), *(value.split() if split else [value])]
     seen = []
-    monkeypatch.setattr(command_line, verb, lambda options: seen.append(options) or 0)
+    monkeypatch.setattr(command_line, "run_verb", lambda options: seen.append(options) or 0)
     assert command_line.main(arguments) == 0
+    assert seen[0].verb == verb
     return seen[0]
 
 
 def settings_of(command, monkeypatch):
-    """The settings that a command comes to."""
+    """The settings of the run that a command makes."""
     options = options_of(command, monkeypatch)
-    given = {name.lower(): value for name, value in command_line.read_parameters(options).items()}
+    given = {name.lower(): value for name, value in read_parameters(options).items()}
     profile, more = given.pop("profile"), given.pop("set", {})
     given = {name: value for name, value in given.items() if name not in ("teacher", "results")}
     if options.verb == "run":
         (notebook,) = options.only
         return choose_settings(profile, TASKS[notebook], **given, **more)
     numbers = {"densities": map(float, options.densities), "seeds": map(int, options.seeds)}
-    (cell,) = plan_sweep(profile, options.methods, **numbers, **given, **more)
-    return cell
+    (run,) = plan_sweep(profile, options.methods, **numbers, **given, **more)
+    return run
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -59,7 +61,7 @@ def test_a_command_makes_the_settings_of_its_record_again(folder, tmp_path, monk
         Path("path/to", short_name(record["data"])).mkdir(parents=True, exist_ok=True)
         if record["teacher"]:
             Path("results/models", record["teacher"]["name"]).mkdir(parents=True, exist_ok=True)
-        command = repeat_command(record, command_line.OPTIONS, FOLDERS[folder])
+        command = repeat_command(record, FOLDERS[folder])
         made = asdict(settings_of(command, monkeypatch))
         wanted = SETTING_DEFAULTS | record["settings"]
         for name in ("model", "data"):
@@ -84,25 +86,25 @@ def a_record(profile="quick", task="smp", **changes):
 ])
 def test_whatever_is_changed_is_in_the_command(task, changes, monkeypatch):
     for profile in ("quick", "paper"):
-        command = repeat_command(a_record(profile, task, **changes), command_line.OPTIONS)
+        command = repeat_command(a_record(profile, task, **changes))
         assert settings_of(command, monkeypatch) == choose_settings(profile, task, **changes)
 
 
 def test_nothing_changed_is_the_profile_alone():
     assert changes_of(a_record()) == {}
-    assert repeat_command(a_record(), command_line.OPTIONS) == "make run PROFILE=quick ONLY=smp"
+    assert repeat_command(a_record()) == "make run PROFILE=quick ONLY=smp"
 
 
-def test_what_todays_code_cannot_do_is_said():
+def test_commands_name_what_the_code_cannot_repeat():
     record = next(one for one in read_records(ROOT / "results") if one["profile"] == "quick")
     for settings, said in (
         ({"profile": "gone"}, "PROFILE='gone': expected one of"),
         ({"gone": 1}, "unknown setting 'gone'"),
         ({"density": 2.0}, "DENSITY=2.0"),
     ):
-        text = commands_markdown([record | {"settings": record["settings"] | settings}], ())
+        text = commands_markdown([record | {"settings": record["settings"] | settings}])
         assert f"# not with today's code: {said}" in text and "\nmake" not in text
-    text = commands_markdown([record | {"settings": {}}], ())
+    text = commands_markdown([record | {"settings": {}}])
     assert "# not with today's code: its record does not tell" in text
 
 
@@ -110,14 +112,14 @@ def test_what_todays_code_cannot_do_is_said():
     ("cpu", 1, "cpu bf16, 1 thread, EM"), ("cpu", 2, "cpu bf16, 2 threads, EM"),
     ("cpu", None, "cpu bf16, EM"), ("cuda", None, "cuda bf16, EM"),
 ])
-def test_threads_are_told_where_they_decide_how_sums_are_rounded(device, threads, said):
+def test_commands_name_the_threads_of_a_cpu(device, threads, said):
     record = next(one for one in read_records(ROOT / "results") if one["profile"] == "quick")
     record = record | {"device": device, "precision": "bf16", "threads": threads}
-    assert said in commands_markdown([record], ())
+    assert said in commands_markdown([record])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_committed_commands_are_those_of_the_committed_records(folder):
+def test_committed_commands_match_the_committed_records(folder):
     records = read_records(ROOT / folder)
     text = (ROOT / folder / "commands.md").read_text("utf-8")
-    assert text == commands_markdown(records, command_line.OPTIONS, FOLDERS[folder]), "make table"
+    assert text == commands_markdown(records, FOLDERS[folder]), "make table"

@@ -1,4 +1,4 @@
-"""A sweep: the grid, cells that are done, being stopped, one line for what cannot work."""
+"""A sweep: the grid, finished runs, interruption, wrong input in one line."""
 
 from dataclasses import asdict
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import BertForQuestionAnswering, set_seed
 
-import smp.__main__ as command_line
 from helpers import attach_masks, tiny_config
-from smp.cli import sweep
-from smp.cli.commands import read_method, sweep_method
-from smp.cli.sweep import Sweep, plan_sweep, record_method
+from smp.cli import sweep as sweep_module
+from smp.cli.main import main
+from smp.cli.parameters import read_changes
+from smp.cli.sweep import Sweep, plan_sweep
 from smp.cli.train import train
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
@@ -19,6 +19,7 @@ from smp.method.schedule import Pruning
 from smp.model.load import load_student
 from smp.model.predict import evaluate_answers
 from smp.model.save import model_fingerprint
+from smp.runs.methods import read_method, record_method, sweep_method
 from smp.runs.names import run_name
 from smp.runs.read import read_records
 from smp.runs.record import check_record
@@ -42,14 +43,14 @@ def plan(encoder, methods, densities=(0.5,), seeds=(0,), **changes):
 
 def test_the_grid_is_every_method_at_every_density_and_seed(encoder):
     methods = ["smp-l", "smp-s+kd", "soft-movement", "movement-s+kd", "movement"]
-    cells = plan(encoder, methods, (0.5, 0.1), (0, 1))
-    assert len(set(cells)) == 20
-    assert [(c.seed, c.density, record_method(c), c.sharing) for c in cells[:6]] == [
+    runs = plan(encoder, methods, (0.5, 0.1), (0, 1))
+    assert len(set(runs)) == 20
+    assert [(c.seed, c.density, record_method(c), c.sharing) for c in runs[:6]] == [
         (0, 0.5, "SMP", "local"), (0, 0.5, "SMP + KD", "shared"),
         (0, 0.5, "soft movement", "local"), (0, 0.5, "movement + KD", "shared"),
         (0, 0.5, "movement", "local"), (0, 0.1, "SMP", "local")]
-    assert [sweep_method(asdict(cell)) for cell in cells[:5]] == methods
-    assert {c.data_seed for c in cells} == {0}  # all seeds read the same questions
+    assert [sweep_method(asdict(run)) for run in runs[:5]] == methods
+    assert {c.data_seed for c in runs} == {0}  # all seeds read the same questions
     assert plan(encoder, ["smp-l", "smp-l"]) == plan(encoder, ["smp-l"])
 
 
@@ -59,7 +60,7 @@ def test_an_unknown_method_gets_one_line(word):
         read_method(word)
 
 
-def test_a_cell_is_what_the_notebook_does(encoder, tmp_path):
+def test_a_run_equals_the_calls_of_the_notebook(encoder, tmp_path):
     """Masks and scores are those of the notebook's calls, written out here."""
     (settings,) = plan(encoder, ["smp-s"], (0.4,), (3,))
     record = Sweep([settings], tmp_path).run(settings)
@@ -85,14 +86,14 @@ def arguments(encoder, tmp_path, *more):
             "0", "--n-eval", "12", "--results", str(tmp_path), "--densities", "0.5", *more]
 
 
-def test_a_stopped_sweep_goes_on_where_it_was(encoder, tmp_path, monkeypatch, capfd):
+def test_a_stopped_sweep_continues_with_the_missing_runs(encoder, tmp_path, monkeypatch, capfd):
     methods = ["--methods", "smp-l", "magnitude", "movement"]
     run, begun = Sweep.run, []
 
     def stop_at_the_second(self, settings):
         begun.append(settings.method)
         if len(begun) == 2:
-            monkeypatch.setattr(sweep, "evaluate_answers", interrupted)
+            monkeypatch.setattr(sweep_module, "evaluate_answers", interrupted)
         return run(self, settings)
 
     def interrupted(*_, **__):
@@ -100,16 +101,16 @@ def test_a_stopped_sweep_goes_on_where_it_was(encoder, tmp_path, monkeypatch, ca
 
     with monkeypatch.context() as patch:
         patch.setattr(Sweep, "run", stop_at_the_second)
-        whole = sweep.evaluate_answers
-        assert command_line.main(arguments(encoder, tmp_path, *methods)) == 130
-        monkeypatch.setattr(sweep, "evaluate_answers", whole)
+        whole = sweep_module.evaluate_answers
+        assert main(arguments(encoder, tmp_path, *methods)) == 130
+        monkeypatch.setattr(sweep_module, "evaluate_answers", whole)
     shown = capfd.readouterr()
     assert "interrupted in tiny_almanac_magnitude_0.50_seed0" in shown.err
     first = (tmp_path / "sweep").glob("*.json")
     before = {path.name: path.read_bytes() for path in first}
     assert len(before) == 1 and "smp-l" in next(iter(before))
 
-    assert command_line.main(arguments(encoder, tmp_path, *methods)) == 0
+    assert main(arguments(encoder, tmp_path, *methods)) == 0
     shown = capfd.readouterr()
     assert "3 cells, 1 of them done before" in shown.out
     records = {path.name: path.read_bytes() for path in (tmp_path / "sweep").glob("*.json")}
@@ -118,49 +119,50 @@ def test_a_stopped_sweep_goes_on_where_it_was(encoder, tmp_path, monkeypatch, ca
     table = (tmp_path / "sweep" / "summary.md").read_text()
     assert all(name in table for name in ("SMP-L", "magnitude", "movement")) and table in shown.out
 
-    assert command_line.main(arguments(encoder, tmp_path, *methods)) == 0
+    assert main(arguments(encoder, tmp_path, *methods)) == 0
     assert "3 cells, 3 of them done before" in capfd.readouterr().out
 
 
-def test_a_damaged_record_is_not_taken_for_a_finished_cell(encoder, tmp_path, capfd):
+def test_a_damaged_record_is_no_finished_run(encoder, tmp_path, capfd):
     methods = ["--methods", "magnitude"]
-    assert command_line.main(arguments(encoder, tmp_path, *methods)) == 0
+    assert main(arguments(encoder, tmp_path, *methods)) == 0
     (path,) = (tmp_path / "sweep").glob("*.json")
     path.write_text(path.read_text()[:200])
     capfd.readouterr()
-    assert command_line.main(arguments(encoder, tmp_path, *methods)) == 2
+    assert main(arguments(encoder, tmp_path, *methods)) == 2
     shown = capfd.readouterr()
     assert f"sweep: {path.name} is not a result record" in shown.err and shown.err.count("\n") == 1
 
 
-def test_the_teacher_is_asked_once_for_all_cells_and_named_in_their_records(
+def test_teacher_logits_are_computed_once_for_all_runs(
     encoder, tmp_path, tokenizer, monkeypatch
 ):
     teacher = tmp_path / "teacher"
     model, _, _ = load_student(str(encoder))
     model.save_pretrained(teacher)
     tokenizer.save_pretrained(teacher)
-    asked, ask = [], sweep.ask_teacher
-    monkeypatch.setattr(sweep, "ask_teacher", lambda *a, **k: asked.append(1) or ask(*a, **k))
-    cells = plan(encoder, ["smp-l+kd", "movement+kd"])
-    sweep = Sweep(cells, tmp_path, str(teacher))
-    records = [sweep.run(cell) for cell in cells]
-    assert len(asked) == 1 and [r["method"] for r in records] == ["SMP + KD", "movement + KD"]
+    computed, compute = [], sweep_module.teacher_logits
+    monkeypatch.setattr(sweep_module, "teacher_logits",
+                        lambda *a, **k: computed.append(1) or compute(*a, **k))
+    runs = plan(encoder, ["smp-l+kd", "movement+kd"])
+    sweep = Sweep(runs, tmp_path, str(teacher))
+    records = [sweep.run(run) for run in runs]
+    assert len(computed) == 1 and [r["method"] for r in records] == ["SMP + KD", "movement + KD"]
     assert {r["teacher"]["name"] for r in records} == {"teacher"}
     assert {r["teacher"]["sha"] for r in records} == {
         model_fingerprint(model, with_head=True)}
     plain = Sweep(plan(encoder, ["smp-l"]), tmp_path).run(plan(encoder, ["smp-l"])[0])
     assert plain["teacher"] is None
     kept = [record["history"]["loss"] for record in (*records, plain)]
-    assert kept[0] != kept[2]  # it was listened to
-    cells = plan(encoder, ["smp-l", "smp-l+kd"], hidden_weight=1.0, head="teacher")
-    sweep = Sweep(cells, tmp_path, str(teacher))
-    plain, following = (sweep.run(cell)["history"]["loss"] for cell in cells)
-    assert len(asked) == 1  # it reads along
+    assert kept[0] != kept[2]  # the teacher's logits were used
+    runs = plan(encoder, ["smp-l", "smp-l+kd"], hidden_weight=1.0, head="teacher")
+    sweep = Sweep(runs, tmp_path, str(teacher))
+    plain, following = (sweep.run(run)["history"]["loss"] for run in runs)
+    assert len(computed) == 1  # it runs on every batch instead
     assert plain == kept[2] and following not in (kept[0], kept[2])
 
 
-def test_a_teacher_whose_layers_cannot_be_followed_is_refused_before_anything_is_run(
+def test_a_teacher_of_another_shape_is_refused_before_any_run(
     encoder, tmp_path, tokenizer, capfd
 ):
     for name, changes, setting, line in (
@@ -173,11 +175,11 @@ def test_a_teacher_whose_layers_cannot_be_followed_is_refused_before_anything_is
         tokenizer.save_pretrained(tmp_path / name)
         command = [*arguments(encoder, tmp_path, "--methods", "smp-l", "smp-l+kd"),
                    "--teacher", str(tmp_path / name), "--set", setting]
-        assert command_line.main(command) == 2
+        assert main(command) == 2
         assert line in capfd.readouterr().err and not (tmp_path / "sweep").exists()
 
 
-def test_a_cell_done_with_another_teacher_of_the_same_name_is_told(
+def test_a_run_done_with_another_teacher_is_reported(
     encoder, tmp_path, tokenizer, capfd
 ):
     teacher, model = tmp_path / "teacher", load_student(str(encoder))[0]
@@ -187,7 +189,7 @@ def test_a_cell_done_with_another_teacher_of_the_same_name_is_told(
         if trained_anew:
             torch.nn.init.normal_(model.qa_outputs.weight)  # the head alone is enough
         model.save_pretrained(teacher)
-        assert command_line.main(command) == 0
+        assert main(command) == 0
         assert capfd.readouterr().out.count("done with another teacher of that name") == told
 
 
@@ -198,10 +200,10 @@ def test_a_cell_done_with_another_teacher_of_the_same_name_is_told(
     (["--set", "regulariser=hard"], "REGULARISER='hard'"),
     (["--methods", "smp-l+kd"], "no fine-tuned"), (["--n-train", "none"], "N_TRAIN='none'"),
 ])
-def test_what_cannot_work_is_one_line_before_anything_is_run(
+def test_wrong_values_are_one_line_before_any_run(
     encoder, tmp_path, capfd, more, message
 ):
-    assert command_line.main([*arguments(encoder, tmp_path), *more]) == 2
+    assert main([*arguments(encoder, tmp_path), *more]) == 2
     shown = capfd.readouterr()
     lines = [line for line in shown.err.splitlines() if "examples/s" not in line]
     assert len(lines) == 1 and lines[0].startswith("sweep: ") and message in lines[0]
@@ -209,7 +211,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_run(
 
 
 def test_any_setting_can_be_set_for_the_whole_grid(encoder, tmp_path):
-    changes = command_line.read_changes(["score_start=0", "learning_rate=1e-1", "head=auto"])
+    changes = read_changes(["score_start=0", "learning_rate=1e-1", "head=auto"])
     assert changes == {"score_start": 0, "learning_rate": 0.1, "head": "auto"}
-    (cell,) = plan(encoder, ["smp-l"], score_start=0)
-    assert cell.score_start == 0
+    (run,) = plan(encoder, ["smp-l"], score_start=0)
+    assert run.score_start == 0

@@ -1,4 +1,4 @@
-"""Spans, answers and scores, each against a plain loop or the definition it must equal."""
+"""Spans and answers equal a plain loop, scores equal the official SQuAD v1.1 script."""
 
 import collections
 import functools
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 SQUAD = REPOSITORY.parent / "shared" / "data" / "squad"
 
 
-# -- the definition, written down plainly, after the official evaluate-v1.1.py ------------------
+# -- the official evaluate-v1.1.py ---------------------------------------------------------------
 
 
 @functools.cache  # the same references are scored again and again
@@ -177,8 +177,8 @@ def test_answers_equal_a_plain_loop(windows, seed, longest, extra):
 
 @st.composite
 def random_windows(draw):
-    """(examples, windows, logits): windows of any examples in any order, with tokens that are not
-    context in between; logits of any precision, with ties, infinities and NaN."""
+    """Draw (examples, windows, logits): any order, tokens that are not context in between, and
+    logits of any precision, with ties, infinities and NaN."""
     contexts = draw(st.lists(st.text(max_size=9), min_size=1, max_size=4))
     features = []
     for _ in range(draw(st.integers(0, 5))):
@@ -211,8 +211,8 @@ def test_answers_of_random_windows_equal_a_plain_loop(made, longest):
         assert row["context"][answer["start"] : answer["end"]] == answer["prediction_text"]
 
 
-def test_labels_as_logits_give_the_answers_back(windows):
-    """The round trip: a model that is sure of every label answers every question exactly."""
+def test_labels_as_logits_return_the_answers(windows):
+    """A model that predicts every label answers every question exactly."""
     examples, features = windows
     shape = (len(features), 48)
     start, end = np.zeros(shape), np.zeros(shape)
@@ -265,7 +265,7 @@ def test_no_span_gives_the_empty_answer(windows, bert):
         lambda s, e: (s[0], e[0]),
     ],
 )
-def test_logits_of_other_features_are_refused(windows, cut):
+def test_logits_of_another_shape_raise(windows, cut):
     examples, features = windows
     logits = np.zeros((2, len(features), 48))
     with pytest.raises(
@@ -317,7 +317,7 @@ def test_scores_by_hand():
     assert score({"x": "a"}, [{"id": "x", "answers": nothing}]) == {"em": 1.0, "f1": 0.0}
 
 
-def test_predictions_are_paired_by_id_and_a_metric_serves_twice():
+def test_predictions_are_paired_by_id_in_a_reusable_metric():
     references = [{"id": n, "answers": {"text": [n], "answer_start": [0]}} for n in ("x", "y")]
     predictions = [{"id": n, "prediction_text": n, "score": 1.0} for n in ("y", "x")]
     one, two = SquadMetric(), SquadMetric()
@@ -332,7 +332,7 @@ def test_predictions_are_paired_by_id_and_a_metric_serves_twice():
     "predicted, wanted",
     [("x", "xy"), ("xy", "x"), ("xx", "x"), ("xz", "xy"), ("xx", "xy"), ("", "")],
 )
-def test_predictions_that_do_not_fit_are_refused(predicted, wanted):
+def test_missing_or_duplicate_predictions_raise(predicted, wanted):
     references = [{"id": n, "answers": {"text": [n], "answer_start": [0]}} for n in wanted]
     with pytest.raises(
         ValueError, match="one prediction for each reference|at least one question"
@@ -347,7 +347,7 @@ def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
     code = (
         "import socket\ndef refuse(*a, **k): raise OSError('no network here')\n"
         "socket.socket.connect = refuse\n"
-        "from smp.answers import SquadMetric\n"
+        "from smp.data.answers import SquadMetric\n"
         "print(SquadMetric().compute(predictions=[{'id': 'x', 'prediction_text': 'y'}],\n"
         "    references=[{'id': 'x', 'answers': {'text': ['y'], 'answer_start': [0]}}]))"
     )
@@ -374,7 +374,7 @@ def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
 
 
 @pytest.mark.skipif(not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad")
-def test_scores_of_all_dev_questions_equal_the_official_definition():
+def test_scores_of_squad_dev_equal_the_official_script():
     data = load_squad(SQUAD / "squad-dev-v1.1.json.xz")
     rows = data["train"].to_list() + data["eval"].to_list()
     assert len(rows) == 10570

@@ -1,4 +1,4 @@
-"""The data: what is read, what is refused, what a window is labelled with, how batches are made."""
+"""Sources, invalid input, sampling, the labels of windows, and batches."""
 
 import gzip
 import importlib.util
@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, RobertaTokenizerFast
 
-from smp import squad
 from smp.data.batches import make_loader
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
 from smp.data.windows import featurise, label_window
@@ -136,13 +135,13 @@ def test_a_folder_holds_train_and_held_out(tmp_path, held_out):
     ]
 
 
-def test_the_home_folder_is_understood(tmp_path, monkeypatch):
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "pages.json", document())
     assert len(load_squad("~/pages.json")["eval"]) == 3
 
 
-def test_the_almanac(tmp_path):
+def test_synthetic_data_has_1600_train_and_400_eval_rows(tmp_path):
     data = load_squad("almanac", n_valid=40)
     assert {name: len(part) for name, part in data.items()} == {
         "train": 1600,
@@ -152,7 +151,7 @@ def test_the_almanac(tmp_path):
     assert all(part.features == SQUAD_FEATURES for part in data.values())
     few = load_squad("almanac", n_train=30, n_valid=7, n_eval=5, seed=3)
     assert [len(few[name]) for name in ("train", "valid", "eval")] == [30, 7, 5]
-    assert few["train"]["id"][:] == data["train"]["id"][:30], "the world is the same for any seed"
+    assert few["train"]["id"][:] == data["train"]["id"][:30], "same for any seed"
     for part in (data, few):
         assert not set(part["train"]["context"]) & set(part["valid"]["context"])
 
@@ -166,28 +165,28 @@ def test_a_hub_dataset(monkeypatch, tmp_path):
     hub = DatasetDict(
         train=as_hub(rows["train"].to_list()), validation=as_hub(rows["eval"].to_list())
     )
-    monkeypatch.setattr(squad, "load_dataset", {"owner/squad": hub}.__getitem__)
+    monkeypatch.setattr("smp.data.reading.load_dataset", {"owner/squad": hub}.__getitem__)
     data = load_squad("owner/squad", n_valid=6)
     assert [len(data[name]) for name in ("train", "valid", "eval")] == [27, 6, 3]
     assert all(part.features == SQUAD_FEATURES for part in data.values())
     assert data_fingerprint(data["eval"]) == data_fingerprint(rows["eval"])
 
-    monkeypatch.setattr(squad, "load_dataset", lambda name: DatasetDict(train=hub["train"]))
+    only_train = DatasetDict(train=hub["train"])
+    monkeypatch.setattr("smp.data.reading.load_dataset", lambda name: only_train)
     with pytest.raises(ValueError, match="owner/squad: its split 'validation' has no id, title"):
         load_squad("owner/squad")
     v2 = [
         *rows["eval"].to_list(),
         {**rows["eval"][0], "id": "v2", "answers": {"text": [], "answer_start": []}},
     ]
-    monkeypatch.setattr(
-        squad, "load_dataset", lambda name: {"train": hub["train"], "validation": as_hub(v2)}
-    )
+    parts = {"train": hub["train"], "validation": as_hub(v2)}
+    monkeypatch.setattr("smp.data.reading.load_dataset", lambda name: parts)
     with pytest.raises(ValueError, match="question 'v2' has 0 answers.*SQuAD v2"):
         load_squad("owner/squad")
 
 
 @pytest.mark.parametrize("name", ["no-such-owner/no-such-data", "not a name"])
-def test_a_hub_name_out_of_reach(name):
+def test_an_unreachable_hub_name_raises(name):
     with pytest.raises(FileNotFoundError, match="check the name and the connection") as error:
         load_squad(name)
     start = f"{name}: neither an existing file or folder nor a dataset that the Hub would give"
@@ -297,7 +296,7 @@ def one_line(error):
 
 
 @pytest.mark.parametrize("content, message", REFUSED.values(), ids=REFUSED)
-def test_bad_files_are_refused(tmp_path, content, message):
+def test_invalid_files_raise_one_line(tmp_path, content, message):
     path = write(tmp_path / "pages.json", content)
     with pytest.raises(ValueError, match=message) as error:
         load_squad(path)
@@ -315,7 +314,7 @@ def test_bad_files_are_refused(tmp_path, content, message):
         ("pages.txt", b"{}", "expected a file ending in .json, .json.gz, .json.xz"),
     ],
 )
-def test_files_that_cannot_be_opened(tmp_path, name, content, message):
+def test_unreadable_files_raise_one_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
         load_squad(str(tmp_path / name))
@@ -335,7 +334,7 @@ def test_files_that_cannot_be_opened(tmp_path, name, content, message):
         ),
     ],
 )
-def test_folders_without_just_two_files(tmp_path, names, found):
+def test_a_folder_needs_one_train_and_one_dev_file(tmp_path, names, found):
     for name in names:
         write(tmp_path / name, "{}")
     with pytest.raises(ValueError, match=found) as error:
@@ -356,14 +355,14 @@ def test_folders_without_just_two_files(tmp_path, names, found):
         Path("nothing"),
     ],
 )
-def test_paths_that_are_not_there(path):
+def test_missing_paths_raise(path):
     with pytest.raises(FileNotFoundError, match="no such file or folder; check the path") as error:
         load_squad(path)
     assert one_line(error).startswith(str(path))
 
 
 @pytest.mark.parametrize("data", [None, "", 3, ["almanac"]])
-def test_data_of_another_kind(data):
+def test_data_of_another_type_raises(data):
     with pytest.raises(ValueError, match="expected 'almanac', a path or a Hub dataset name"):
         load_squad(data)
 
@@ -393,7 +392,7 @@ def pages(tmp_path):
         (dict(n_train=True), "n_train = True: expected a whole number"),
     ],
 )
-def test_counts_that_cannot_be_met(pages, counts, message):
+def test_impossible_counts_raise(pages, counts, message):
     with pytest.raises(ValueError, match=message) as error:
         load_squad(pages, **counts)
     one_line(error)
@@ -416,7 +415,7 @@ def test_valid_is_taken_out_of_train(pages, n_valid):
     )
 
 
-def test_long_passages_can_be_left_out(pages):
+def test_longest_passage_leaves_out_longer_ones(pages):
     def words(data, part):
         return [len(context.split()) for context in data[part]["context"]]
 
@@ -446,13 +445,13 @@ def test_samples_are_fixed_by_the_seed(pages):
     assert ids("valid", n_valid=9, seed=1) != ids("valid", n_valid=9, seed=2)
 
 
-def test_one_paragraph_serves_train_and_valid_where_there_is_no_other(tmp_path):
+def test_train_and_valid_share_a_paragraph_if_needed(tmp_path):
     data = load_squad(write(tmp_path / "pages.json", document(2)), n_valid=2)
     assert len(data["train"]) == 1 and len(data["valid"]) == 2
     assert not set(data["train"]["id"]) & set(data["valid"]["id"])
 
 
-def test_the_fingerprint(pages):
+def test_fingerprint_changes_with_any_field(pages):
     examples = load_squad(pages)["eval"]
     mark = data_fingerprint(examples)
     assert len(mark) == 12 and int(mark, 16) >= 0
@@ -474,7 +473,7 @@ def test_the_fingerprint(pages):
 
 
 def check_windows(examples, features, tokenizer, max_length, stride):
-    """What must hold of any windows: shapes, labels, coverage, and the characters of each token."""
+    """Assert shapes, labels, coverage and characters of the windows; return the answered rows."""
     covered = set()
     for window in features:
         row = examples[window["example"]]
@@ -589,7 +588,7 @@ def test_label_window_equals_a_plain_search(steps, data):
     assert label_window(offsets, first, last + 1) == (start, end)
 
 
-def test_white_space_around_an_answer_is_not_looked_for(bert):
+def test_labels_ignore_white_space_around_an_answer(bert):
     context = "Who? The crew of  seven  did."
     examples = Dataset.from_list(
         [
@@ -615,7 +614,7 @@ def test_no_examples_make_no_windows(examples, bert):
         make_loader(empty, bert, 4, shuffle=True)
 
 
-def test_questions_that_leave_no_room(examples, tokenizer):
+def test_a_question_too_long_for_a_window_raises(examples, tokenizer):
     long = examples.select([0, 1]).to_list()
     long[1]["question"] = "why " * 60
     long = Dataset.from_list(long, SQUAD_FEATURES)
@@ -630,12 +629,12 @@ def test_questions_that_leave_no_room(examples, tokenizer):
 
 
 @pytest.mark.parametrize("max_length, stride", [(64, 64), (64, -1), (0, 0)])
-def test_strides_that_cannot_be(examples, bert, max_length, stride):
+def test_invalid_strides_raise(examples, bert, max_length, stride):
     with pytest.raises(ValueError, match="expected 0 or more, and less than max_length"):
         featurise(examples, bert, max_length, stride)
 
 
-def test_a_slow_tokenizer_is_refused(examples):
+def test_a_slow_tokenizer_raises(examples):
     class Slow:
         is_fast = False
 
@@ -685,7 +684,7 @@ def test_batches_hold_each_window_once(examples, tokenizer):
                 assert (batch["attention_mask"][i, length:] == 0).all()
 
 
-def test_the_order_is_fixed_by_the_seed_and_new_each_epoch(examples, bert):
+def test_the_seed_fixes_an_order_that_is_new_each_epoch(examples, bert):
     features = featurise(examples, bert, 64, 24)
     one, two, other = (make_loader(features, bert, 4, True, seed) for seed in (7, 7, 8))
     epochs = [order(one), order(one), order(one)]
@@ -710,7 +709,7 @@ def test_batches_are_of_similar_length(bert):
     assert used / sum(sizes) > 0.95
 
 
-def test_padding_is_on_the_right_whatever_the_tokenizer_prefers(examples, bert, caplog):
+def test_padding_is_on_the_right_for_any_tokenizer(examples, bert, caplog):
     features = featurise(examples, bert, 64, 24)
     side, bert.padding_side = bert.padding_side, "left"
     try:
@@ -721,10 +720,11 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_prefers(examples, bert, 
     assert not caplog.records
 
 
-def test_nothing_is_written(tmp_path, bert):
-    """Loading, windows and batches leave no file behind, in the working folder or elsewhere."""
+def test_loading_writes_no_file(tmp_path, bert):
+    """Loading, windows and batches write no file, neither in the working folder nor at home."""
     code = (
-        "from smp.squad import *\nfrom transformers import AutoTokenizer\n"
+        "from smp.data.batches import make_loader\nfrom smp.data.reading import load_squad\n"
+        "from smp.data.windows import featurise\nfrom transformers import AutoTokenizer\n"
         f"t = AutoTokenizer.from_pretrained({bert.name_or_path!r})\n"
         "f = featurise(load_squad('almanac', 20, 0, 5)['train'], t, 64, 16)\n"
         "list(make_loader(f, t, 4, True))"

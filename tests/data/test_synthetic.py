@@ -1,4 +1,4 @@
-"""The embedded data: the same everywhere, exact, confusable, and new in the test split."""
+"""The synthetic data: the same everywhere, exact, confusable, and new in the test split."""
 
 import hashlib
 import importlib.util
@@ -58,7 +58,7 @@ def test_more_questions_extend_fewer(n):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_answers_stand_once_and_where_they_say(split):
+def test_each_answer_occurs_once_at_its_start(split):
     for paragraph in paragraphs(SPLITS[split]):
         context = paragraph["context"]
         for qa in paragraph["qas"]:
@@ -69,7 +69,7 @@ def test_answers_stand_once_and_where_they_say(split):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_form(split):
+def test_form_is_squad_v1(split):
     data = SPLITS[split]
     ids = [qa["id"] for qa in questions(data)]
     assert data["version"] == "1.1" and len(ids) == len(set(ids)) == 800
@@ -103,8 +103,8 @@ def test_domains_and_kinds():
 
 
 @pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
-def test_each_telling_holds_two_of_a_kind(domain, fact):
-    """Whatever is asked, an answer of the same kind and another role is in the same passage."""
+def test_each_fact_states_two_answers_of_one_kind(domain, fact):
+    """A passage contains an answer of the same kind and another role for every question."""
     roles = sorted(fact["questions"])
     tellings = fact["apart"] + fact["together"]
     assert len(roles) == 2 and len(fact["apart"]) == 2 and len(fact["together"]) == 1
@@ -118,21 +118,21 @@ def test_each_telling_holds_two_of_a_kind(domain, fact):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_passages_tell_both_halves_of_four_facts(split):
+def test_passages_state_both_roles_of_four_facts(split):
     for seed in range(50):
         domain = list(DOMAINS.values())[seed % len(DOMAINS)]
         _, context, asked = draft_passage(domain, split, random.Random(seed))
         assert len(asked) == 8 and all(context.count(texts[0]) for _, texts in asked)
 
 
-def test_some_sentences_are_for_test_alone():
+def test_some_sentences_are_only_in_the_test_split():
     for domain in DOMAINS.values():
         sentences = [s for f in domain["facts"] for t in f["apart"] + f["together"] for s in t]
         assert sum("*" in sentence for sentence in sentences) >= 3
 
 
 @pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
-def test_questions_have_several_wordings_and_some_for_test_alone(domain, fact):
+def test_questions_have_wordings_of_the_test_split_only(domain, fact):
     for template in fact["questions"].values():
         train, test = wordings(template, "train"), wordings(template, "test")
         assert len(set(train)) >= 3 and set(test) - set(train) and set(train) < set(test)
@@ -145,7 +145,7 @@ def test_no_wording_asks_for_both_roles():
         assert not one & other
 
 
-def test_test_speaks_of_nobody_known_from_training():
+def test_the_splits_share_no_names():
     shared = names(SPLITS["train"]) & names(SPLITS["test"])
     kinds_of_thing = "the expedition works bridge festival observatory cup final"
     assert shared == set(kinds_of_thing.split())
@@ -158,7 +158,7 @@ def test_wordings():
     assert wordings(template, "test") == [*train, "Who ran {it}?", "Who ran {it}, then?"]
 
 
-def test_bad_input():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match='"train" or "test"'):
         make_synthetic_squad("dev", 10)
     with pytest.raises(ValueError, match="at least 1"):

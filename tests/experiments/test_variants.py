@@ -7,7 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from results.tried.variants import (
+from transformers import BertForQuestionAnswering
+
+from experiments import soup, variants
+from experiments.variants import (
     VARIANTS,
     ForcingTeacher,
     MapsTeacher,
@@ -15,13 +18,13 @@ from results.tried.variants import (
     VectorsTeacher,
     seeds_beside,
 )
-from transformers import BertForQuestionAnswering
-
 from helpers import attach_masks, linears_of, tiny_config
-from results.tried import soup, variants
 from smp.cli.sweep import Sweep, plan_sweep
+from smp.cli.train import Parts
 from smp.method.hidden import HiddenTeacher
 from smp.method.masks import Masks
+from smp.model.device import make_accelerator
+from smp.model.encoder import encoder_layers
 from smp.model.load import load_qa_model
 from smp.runs.names import run_name
 
@@ -36,6 +39,8 @@ TEACHERS = {  # what their records say
     "more steps": {"settings": {"seed": 1}, "steps": 10},
     "smaller batches": {"settings": {"seed": 1, "batch_size": 4}},
 }
+
+PLAIN = Parts()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def folders(tmp_path_factory, tokenizer):
     return folder / "encoder", folder / "teacher"
 
 
-def train(folders, results, method="smp-s+kd", **changes):
+def train(folders, results, method="smp-s+kd", parts=PLAIN, **changes):
     encoder, teacher = folders
     (settings,) = plan_sweep("quick", [method], [0.5], [0], **{
         "model": str(encoder), "n_train": 48, "n_valid": 0, "n_eval": 4, "n_snapshots": 1,
@@ -65,8 +70,13 @@ def train(folders, results, method="smp-s+kd", **changes):
         merge(masks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Masks, "bake", keep_scores)
-        return Sweep([settings], results, str(teacher)).run(settings), learned
+        patch.setattr(Masks, "merge", keep_scores)
+        return Sweep([settings], results, str(teacher), parts=parts).run(settings), learned
+
+
+def teacher_of(kind, student, teacher):
+    """A teacher of that class, in fp32."""
+    return kind(student, teacher, encoder_layers, make_accelerator("fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +86,10 @@ def plain(folders, tmp_path_factory):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_trains_otherwise_and_its_record_says_so(
-    name, plain, folders, tmp_path, monkeypatch
+    name, plain, folders, tmp_path
 ):
-    for where, what, instead in variants.replacements(name):
-        assert hasattr(where, what)
-        monkeypatch.setattr(where, what, instead)
-    (record, learned), (plain, plainly_learned) = train(folders, tmp_path), plain
+    parts = variants.parts_of(name)
+    (record, learned), (plain, plainly_learned) = train(folders, tmp_path, parts=parts), plain
     assert not all(map(torch.equal, learned, plainly_learned))
     if name != "heads-regularised":  # too little in six steps for a mask to show it everywhere
         assert record["history"]["loss"] != plain["history"]["loss"]
@@ -100,12 +108,10 @@ def test_a_variant_trains_otherwise_and_its_record_says_so(
     ("heads-regularised", "smp-l", {"regulariser": 0}, "a regulariser above 0"),
 ])
 def test_a_variant_of_what_is_not_in_use_gets_one_line(
-    name, method, changes, expected, folders, tmp_path, monkeypatch
+    name, method, changes, expected, folders, tmp_path
 ):
-    for where, what, instead in variants.replacements(name):
-        monkeypatch.setattr(where, what, instead)
     with pytest.raises(ValueError, match=expected):
-        train(folders, tmp_path, method, **changes)
+        train(folders, tmp_path, method, variants.parts_of(name), **changes)
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -121,7 +127,7 @@ def test_an_unknown_variant_gets_one_line(capsys):
 
 @pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
 def test_a_copy_of_the_teacher_is_at_no_distance(kind, tiny_qa, batch):
-    watching = kind(tiny_qa, copy.deepcopy(tiny_qa), "fp32")
+    watching = teacher_of(kind, tiny_qa, copy.deepcopy(tiny_qa))
     tiny_qa(**batch)
     assert watching.read(batch)[1].item() == pytest.approx(0, abs=1e-6)
 
@@ -129,7 +135,7 @@ def test_a_copy_of_the_teacher_is_at_no_distance(kind, tiny_qa, batch):
 @pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
 def test_padding_does_not_count(kind, tiny_qa, batch):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
-    watching = kind(tiny_qa, teacher, "fp32")
+    watching = teacher_of(kind, tiny_qa, teacher)
     distances = []
     for word in (1000, 2000):
         batch["input_ids"][batch["attention_mask"] == 0] = word
@@ -139,7 +145,7 @@ def test_padding_does_not_count(kind, tiny_qa, batch):
 
 
 def test_the_maps_are_those_of_the_model(tiny_qa, batch):
-    watching = MapsTeacher(tiny_qa, copy.deepcopy(tiny_qa), "fp32")
+    watching = teacher_of(MapsTeacher, tiny_qa, copy.deepcopy(tiny_qa))
     tiny_qa.set_attn_implementation("eager")
     shown = tiny_qa(**batch, output_attentions=True).attentions
     for layer, expected in enumerate(shown):
@@ -159,9 +165,9 @@ def test_the_teachers_that_count_are_the_seeds_of_the_one_that_is_named(folders,
 def test_several_teachers_are_told_apart_from_one_and_count_alike(folders, batch):
     _, folder = folders
     student = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
-    alone = [HiddenTeacher(student, load_qa_model(str(folder.with_name(name)))[0], "fp32")
+    alone = [teacher_of(HiddenTeacher, student, load_qa_model(str(folder.with_name(name)))[0])
              for name in ("teacher", "another seed")]
-    together = SeveralTeachers(student, load_qa_model(str(folder))[0], "fp32")
+    together = teacher_of(SeveralTeachers, student, load_qa_model(str(folder))[0])
     student(**batch)
     (logits, distance), (first, near), (second, far) = (
         one.read(batch) for one in (together, *alone))
@@ -172,7 +178,7 @@ def test_several_teachers_are_told_apart_from_one_and_count_alike(folders, batch
 def test_a_teacher_without_other_seeds_gets_one_line(folders, tiny_qa):
     tiny_qa.name_or_path = str(folders[1].with_name("more steps"))
     with pytest.raises(ValueError, match="'more steps' has no other seeds beside it"):
-        SeveralTeachers(tiny_qa, tiny_qa, "fp32")
+        teacher_of(SeveralTeachers, tiny_qa, tiny_qa)
 
 
 def test_a_soup_is_the_mean_of_the_weights_and_a_teacher(folders, tmp_path, capsys):
@@ -228,9 +234,8 @@ def test_a_soup_is_of_models_that_learned_from_the_same(folders, tmp_path, other
     assert bool(list(tmp_path.glob("*soup*"))) == (not said)
 
 
-def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa, monkeypatch):
-    monkeypatch.setattr("smp.masks.StaticMask", variants.NormKept)
-    masks = attach_masks(tiny_qa, start=1.0)
+def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa):
+    masks = attach_masks(tiny_qa, start=1.0, static_mask=variants.NormKept)
     norms = {name: linear.weight.norm().item() for name, linear in linears_of(masks).items()}
     masks.refresh(0.1)
     for name, linear in linears_of(masks).items():
@@ -263,12 +268,12 @@ def test_adam_per_matrix_moves_a_matrix_in_proportion_to_its_gradient():
 def test_the_heads_regulariser_is_the_gradient_of_its_formula(tiny_qa):
     """R of a matrix with a mean m for each head: 2 sqrt(mean m) mean(sqrt(m)), the first root held
     fast; with one head it has SMP's gradient."""
-    masks = variants.HeadsRegularised(tiny_qa)
+    masks = attach_masks(tiny_qa, kind=variants.HeadsRegularised, heads=4)
     torch.manual_seed(0)
     for scores in masks.scores:
         torch.nn.init.normal_(scores)
     masks.add_regulariser_gradient(2.0)
-    for (_, _, matrix, _), scores in zip(masks.matrices, masks.scores):
+    for (_, matrix, _, _), scores in zip(masks.matrices, masks.scores):
         free = scores.detach().clone().requires_grad_()
         kept = free.sigmoid()
         if matrix in ("query", "key", "value"):

@@ -1,4 +1,4 @@
-"""Compaction: what is dead goes, the logits stay; saved, loaded, refused where not exact."""
+"""Dead units: they are removed, the logits stay, and compact models are saved and loaded."""
 
 import json
 
@@ -55,7 +55,7 @@ def logits(model, batch):
 
 
 def matrices(model, layer):
-    found = {matrix: linear for _, at, matrix, linear in encoder_linears(model) if at == layer}
+    found = {matrix: linear for _, matrix, at, linear in encoder_linears(model) if at == layer}
     return [found[name] for name in MATRICES]
 
 
@@ -98,7 +98,7 @@ some_heads = st.sets(st.integers(0, HEADS - 1))
     heads=st.lists(some_heads, min_size=2, max_size=2), density=st.sampled_from([1, 0.5, 0.15, 0]),
     padded=st.booleans(),
 )
-def test_planted_dead_parts_go_and_logits_stay(seed, rows, neurons, heads, density, padded):
+def test_planted_dead_units_go_and_logits_stay(seed, rows, neurons, heads, density, padded):
     model = random_model(seed)
     for layer in range(2):
         query, key, value, output, up, down = matrices(model, layer)
@@ -132,7 +132,7 @@ def test_planted_dead_parts_go_and_logits_stay(seed, rows, neurons, heads, densi
     assert size - count_parameters(model) == saved
 
 
-def test_nothing_dead_nothing_taken_out():
+def test_nothing_is_removed_if_nothing_is_dead():
     model, batch = random_model(), inputs()
     before, state = logits(model, batch), {k: v.clone() for k, v in model.state_dict().items()}
     report = prune_dead_units(model)
@@ -176,7 +176,7 @@ def test_each_family_and_its_own_activation(family, activation):
     assert torch.allclose(logits(model, batch), before, rtol=0, atol=1e-9)
 
 
-def test_after_masks_are_baked_and_not_before(tiny_qa, batch):
+def test_dead_units_are_removed_after_merge_only(tiny_qa, batch):
     masks = attach_masks(tiny_qa)
     masks.refresh(0.01)  # all scores are equal: the first rows stay
     masked = logits(tiny_qa.eval(), batch)
@@ -196,7 +196,7 @@ def test_after_masks_are_baked_and_not_before(tiny_qa, batch):
     ("albert", {"embedding_size": 8}, "not those of BERT"),
     ("bert", {"is_decoder": True}, "is a decoder"),
 ])
-def test_other_layers_are_refused_and_left_alone(family, changes, reason):
+def test_other_layers_raise_and_stay_unchanged(family, changes, reason):
     model = random_model(0, family, **changes)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=reason):
@@ -217,7 +217,7 @@ def compacted():
     return model
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path, tokenizer):
+def test_a_loaded_model_equals_the_saved_one(tmp_path, tokenizer):
     model, batch = compacted(), inputs()
     folder = save_compact(model, tokenizer, tmp_path / "small")
     again = load_compact(folder)
@@ -242,7 +242,7 @@ def test_tied_weights_stay_tied(tmp_path, tokenizer):
         assert torch.equal(again(**inputs()).logits, model(**inputs()).logits)
 
 
-def test_a_label_word_head_is_not_saved(tmp_path, tokenizer, tiny_masked_lm, tiny_qa):
+def test_saving_a_label_word_head_raises(tmp_path, tokenizer, tiny_masked_lm, tiny_qa):
     tiny_qa.qa_outputs = label_word_head(tiny_masked_lm, tokenizer)
     with pytest.raises(ValueError, match="label-word head: save it with save_model"):
         save_compact(tiny_qa, tokenizer, tmp_path / "small")
@@ -267,7 +267,7 @@ def changed(folder, **entries):
     lambda folder: changed(folder, **{"class": "logging"}),
     lambda folder: changed(folder, **{"class": "DistilBertForQuestionAnswering"}),
 ])
-def test_a_damaged_folder_is_refused_in_one_line(damage, tmp_path, tokenizer):
+def test_a_damaged_folder_raises_one_line(damage, tmp_path, tokenizer):
     folder = save_compact(compacted(), tokenizer, tmp_path / "small")
     damage(folder)
     with pytest.raises(ValueError, match="is no whole compact model") as caught:
@@ -275,7 +275,7 @@ def test_a_damaged_folder_is_refused_in_one_line(damage, tmp_path, tokenizer):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_there_is_named(tmp_path, tokenizer):
+def test_missing_files_are_named(tmp_path, tokenizer):
     with pytest.raises(FileNotFoundError, match="no compact.json"):
         load_compact(tmp_path)
     folder = save_compact(compacted(), tokenizer, tmp_path / "small")

@@ -1,4 +1,4 @@
-"""Steps that skip zeros are those of dense products, but for rounding."""
+"""Training steps that skip zeros equal dense ones, except for rounding."""
 
 import copy
 
@@ -8,16 +8,15 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.utils import parametrize
 
 from helpers import attach_masks, compiler_named, linears_of
 from smp.cli.train import attach_pruning, train
 from smp.fast import skipping
+from smp.fast.buffers import reuse_buffers
 from smp.fast.products import compiled_products
 from smp.fast.skipping import SKIP_UP_TO, csr_of_kept, skip_zeros, skipping_forward
-from smp.fast.topk import fast_keep_top
-from smp.method.baselines import METHOD_MASKS
-from smp.method.masks import StaticMask
+from smp.method.baselines import MagnitudeMasks, MovementMasks, SoftMovementMasks
+from smp.method.masks import Masks, StaticMask, keep_top
 from smp.runs.settings import choose_settings
 
 pytestmark = pytest.mark.skipif(compiled_products() is None, reason="no C compiler with OpenMP")
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.skipif(compiled_products() is None, reason="no C compil
 
 @pytest.fixture
 def products(monkeypatch):
-    """[(kept, whether it is turned)] of the products that skipped zeros."""
+    """[(kept, whether it is transposed)] of the products that skipped zeros."""
     made = []
 
     def note(weight, mask, kept, turned=False):
@@ -37,11 +36,12 @@ def products(monkeypatch):
 
 
 def masked_linear(rows, columns, kept, bias=True, start=0.0):
-    linear, mask = nn.Linear(columns, rows, bias=bias), None
-    mask = StaticMask(linear.weight, start)
-    parametrize.register_parametrization(linear, "weight", mask)
-    fast_keep_top(torch.rand(rows, columns), kept, out=mask.mask)
-    return linear, mask
+    linear = nn.Linear(columns, rows, bias=bias)
+    masks = Masks([("linear", "kind", 0, linear)], score_init=start)
+    linear.parametrizations.weight.original.requires_grad_()
+    reuse_buffers(masks)
+    masks.masks["linear"].mask.copy_(keep_top(torch.rand(rows, columns), kept))
+    return linear, masks.masks["linear"]
 
 
 def all_gradients(loss, *tensors):
@@ -54,13 +54,19 @@ def at_random(masks, density):
     masks.refresh(density)
 
 
+def buffered_masks(model, **options):
+    masks = attach_masks(model, **options)
+    reuse_buffers(masks)
+    return masks
+
+
 @examples(deadline=None, max_examples=80)
 @given(
     rows=st.integers(1, 70), columns=st.integers(1, 70), tokens=st.integers(0, 150),
     density=st.sampled_from([0, 0.03, 0.1, 0.4]), bias=st.booleans(), scores=st.booleans(),
     threads=st.integers(1, 4), seed=st.integers(0, 99),
 )
-def test_value_and_gradients_are_those_of_a_dense_product(
+def test_value_and_gradients_equal_the_dense_product(
     rows, columns, tokens, density, bias, scores, threads, seed
 ):
     torch.manual_seed(seed)
@@ -70,7 +76,7 @@ def test_value_and_gradients_are_those_of_a_dense_product(
     x = torch.randn(tokens, columns, requires_grad=True)
     pull = torch.randn(rows, tokens).T  # a gradient that does not lie row by row
     learned = [x, *linear.parameters()]
-    y = linear(x)
+    y = nn.Linear.forward(linear, x)
     dense = all_gradients((y * pull).sum(), *learned)
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -92,9 +98,9 @@ def test_any_leading_sizes_and_layouts():
         assert y.shape == dense.shape and torch.allclose(y, dense, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHOD_MASKS)
-def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, method):
-    masks = METHOD_MASKS[method](tiny_qa)
+@pytest.mark.parametrize("kind", [Masks, MagnitudeMasks, MovementMasks, SoftMovementMasks])
+def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, kind):
+    masks = buffered_masks(tiny_qa, kind=kind)
     at_random(masks, 0.1)
     trained = [p for p in tiny_qa.parameters() if p.requires_grad]
     dense = all_gradients(tiny_qa(**batch).start_logits.square().sum(), *trained)
@@ -109,7 +115,7 @@ def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, metho
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * other.abs().max())
 
 
-def test_a_run_ends_with_the_masks_of_a_dense_one(tiny_qa, windows, tokenizer, products):
+def test_a_run_ends_with_the_masks_of_a_dense_run(tiny_qa, windows, tokenizer, products):
     settings = choose_settings(
         "quick", "smp", precision="fp32", max_length=96, stride=32, epochs=3, batch_size=8,
         n_snapshots=1, density=0.2,
@@ -131,12 +137,12 @@ def test_a_run_ends_with_the_masks_of_a_dense_one(tiny_qa, windows, tokenizer, p
     assert min(same) > 0.99  # rounding may move a weight at the cut
 
 
-def test_only_few_kept_weights_in_fp32_are_worth_it(products):
+def test_zeros_are_skipped_up_to_40_percent_in_fp32(products):
     linear, mask = masked_linear(50, 20, int(SKIP_UP_TO * 1000) + 1)
     x = torch.randn(3, 20)
     skipping_forward(linear, x)
     assert not products
-    fast_keep_top(torch.rand(50, 20), int(SKIP_UP_TO * 1000), out=mask.mask)
+    mask.mask.copy_(keep_top(torch.rand(50, 20), int(SKIP_UP_TO * 1000)))
     skipping_forward(linear, x)
     assert products == [(SKIP_UP_TO * 1000, False)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -150,21 +156,21 @@ def who_skips(model):
             if getattr(type(module), "forward", None) is skipping_forward]
 
 
-def test_who_skips_is_said(tiny_qa):
-    masks = attach_masks(tiny_qa)
+def test_skip_zeros_returns_whether_zeros_are_skipped(tiny_qa):
+    masks = buffered_masks(tiny_qa)
     assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and not who_skips(tiny_qa)
-    assert masks.zeros == "multiplied"
+    assert not hasattr(masks, "zeros")  # which records as "multiplied"
     with compiler_named("no-such-compiler"):
         assert "takes a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
-        assert masks.zeros == "multiplied"
+        assert not hasattr(masks, "zeros")
     assert "are skipped where a matrix keeps 40%" in skip_zeros(masks, "fp32")
     assert len(who_skips(tiny_qa)) == len(masks.masks) and masks.zeros == "skipped"
 
 
-def test_a_weight_that_lies_otherwise_is_left_dense(tiny_qa):
+def test_a_transposed_weight_stays_dense(tiny_qa):
     query = tiny_qa.bert.encoder.layer[0].attention.self.query
     query.weight = nn.Parameter(query.weight.detach().T.contiguous().T)
-    skip_zeros(attach_masks(tiny_qa), "fp32")
+    skip_zeros(buffered_masks(tiny_qa), "fp32")
     names = who_skips(tiny_qa)
     assert "bert.encoder.layer.0.attention.self.query" not in names and len(names) == 11
 
@@ -176,7 +182,7 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it(tiny_qa, batch):
 
     output = tiny_qa.bert.encoder.layer[0].output
     output.dense.__class__ = Twice
-    masks = attach_masks(tiny_qa)
+    masks = buffered_masks(tiny_qa)
     at_random(masks, 0.1)
     dense = tiny_qa(**batch).start_logits
     skip_zeros(masks, "fp32")
@@ -190,8 +196,8 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it(tiny_qa, batch):
     lambda linear: setattr(linear, "bias", nn.Parameter(torch.arange(48.0)[::2])),
     lambda linear: linear.parametrizations.weight.original.set_(torch.randn(40, 24).T),
 ], ids=["double", "bf16 bias", "bias of every other number", "column after column"])
-def test_what_the_products_cannot_read_is_left_to_torch(change, products):
-    """The weights are looked at again in every step, for what is read is memory."""
+def test_unreadable_weights_use_the_dense_product(change, products):
+    """Each step checks the weights again, because the products read raw memory."""
     linear, _ = masked_linear(24, 40, 90)
     with torch.no_grad():
         change(linear)
@@ -207,7 +213,7 @@ def test_what_the_products_cannot_read_is_left_to_torch(change, products):
     assert ours == dense if isinstance(dense, str) else torch.equal(ours, dense)
 
 
-def test_room_is_made_for_fp32_whatever_torchs_defaults_are():
+def test_csr_is_fp32_on_cpu_for_any_torch_defaults():
     linear, mask = masked_linear(24, 40, 90)
     weight = linear.parametrizations.weight.original
     usual = csr_of_kept(weight, mask.mask, 90, turned=True)
@@ -220,8 +226,8 @@ def test_room_is_made_for_fp32_whatever_torchs_defaults_are():
     assert all(map(torch.equal, usual, made))
 
 
-def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, batch):
-    masks = attach_masks(tiny_qa)
+def test_masks_that_change_before_the_backward_raise(tiny_qa, batch):
+    masks = buffered_masks(tiny_qa)
     skip_zeros(masks, "fp32")
     at_random(masks, 0.1)
     loss = tiny_qa(**batch).start_logits.square().sum()
@@ -234,8 +240,8 @@ def test_masks_that_change_unseen_or_before_the_backward_are_refused(tiny_qa, ba
         csr_of_kept(linear.parametrizations.weight.original, mask.mask, 10)
 
 
-def test_what_is_baked_skips_no_more_and_a_copy_goes_on(tiny_qa, batch, products):
-    masks = attach_masks(tiny_qa)
+def test_merged_layers_are_dense_and_copies_still_skip(tiny_qa, batch, products):
+    masks = buffered_masks(tiny_qa)
     skip_zeros(masks, "fp32")
     at_random(masks, 0.1)
     copied, y = copy.deepcopy(tiny_qa), tiny_qa(**batch).start_logits
@@ -252,6 +258,6 @@ def test_what_is_baked_skips_no_more_and_a_copy_goes_on(tiny_qa, batch, products
     assert torch.equal(copied(**batch).start_logits, y) and len(products) == 2 * count
     for module in copied.modules():
         if isinstance(module, StaticMask):
-            fast_keep_top(module.scores, 3, out=module.mask)
+            module.mask.copy_(keep_top(module.scores, 3))
     copied(**batch)
     assert products[-1] == (3, False)

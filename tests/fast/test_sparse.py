@@ -1,4 +1,4 @@
-"""Sparse products equal dense ones; a model is accelerated where it is measured to pay."""
+"""Sparse products equal dense ones and replace them where they are faster."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from smp.data.windows import featurise
 from smp.fast import sparse
 from smp.fast.dead_units import prune_dead_units
 from smp.fast.products import compiled_products, sparse_product
-from smp.fast.sparse import SparseLinear, TorchSparseLinear, accelerate, speed_up
+from smp.fast.sparse import SparseLinear, TorchSparseLinear, accelerate, measure_speed_up
 from smp.method.baselines import MagnitudeMasks
 from smp.model.encoder import encoder_linears
 from smp.model.load import load_qa_model
@@ -89,7 +89,7 @@ def test_a_kept_weight_takes_six_bytes():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_product_cannot_read_is_refused(kind):
+def test_unreadable_inputs_raise(kind):
     sparse = kind(sparse_linear(24, 40, 0.3))
     with pytest.raises(ValueError, match=r"shape \(40, 2\), expected \(..., 40\)"):
         sparse(torch.randn(40, 2))
@@ -128,7 +128,7 @@ def test_an_accelerated_model_has_the_same_logits(family, changes, always):
     assert not any(key.startswith(kept[0]) for key in model.base_model.state_dict())
 
 
-def test_what_does_not_pay_stays_dense(tiny_qa, batch, monkeypatch):
+def test_slower_products_stay_dense(tiny_qa, batch, monkeypatch):
     monkeypatch.setattr(sparse, "MARGIN", float("inf"))
     before, keys = logits(tiny_qa, batch), list(tiny_qa.state_dict())
     accelerate(tiny_qa, batch)
@@ -136,7 +136,7 @@ def test_what_does_not_pay_stays_dense(tiny_qa, batch, monkeypatch):
     assert list(tiny_qa.state_dict()) == keys and torch.equal(logits(tiny_qa, batch), before)
 
 
-def test_without_a_compiler_it_is_torchs_product(tiny_qa, batch, always):
+def test_without_a_compiler_torchs_product_is_used(tiny_qa, batch, always):
     with compiler_named("no-such-compiler"):
         before = logits(tiny_qa, batch)
         accelerate(tiny_qa, batch)
@@ -147,7 +147,7 @@ def test_without_a_compiler_it_is_torchs_product(tiny_qa, batch, always):
 @pytest.mark.parametrize("compiler", [
     "", "exit 1", 'for last; do :; done; : > "$last"', None,  # None: no program at all
 ], ids=["makes nothing", "fails", "makes an empty file", "cannot run"])
-def test_a_compiler_of_no_use_is_none(compiler, tmp_path):
+def test_a_useless_compiler_gives_none(compiler, tmp_path):
     named = tmp_path / "compiler"
     named.write_bytes(b"\0" if compiler is None else f"#!/bin/sh\n{compiler}\n".encode())
     named.chmod(0o755)
@@ -182,13 +182,13 @@ def test_a_compact_model_is_accelerated_too(tiny_qa, batch, always):
     (lambda model: model.to("meta"), "on meta; expected torch.float32 on cpu"),
     (lambda model: setattr(model.bert.encoder, "layer", nn.ModuleList()), "no stack of encoder"),
 ])
-def test_what_cannot_be_accelerated_is_refused(tiny_qa, batch, change, reason):
+def test_unsuitable_models_raise(tiny_qa, batch, change, reason):
     change(tiny_qa)
     with pytest.raises(ValueError, match=reason):
         accelerate(tiny_qa, batch)
 
 
-def test_speed_up_is_the_ratio_of_calls_taken_in_turns(monkeypatch):
+def test_speed_up_is_a_median_of_calls_in_turns(monkeypatch):
     clock = {"now": 0.0}
     monkeypatch.setattr(sparse.time, "perf_counter", lambda: clock["now"])
     calls = []
@@ -199,13 +199,13 @@ def test_speed_up_is_the_ratio_of_calls_taken_in_turns(monkeypatch):
             calls.append(name)
         return function
 
-    found = speed_up(takes("before", 9, 2, 4, 6), takes("after", 1, 2, 2, 2), rounds=3)
+    found = measure_speed_up(takes("before", 9, 2, 4, 6), takes("after", 1, 2, 2, 2), rounds=3)
     assert calls == ["before", "after"] * 4
-    assert found == (1.5, 2, 2.5)  # quartiles of 1, 2 and 3; the warm-up is not among them
+    assert found == 2  # the median of 1, 2 and 3; the warm-up is not among them
 
 
 @pytest.mark.skipif(not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad")
-def test_the_answers_to_real_questions_stay():
+def test_answers_to_real_questions_are_the_same():
     dev = load_squad(SQUAD / "squad-dev-v1.1.json.xz", n_train=500, longest_passage=70)
     rows = dev["train"]  # of dev: of one file most is called so
     assert len(rows) == 500

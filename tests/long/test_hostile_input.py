@@ -22,7 +22,6 @@ import pytest
 import safetensors.torch
 import torch
 from datasets import Dataset, DatasetDict
-from test_results import make_record
 from transformers import (
     BertForMaskedLM,
     BertForQuestionAnswering,
@@ -31,9 +30,10 @@ from transformers import (
 )
 
 import fuzz
-import smp.__main__ as command_line
+import smp.cli.main as command_line
 from helpers import tiny_config
-from smp import squad, unpack
+from records import make_record
+from smp.data import packed, reading
 from smp.data.answers import decode_answers
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
@@ -45,9 +45,9 @@ from smp.runs.read import read_records
 from smp.runs.record import write_record
 from smp.runs.run import find_teacher
 from smp.runs.settings import choose_settings
+from smp.task.apply import apply_masks
 from smp.task.authors import load_authors_masks, save_authors_masks
 from smp.task.mask_file import checksum_with, load_masks, save_masks
-from smp.task.task import apply_masks
 
 SMALL = dict(vocab_size=40, hidden_size=8, num_attention_heads=2, intermediate_size=12)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "who", "ada", "did", "it"]
@@ -136,7 +136,7 @@ def hub(**changes):
     def make(world):
         rows = Dataset.from_list([row | changes])
         parts = DatasetDict(train=rows, validation=Dataset.from_list([row]))
-        world.monkeypatch.setattr(squad, "load_dataset", lambda name: parts)
+        world.monkeypatch.setattr(reading, "load_dataset", lambda name: parts)
         return "owner/data"
 
     return make
@@ -145,7 +145,7 @@ def hub(**changes):
 def emptied(split):
     def make(world):
         name = hub()(world)
-        parts = squad.load_dataset(name)
+        parts = reading.load_dataset(name)
         parts[split] = parts[split].select([])
         return name
 
@@ -167,9 +167,9 @@ def pipe(world):
 
 
 def bounded(name, value, make):
-    """The input, with a bound of smp/unpack.py lowered."""
+    """The input, with a bound of smp/data/packed.py lowered."""
     def made(world):
-        world.monkeypatch.setattr(unpack, name, value)
+        world.monkeypatch.setattr(packed, name, value)
         return make(world)
 
     return made
@@ -1079,7 +1079,7 @@ def test_a_bomb_fills_no_memory(tmp_path, monkeypatch):
     """What was unpacked when the bound was passed is all that was ever held."""
     import tracemalloc
 
-    monkeypatch.setattr(unpack, "ALWAYS_UNPACKED", 4 * 2**20)
+    monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 4 * 2**20)
     path = tmp_path / "pages.json.gz"
     path.write_bytes(gzip.compress(b"\0" * 10**7) * 4)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""The pictures say what the masks are, and the explorer's controls do what they say."""
+"""The figures show what the masks are, and the explorer's controls change what is shown."""
 
 import base64
 import builtins
@@ -11,14 +11,14 @@ import pytest
 
 matplotlib.use("Agg")
 
-from smp.look.drawing import Selection, SnapshotView, png_bytes
+from smp.look.drawing import Selection
 from smp.look.explorer import Explorer, explore
 from smp.look.layer_figures import layers_figure
 from smp.look.mask_figures import FIGURES, matrix_figure, scores_figure
 from smp.look.mask_stats import kept_shares, pool_mask
 from smp.look.snapshot_writer import SnapshotWriter
 from smp.look.snapshots import Snapshots
-from smp.look.stills import plot_masks, still
+from smp.look.stills import plot_masks, png_bytes, still
 from smp.text import as_percent
 
 PNG = b"\x89PNG"
@@ -44,9 +44,9 @@ def other(kept_masks, tmp_path):
 # The views
 
 
-def test_the_layers_are_drawn_with_their_shares(saved):
-    figure, words = layers_figure(SnapshotView(saved, Selection(20, saved.names[0])))
-    shares, layers, types = kept_shares(saved.layers(20))
+def test_layers_figure_shows_the_kept_shares(saved):
+    figure, words = layers_figure(Selection(saved, 20, saved.names[0]))
+    shares, types = kept_shares(saved, 20), saved.types
     ax = figure.axes[0]
     np.testing.assert_array_equal(ax.images[0].get_array(), shares)
     texts = [text.get_text() for text in ax.texts]
@@ -54,12 +54,12 @@ def test_the_layers_are_drawn_with_their_shares(saved):
     i, j = np.unravel_index(shares.argmin(), shares.shape)
     assert f"Least is left of layer {i}, {types[j]} ({as_percent(shares.min())})" in words
     assert f"{saved.parts[20]['kept'].sum():,} of its {saved.weights:,}" in words
-    assert "Every matrix keeps the same share" in layers_figure(SnapshotView(saved, Selection(0, "")))[1]
+    assert "Every matrix keeps the same share" in layers_figure(Selection(saved, 0, ""))[1]
 
 
-def test_a_matrix_is_pooled_and_its_window_shows_single_weights(saved, kept_masks):
+def test_matrix_figure_pools_and_its_window_shows_weights(saved, kept_masks):
     name, mask = saved.names[4], kept_masks[1][20][saved.names[4]][0]
-    figure, words = matrix_figure(SnapshotView(saved, Selection(20, name, side=16, row=8, column=30)))
+    figure, words = matrix_figure(Selection(saved, 20, name, side=16, row=8, column=30))
     whole, window = figure.axes[0].images[0], figure.axes[1].images[0]
     np.testing.assert_array_equal(whole.get_array(), pool_mask(mask, 128)[0])
     np.testing.assert_array_equal(window.get_array(), mask[8:24, 16:32])  # pushed inside
@@ -69,22 +69,22 @@ def test_a_matrix_is_pooled_and_its_window_shows_single_weights(saved, kept_mask
     assert "Every point is one weight" in words
 
 
-def test_two_moments_of_a_matrix_are_counted(saved, kept_masks):
+def test_matrix_figure_counts_the_weights_of_a_and_b(saved, kept_masks):
     name = saved.names[0]
     a, b = (kept_masks[1][step][name][0] for step in (10, 20))
     counts = ((a & b).sum(), (a & ~b).sum(), (b & ~a).sum())
-    figure, words = matrix_figure(SnapshotView(saved, Selection(10, name), saved, 20))
+    figure, words = matrix_figure(Selection(saved, 10, name), Selection(saved, 20, name))
     assert ": {:,} kept in both, {:,} only in A, {:,} only in B".format(*counts) in words
     assert [int(ax.images[0].get_array().sum()) for ax in figure.axes[:3]] == [*counts]
-    figure, words = matrix_figure(SnapshotView(saved, Selection(10, name, 16, 4, 4), saved, 20))
+    figure, words = matrix_figure(*(Selection(saved, step, name, 16, 4, 4) for step in (10, 20)))
     kinds = figure.axes[0].images[0].get_array()
     part = (slice(4, 20), slice(4, 20))
     np.testing.assert_array_equal(kinds, (a + 2 * (b & ~a) + 0 * a)[part] + (a & ~b)[part])
 
 
-def test_the_histogram_has_every_weight_once(saved, kept_masks):
+def test_scores_figure_has_every_weight_once(saved, kept_masks):
     name, (mask, _, _) = saved.names[2], kept_masks[1][10][saved.names[2]]
-    figure, words = scores_figure(SnapshotView(saved, Selection(10, name)))
+    figure, words = scores_figure(Selection(saved, 10, name))
     both, kept = (patch.get_data().values for patch in figure.axes[0].patches[:2])
     assert (both.sum(), kept.sum()) == (mask.size, mask.sum())
     assert f"{mask.sum():,} of {mask.size:,} weights have a score of at least" in words
@@ -92,23 +92,24 @@ def test_the_histogram_has_every_weight_once(saved, kept_masks):
 
 @pytest.mark.parametrize("view", FIGURES)
 @pytest.mark.parametrize("compare", [None, 0, 10])
-def test_every_view_draws_every_step_and_says_something(saved, view, compare):
+def test_every_figure_draws_every_step_with_a_caption(saved, view, compare):
+    b = None if compare is None else Selection(saved, compare, saved.names[1])
     for step in saved.steps:
-        other = (saved, compare) if compare is not None else ()
-        figure, words = FIGURES[view](SnapshotView(saved, Selection(step, saved.names[1]), *other))
+        figure, words = FIGURES[view](Selection(saved, step, saved.names[1]), b)
         assert png_bytes(figure).startswith(PNG)
         assert words[:1].isalpha() and words.endswith(".") and "nan" not in words
 
 
-def test_without_a_number_of_heads_the_view_says_so(saved):
+def test_heads_figure_without_a_number_of_heads(saved):
     saved.about = {}
-    assert FIGURES["heads"](SnapshotView(saved, Selection(0, saved.names[0])))[1].startswith("Heads cannot be")
+    words = FIGURES["heads"](Selection(saved, 0, saved.names[0]))[1]
+    assert words.startswith("Heads cannot be")
 
 
 # On paper
 
 
-def test_a_still_has_its_caption_and_refuses_what_is_not_there(saved):
+def test_still_has_a_caption_and_refuses_unknown_names(saved):
     figure = still(saved, "one matrix", 20, saved.names[0], side=16)
     assert "query (32 × 32) at step 20" in " ".join(figure.texts[-1].get_text().split())
     assert "step 30" in still(saved).texts[-1].get_text()
@@ -121,7 +122,7 @@ def test_a_still_has_its_caption_and_refuses_what_is_not_there(saved):
 
 
 @pytest.mark.parametrize("place", [0, 4, 5])  # square, tall, wide
-def test_a_strip_shows_first_and_last(saved, kept_masks, place):
+def test_plot_masks_shows_first_and_last_step(saved, kept_masks, place):
     name = saved.names[place]
     figure = plot_masks(saved, name, blocks=8, most=3)
     panels = figure.axes[:-1]
@@ -136,7 +137,7 @@ def test_a_strip_shows_first_and_last(saved, kept_masks, place):
 # The explorer
 
 
-def test_the_controls_change_picture_and_caption(kept_masks):
+def test_controls_change_picture_and_caption(kept_masks):
     explorer = explore(kept_masks[0])
     assert bytes(explorer.picture.value).startswith(PNG) and "At step 30" in explorer.caption.value
     seen = {bytes(explorer.picture.value)}
@@ -154,7 +155,7 @@ def test_the_controls_change_picture_and_caption(kept_masks):
     assert explorer.step.value == 20 and "at step 20" in explorer.words
 
 
-def test_what_a_view_has_no_use_for_is_hidden(kept_masks):
+def test_explorer_hides_unused_controls(kept_masks):
     explorer = explore(kept_masks[0])
 
     def shown():
@@ -169,7 +170,7 @@ def test_what_a_view_has_no_use_for_is_hidden(kept_masks):
     assert shown() == {"where", "zoom", "window", "other_step"}
 
 
-def test_two_runs_are_compared(kept_masks, other, tmp_path):
+def test_explorer_compares_two_runs(kept_masks, other, tmp_path):
     explorer = explore(kept_masks[0], other)
     explorer.view.value, explorer.step.value = "one matrix", 10
     explorer.compare.value, explorer.other_step.value = "the other run", 20
@@ -186,7 +187,7 @@ def test_two_runs_are_compared(kept_masks, other, tmp_path):
         explore(kept_masks[0], tmp_path / "small")
 
 
-def test_what_training_adds_is_seen_when_a_control_moves(tmp_path):
+def test_explorer_reads_new_steps_when_a_control_moves(tmp_path):
     from test_snapshots import small_masks
 
     masks, path = small_masks(), tmp_path / "run.safetensors"
@@ -204,7 +205,7 @@ def test_what_training_adds_is_seen_when_a_control_moves(tmp_path):
     assert "is not a snapshot file of this project" in explorer.caption.value
 
 
-def test_the_widgets_have_names_and_a_picture_for_readers(kept_masks):
+def test_widgets_have_class_names_and_a_static_picture(kept_masks):
     pytest.importorskip("ipywidgets")
     explorer = explore(kept_masks[0])
     for name in ("view", "step", "play", "layer", "matrix", "compare", "other_step", "zoom", "row",
@@ -218,7 +219,7 @@ def test_the_widgets_have_names_and_a_picture_for_readers(kept_masks):
     assert bundle["text/plain"] == explorer.words
 
 
-def test_without_ipywidgets_there_is_a_picture_and_a_line(kept_masks, monkeypatch, capsys):
+def test_explore_without_ipywidgets_returns_a_figure(kept_masks, monkeypatch, capsys):
     real = builtins.__import__
 
     def without_widgets(name, *rest):
@@ -232,7 +233,7 @@ def test_without_ipywidgets_there_is_a_picture_and_a_line(kept_masks, monkeypatc
     assert capsys.readouterr().out.count("pip install ipywidgets") == 1
 
 
-def test_a_missing_or_foreign_file_is_told_in_one_line(tmp_path):
+def test_explore_refuses_a_missing_or_foreign_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no snapshots there"):
         explore(tmp_path / "none")
     (tmp_path / "x").write_text("hello")

@@ -1,3 +1,5 @@
+"""Figures and HTML of data, training and answers: values shown, and no HTML from the data."""
+
 import html.parser
 import io
 
@@ -44,7 +46,7 @@ def draw(figure):
 # Training and data
 
 
-def test_training_shows_what_there_is():
+def test_plot_training_draws_what_the_history_has():
     history = make_history()
     figure = draw(plot_training(history))
     loss, density, valid = figure.axes
@@ -61,20 +63,20 @@ def test_training_shows_what_there_is():
         plot_training(dict.fromkeys(history, []))
 
 
-def test_the_running_mean_is_a_mean_at_the_edges_too():
+def test_running_mean_is_a_mean_at_the_edges_too():
     values = np.arange(10.0)
     np.testing.assert_allclose(running_mean(values, 3), [0.5, *range(1, 9), 8.5])
     np.testing.assert_allclose(running_mean(values, 1), values)
     np.testing.assert_allclose(running_mean([4.0], 25), [4.0])
 
 
-def test_lengths_are_counted():
+def test_plot_lengths_counts_the_longer_ones():
     ax = draw(plot_lengths([100, 200, 384, 385, 500], 384)).axes[0]
     assert ax.get_title(loc="left") == "2 of 5 (40%) are longer than the window"
     assert sum(patch.get_height() for patch in ax.patches) == 5
 
 
-def test_an_example_is_marked_and_escaped():
+def test_show_example_marks_the_answer_and_escapes():
     context = f"The ship {NASTY} sailed from <b>Oslo</b> in May."
     answer = "<b>Oslo</b>"
     example = {"question": NASTY, "context": context,
@@ -97,20 +99,20 @@ def make_answers(n=20):
     return examples, predictions
 
 
-def test_answers_are_compared_as_em_does_and_escaped():
+def test_show_answers_compares_as_em_and_escapes():
     examples, predictions = make_answers()
     page = show_answers(examples, predictions, n_right=2, n_wrong=3).data
     assert "5 of 20 right, EM 0.250." in page
     assert page.count("✓ right") == 2 and page.count("✗ wrong") == 3
     assert "<script" not in page and page.count("<tr>") == 6
-    references = [{"id": row["id"], "answers": {"text": ["no"]}} for row in examples]
-    assert "0 of 20 right" in show_answers(examples, predictions[::-1], references).data
+    others = [row | {"answers": {"text": ["no"]}} for row in examples]
+    assert "0 of 20 right" in show_answers(others, predictions[::-1]).data
     assert "<i>nothing</i>" in show_answers(examples, [{"id": "1", "prediction_text": ""}]).data
     with pytest.raises(ValueError, match="'x' belongs to no example"):
         show_answers(examples, [{"id": "x", "prediction_text": ""}])
 
 
-def test_examples_are_taken_evenly():
+def test_spread_out_takes_items_evenly():
     assert spread_out(list(range(10)), 2) == [2, 7]
     assert spread_out([1, 2], 5) == [1, 2] and spread_out([], 3) == [] == spread_out([1], 0)
 

@@ -1,4 +1,4 @@
-"""What the views show, against plain loops over the masks."""
+"""The numbers of the figures equal plain loops over the masks."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smp.look.mask_stats import (
-    by_layer,
-    compare_masks,
     empty_counts,
     head_shares,
     kept_shares,
@@ -30,7 +28,7 @@ def flat(matrices):
 
 @settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 64), st.integers(0, 9))
-def test_a_pooled_mask_holds_the_means_of_its_blocks(out, wide, blocks, seed):
+def test_pool_mask_returns_the_means_of_its_blocks(out, wide, blocks, seed):
     mask = np.random.default_rng(seed).random((out, wide)) < 0.3
     shares, size = pool_mask(mask, blocks)
     assert size == -(-min(out, wide) // blocks)
@@ -42,7 +40,7 @@ def test_a_pooled_mask_holds_the_means_of_its_blocks(out, wide, blocks, seed):
 @settings(deadline=None)
 @given(st.tuples(st.integers(1, 50), st.integers(1, 50)), st.integers(1, 60) | st.none(),
        st.integers(0, 80), st.integers(0, 80))
-def test_a_window_stays_inside_and_is_as_large_as_asked(shape, side, row, column):
+def test_window_is_inside_and_has_the_wanted_side(shape, side, row, column):
     window = window_of(shape, side, row, column)
     for part, at, n in zip(window, (row, column), shape):
         assert 0 <= part.start < part.stop <= n
@@ -50,16 +48,17 @@ def test_a_window_stays_inside_and_is_as_large_as_asked(shape, side, row, column
         assert side is None or part.start == min(at, max(0, n - side))
 
 
-def test_a_table_has_its_values_where_they_belong():
-    table, layers, types = by_layer([(1, "key"), (0, "query"), (1, "query")], [3, 1, 2])
-    assert layers == [0, 1] and types == ["key", "query"]
-    np.testing.assert_array_equal(table, [[np.nan, 1], [3, 2]])
+def test_by_layer_puts_values_at_layer_and_type(saved):
+    saved.matrices = [["a", 1, "key", [1, 1]], ["b", 0, "query", [1, 1]], ["c", 1, "query", [1, 1]]]
+    saved.layers, saved.types = [0, 1], ["key", "query"]
+    np.testing.assert_array_equal(saved.by_layer([3, 1, 2]), [[np.nan, 1], [3, 2]])
 
 
-def test_shares_and_empty_rows_are_those_of_the_masks(saved, kept_masks):
+def test_shares_and_empty_rows_equal_those_of_the_masks(saved, kept_masks):
     for step, matrices in kept_masks[1].items():
-        shares, layers, types = kept_shares(saved.layers(step))
-        rows, columns = (empty_counts(saved, step, part)[0] for part in ("rows", "columns"))
+        layers, types, shares = saved.layers, saved.types, kept_shares(saved, step)
+        rows, columns = (empty_counts(saved, step, part) for part in ("rows", "columns"))
+        assert layers == [0, 1] and types[:3] == ["query", "key", "value"] and len(types) == 6
         for name, layer, matrix, _ in saved.matrices:
             mask, where = matrices[name][0], (layers.index(layer), types.index(matrix))
             assert shares[where] == mask.mean()
@@ -68,7 +67,7 @@ def test_shares_and_empty_rows_are_those_of_the_masks(saved, kept_masks):
     assert rows.sum() + columns.sum() > 0  # there were some to count
 
 
-def test_heads_are_rows_of_query_key_value_and_columns_of_the_output(saved, kept_masks):
+def test_heads_are_rows_of_qkv_and_columns_of_the_output(saved, kept_masks):
     shares = head_shares(saved, 20)
     assert list(shares) == ["query", "key", "value", "attention output"]
     for name, layer, matrix, _ in saved.matrices:
@@ -81,30 +80,21 @@ def test_heads_are_rows_of_query_key_value_and_columns_of_the_output(saved, kept
     assert head_shares(saved, 20) == {}
 
 
-@pytest.mark.parametrize("one", [True, False])
-def test_churn_and_overlap_equal_direct_counts(saved, kept_masks, one):
-    kept, name = kept_masks[1], saved.names[3] if one else None
-    some = {step: {name: matrices[name]} if one else matrices for step, matrices in kept.items()}
-    steps, removed, returned = mask_churn(saved, name)
+def test_churn_and_overlap_equal_direct_counts(saved, kept_masks):
+    kept = kept_masks[1]
+    steps, removed, returned = mask_churn(saved)
     assert steps == [10, 20, 30]
     for i, (a, b) in enumerate(((0, 10), (10, 20), (20, 30))):
-        before, now = flat(some[a]), flat(some[b])
+        before, now = flat(kept[a]), flat(kept[b])
         assert removed[i] == np.sum(before & ~now) / before.sum()
         assert returned[i] == np.sum(now & ~before) / now.sum()
-    steps, overlap, chance = magnitude_overlap(saved, name)
-    for i, step in enumerate(steps):
+    overlap, chance = magnitude_overlap(saved)
+    for i, step in enumerate(saved.steps):
         both = total = lucky = 0
-        for mask, _, size in some[step].values():
+        for mask, _, size in kept[step].values():
             k = int(mask.sum())
             largest = np.zeros(mask.size, bool)
             largest[np.argsort(-size, axis=None, kind="stable")[:k]] = True
             both, total = both + (largest & mask.ravel()).sum(), total + k
             lucky += k * k / mask.size
         assert overlap[i] == both / total and chance[i] == pytest.approx(lucky / total)
-
-
-def test_two_masks_are_told_apart():
-    a, b = np.array([[1, 1, 0, 0]], bool), np.array([[1, 0, 1, 0]], bool)
-    parts = compare_masks(a, b)
-    assert {k: v.astype(int).tolist() for k, v in parts.items()} == {
-        "kept in both": [[1, 0, 0, 0]], "only in A": [[0, 1, 0, 0]], "only in B": [[0, 0, 1, 0]]}

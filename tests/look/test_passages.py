@@ -1,3 +1,5 @@
+"""Probabilities over a passage equal the model's, and its HTML shows them and nothing else."""
+
 import re
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pictures import NASTY, OURS, Page, hostile
+from test_figures import NASTY, OURS, Page, hostile
 
 from smp.data.windows import featurise
 from smp.look.passages import (
@@ -38,7 +40,7 @@ def make_reading(passage, answer, sure=0.9):
 
 
 @given(st.integers(1, 4), st.integers(2, 9), st.data())
-def test_probabilities_are_one_softmax_over_all_windows_of_a_passage(count, length, data):
+def test_probabilities_are_one_softmax_over_all_windows(count, length, data):
     """Held against a direct sum, token by token."""
     numbers = st.floats(-30, 30, width=32)
     logits = np.array(data.draw(st.lists(st.lists(numbers, min_size=length, max_size=length),
@@ -57,7 +59,7 @@ def test_probabilities_are_one_softmax_over_all_windows_of_a_passage(count, leng
     np.testing.assert_allclose(probabilities, expected, rtol=1e-9)
 
 
-def test_a_reading_is_what_the_model_says(tiny_qa, tokenizer, almanac):
+def test_readings_equal_evaluation_and_model(tiny_qa, tokenizer, almanac):
     """The answers are those of the evaluation, the probabilities those of the model by hand."""
     examples = almanac["eval"].select(range(6))
     windows = featurise(examples, tokenizer, max_length=96, stride=32)
@@ -101,7 +103,7 @@ PASSAGE = "The bridge was built by Henrik Dahl and opened in 1893 ."
 TRUE = {"text": ["Henrik Dahl", "Dahl"], "answer_start": [24, 31]}
 
 
-def test_bars_stand_where_the_probabilities_are():
+def test_bars_have_the_height_of_the_probabilities():
     page = draw_passage(PASSAGE, make_reading(PASSAGE, "Henrik Dahl", sure=0.89), TRUE)
     (henrik,) = re.findall(r'<span title="([^"]*)" style="([^"]*)">Henrik</span>', page)
     assert henrik[0].startswith("start 89%, end 1%")
@@ -113,7 +115,7 @@ def test_bars_stand_where_the_probabilities_are():
     assert "<u>Henrik</u>" in sure and "<u>Dahl</u>" in sure
 
 
-def test_the_caption_tells_the_numbers():
+def test_caption_has_answer_probabilities_and_entropy():
     reading = make_reading(PASSAGE, "Henrik Dahl", sure=0.5)
     text = Page(caption("dense", reading, TRUE)).text
     assert text.startswith("dense, ✓ right: Henrik Dahlstart 50%, end 50%, both 25%entropy 2.7, ")
@@ -123,13 +125,13 @@ def test_the_caption_tells_the_numbers():
 @pytest.mark.parametrize("change", [
     {"starts": [0.5]}, {"ends": [np.nan] * 12}, {"starts": [-0.1] * 12}, {"ends": [1.5] * 12},
 ])
-def test_what_are_no_probabilities_is_refused(change):
+def test_draw_passage_refuses_invalid_probabilities(change):
     reading = make_reading(PASSAGE, "1893")
     with pytest.raises(ValueError, match=f"{next(iter(change))}: expected a probability for each"):
         draw_passage(PASSAGE, reading | change, TRUE)
 
 
-def test_the_first_that_broke_are_shown_and_all_are_counted():
+def test_show_broken_counts_all_and_shows_the_first():
     rows = [{"question": f"number {i}", "context": PASSAGE, "answers": TRUE} for i in range(8)]
     examples = Rows(rows)
     right, wrong = (make_reading(PASSAGE, answer) for answer in ("Henrik Dahl", "1893"))

@@ -1,4 +1,4 @@
-"""The snapshot file: what it holds equals plain counts, and it is whole or refused."""
+"""The snapshot file equals plain counts over the masks; incomplete files are refused."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers import attach_masks, tiny_config
 from smp.look.snapshot_writer import SnapshotWriter, mask_numbers, snapshot_steps
 from smp.look.snapshots import SCORE_BINS, Snapshots
-from smp.method.schedule import density_at
+from smp.method.schedule import Pruning, density_at
 from smp.runs.settings import choose_settings
 
 
@@ -25,34 +25,40 @@ def small_masks(seed=0):
     return attach_masks(BertForQuestionAnswering(tiny_config(num_hidden_layers=1)), start=1.0)
 
 
+def density_of(settings):
+    """(step, steps) -> v(t) of the settings."""
+    return Pruning(None, settings).density_at
+
+
 # Which steps
 
 
 @settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 40), st.floats(0.01, 1), st.floats(0.05, 1))
-def test_the_steps_end_with_the_last_and_are_no_more_than_asked(steps, n, density, ramp):
+def test_steps_end_with_the_last_and_are_at_most_count(steps, n, density, ramp):
     chosen = choose_settings("quick", "smp", density=density, density_ramp=ramp, n_masks=n)
-    found = snapshot_steps(steps, chosen)
+    found = snapshot_steps(steps, density_of(chosen), n)
     assert len(found) <= n and all(0 <= step <= steps for step in found)
     assert steps in found and (0 in found) == (n > 1)
 
 
-def test_the_steps_are_closer_where_the_density_falls():
+def test_steps_are_closer_where_the_density_falls():
     chosen = choose_settings("quick", "smp", density=0.1)
-    steps = sorted(snapshot_steps(10_000, chosen))
+    steps = sorted(snapshot_steps(10_000, density_of(chosen), chosen.n_masks))
     assert len(steps) == chosen.n_masks == 24
     gaps = np.diff(steps)
     assert (np.diff(gaps) >= -2).all() and gaps[-1] > 3 * gaps[0]
     densities = [density_at(step, 10_000, 0.1, chosen.density_ramp) for step in steps]
     assert max(-np.diff(densities)) < 0.08  # no large leap between two of them
-    even = sorted(snapshot_steps(10_000, choose_settings("quick", "smp", density=1.0)))
+    dense = density_of(choose_settings("quick", "smp", density=1.0))
+    even = sorted(snapshot_steps(10_000, dense, 24))
     assert max(np.diff(even)) - min(np.diff(even)) <= 1
 
 
 # What is in it
 
 
-def test_masks_and_counts_are_those_that_were_kept(kept_masks):
+def test_masks_and_counts_equal_those_written(kept_masks):
     path, kept = kept_masks
     saved = Snapshots(path)
     assert saved.steps == list(kept) and saved.about["heads"] == 4
@@ -80,12 +86,12 @@ def test_masks_and_counts_are_those_that_were_kept(kept_masks):
         before = step
         total = sum(mask.sum() for mask, _, _ in matrices.values())
         assert saved.density(step) == total / saved.weights
-        assert sum(row["kept"] for row in saved.layers(step)) == total
+        assert saved.parts[step]["kept"].sum() == total
 
 
 @pytest.mark.parametrize("scores", [torch.zeros(4, 6), torch.full((4, 6), 7.0),
                                     torch.tensor([[float("nan"), float("inf"), 1.0, -1.0]])])
-def test_scores_that_are_equal_or_broken_have_a_histogram_too(scores):
+def test_equal_or_non_finite_scores_have_a_histogram(scores):
     mask = torch.zeros_like(scores, dtype=torch.bool)
     mask[0, :2] = True
     found = mask_numbers(mask, scores, scores.nan_to_num(0, 0, 0))
@@ -95,7 +101,7 @@ def test_scores_that_are_equal_or_broken_have_a_histogram_too(scores):
     assert nothing["scores"].sum(0).tolist() == [scores.numel(), 0] and nothing["largest"] == 0
 
 
-def test_a_snapshot_takes_a_bit_a_weight_at_most_and_less_when_sparse(tmp_path):
+def test_a_snapshot_takes_at_most_about_a_bit_per_weight(tmp_path):
     masks, sizes = small_masks(), {}
     for density in (1.0, 0.5, 0.1):
         path = tmp_path / f"{density}.safetensors"
@@ -114,7 +120,7 @@ def test_a_snapshot_takes_a_bit_a_weight_at_most_and_less_when_sparse(tmp_path):
 # Written safely
 
 
-def test_later_steps_go_when_a_run_goes_on_before_them_and_bytes_stay_the_same(tmp_path):
+def test_a_resumed_run_drops_later_steps_and_repeats_bytes(tmp_path):
     masks, path = small_masks(), tmp_path / "deep" / "s.safetensors"
     keeper = SnapshotWriter(path, name="a")
     held = {}
@@ -132,7 +138,7 @@ def test_later_steps_go_when_a_run_goes_on_before_them_and_bytes_stay_the_same(t
     assert path.read_bytes() == held[9]
 
 
-def test_the_file_of_another_run_or_a_damaged_one_is_begun_anew(tmp_path, capsys):
+def test_a_foreign_or_damaged_file_is_replaced(tmp_path, capsys):
     masks, path = small_masks(), tmp_path / "s.safetensors"
     SnapshotWriter(path, name="a").keep(3, masks)
     SnapshotWriter(path, name="b").keep(7, masks)
@@ -143,7 +149,7 @@ def test_the_file_of_another_run_or_a_damaged_one_is_begun_anew(tmp_path, capsys
     assert Snapshots(path).steps == [9]
 
 
-def test_a_full_disk_loses_that_snapshot_and_no_other(tmp_path, capsys):
+def test_a_full_disk_loses_one_snapshot_only(tmp_path, capsys):
     masks, path = small_masks(), tmp_path / "s.safetensors"
     keeper = SnapshotWriter(path)
     keeper.keep(0, masks)
@@ -161,13 +167,13 @@ def test_a_full_disk_loses_that_snapshot_and_no_other(tmp_path, capsys):
     assert Snapshots(path).steps == [0, 2]
 
 
-def test_a_run_that_goes_on_elsewhere_says_what_is_missing(tmp_path, capsys):
+def test_a_run_resumed_elsewhere_prints_missing_steps(tmp_path, capsys):
     chosen = choose_settings("quick", "smp", density=0.5, n_masks=3)
     keeper = SnapshotWriter(tmp_path / "s.safetensors")
-    wanted = keeper.begin(10, chosen)
-    assert wanted == snapshot_steps(10, chosen) and capsys.readouterr().out == ""
+    wanted = keeper.begin(10, density_of(chosen), 3)
+    assert wanted == snapshot_steps(10, density_of(chosen), 3) and capsys.readouterr().out == ""
     early = ", ".join(map(str, sorted(wanted)[:2]))
-    assert keeper.begin(10, chosen, done=9) == wanted
+    assert keeper.begin(10, density_of(chosen), 3, done=9) == wanted
     assert f"has no masks of the steps {early}, which" in capsys.readouterr().out
 
 
@@ -176,7 +182,7 @@ def test_a_run_that_goes_on_elsewhere_says_what_is_missing(tmp_path, capsys):
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_no_damage_gives_another_mask(kept_masks, tmp_path_factory, data):
+def test_a_damaged_file_never_returns_another_mask(kept_masks, tmp_path_factory, data):
     path, kept = kept_masks
     raw = bytearray(path.read_bytes())
     (length,) = struct.unpack("<Q", raw[:8])
@@ -197,7 +203,7 @@ def test_no_damage_gives_another_mask(kept_masks, tmp_path_factory, data):
         assert "\n" not in str(error) and str(harmed) in str(error) or place < 8 + length
 
 
-def test_what_is_not_a_snapshot_file_is_told_in_one_line(tmp_path, kept_masks):
+def test_other_files_raise_one_line(tmp_path, kept_masks):
     with pytest.raises(FileNotFoundError, match="no snapshots there"):
         Snapshots(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="is not a snapshot file of this project"):
@@ -208,7 +214,7 @@ def test_what_is_not_a_snapshot_file_is_told_in_one_line(tmp_path, kept_masks):
         saved.mask(0, "nothing")
 
 
-def test_a_mask_put_in_from_another_place_is_noticed(tmp_path, kept_masks):
+def test_swapped_masks_raise(tmp_path, kept_masks):
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(kept_masks[0])

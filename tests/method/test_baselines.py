@@ -10,8 +10,8 @@ from helpers import attach_masks, linears_of
 from smp.cli.train import attach_pruning, train
 from smp.data.batches import make_loader
 from smp.method.baselines import MagnitudeMasks, MovementMasks, SoftMovementMasks
-from smp.method.loop import parameter_groups
 from smp.runs.settings import choose_settings
+from smp.runs.training import parameter_groups
 
 
 def short(method, **changes):

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, BertForQuestionAnswering, DistilBertConf
 
 from helpers import tiny_config
 from smp.cli.train import teacher_loss
-from smp.method.distill import distillation_loss, span_loss
+from smp.method.distill import distillation_loss
+from smp.method.loop import span_loss
 from smp.model.archive import ARCHIVE_FILES, is_archive
 from smp.model.teacher import load_teacher, teacher_logits
 from smp.runs.settings import choose_settings
@@ -72,7 +73,8 @@ def test_the_teacher_is_asked_once_per_window(tiny_qa, tokenizer, windows):
 def test_the_distilled_loss_mixes_both(alpha):
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 7, 2), torch.randn(5, 9, 2).half()
-    batch = {"row": torch.tensor([4, 1]), "attention_mask": torch.ones(2, 7),
+    batch = {"row": torch.tensor([4, 1]), "input_ids": torch.ones(2, 7),
+             "attention_mask": torch.ones(2, 7),
              "start_positions": torch.tensor([0, 3]), "end_positions": torch.tensor([2, 6])}
     loss = teacher_loss(choose_settings("quick", "smp-kd", kd_weight=alpha), None, None, teacher)
     ce = span_loss(student[..., 0], student[..., 1], batch)

@@ -1,4 +1,4 @@
-"""Other encoders than BERT, from the checkpoint to a pruned stock model; the heads they can have.
+"""Encoder families: from the checkpoint to a pruned stock model, and the heads they support.
 
 Each family is a tiny random model in a folder, with a small tokenizer of the kind it needs.
 """
@@ -16,6 +16,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, pre_tokenizers,
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
 )
@@ -23,7 +24,6 @@ from transformers import (
 from helpers import attach_masks
 from smp.cli.train import train
 from smp.data.windows import featurise
-from smp.method.loop import parameter_groups
 from smp.method.masks import kept_count
 from smp.method.schedule import Pruning
 from smp.model.encoder import encoder_linears
@@ -34,6 +34,7 @@ from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import save_model
 from smp.model.teacher import load_teacher
 from smp.runs.settings import choose_settings
+from smp.runs.training import parameter_groups
 
 USUAL = ["query", "key", "value", "attention output", "intermediate", "output"]
 SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
@@ -128,7 +129,7 @@ def both_logits(model, batch):
 @pytest.mark.parametrize("family, sharing", [
     *((family, "local") for family in FAMILIES), ("roberta", "shared"), ("albert", "shared"),
 ])
-def test_a_family_end_to_end(family, sharing, checkpoint, almanac, tmp_path):
+def test_a_family_is_trained_merged_and_saved(family, sharing, checkpoint, almanac, tmp_path):
     folder = checkpoint(family)
     model, tokenizer, head = load_student(folder, dropout=0.0, max_length=96)
     assert head == ("label words" if family in MASKED_LM_TRANSFORMS else "trained")
@@ -150,7 +151,7 @@ def test_a_family_end_to_end(family, sharing, checkpoint, almanac, tmp_path):
         else:
             assert sum(row["kept"] for row in group) == kept_count(0.3, total)
     first_only = (mask.ravel()[: mask.sum()].all() for mask in loaded.values())
-    assert not all(first_only)  # as without training
+    assert not all(first_only)  # the masks of untrained scores
 
     batch = text_batch(tokenizer)
     masked = both_logits(model, batch)
@@ -179,7 +180,7 @@ def test_a_family_end_to_end(family, sharing, checkpoint, almanac, tmp_path):
     ("mpnet", USUAL, 2), ("deberta-v2", USUAL, 2), ("albert", USUAL, 1),
     ("modernbert", ["attn Wqkv", "attn Wo", "mlp Wi", "mlp Wo"], 2),
 ])
-def test_the_matrices_have_readers_names(family, names, layers, checkpoint):
+def test_matrices_are_named_and_counted(family, names, layers, checkpoint):
     model = AutoModelForQuestionAnswering.from_pretrained(checkpoint(family))
     rows = attach_masks(model).counts()
     assert [row["matrix"] for row in rows] == names * layers
@@ -190,7 +191,7 @@ def test_the_matrices_have_readers_names(family, names, layers, checkpoint):
     assert sum(row["total"] for row in rows) == inside
 
 
-def test_alberts_layers_in_groups_are_layers(checkpoint):
+def test_albert_layer_groups_count_as_layers(checkpoint):
     config = AutoConfig.for_model(
         "albert", **SIZES | dict(num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2)
     )
@@ -200,7 +201,7 @@ def test_alberts_layers_in_groups_are_layers(checkpoint):
 
 
 @pytest.mark.parametrize("family", ["roberta", "mpnet", "xlm-roberta", "albert", "distilbert"])
-def test_windows_of_every_tokenizer_hold_their_answers(family, checkpoint, almanac):
+def test_windows_of_every_tokenizer_contain_their_answers(family, checkpoint, almanac):
     _, tokenizer, _ = load_qa_model(checkpoint(family, AutoModelForQuestionAnswering))
     rows, found = almanac["train"], set()
     for window in featurise(rows, tokenizer, 64, 16):
@@ -216,7 +217,7 @@ def test_windows_of_every_tokenizer_hold_their_answers(family, checkpoint, alman
 
 
 @pytest.mark.parametrize("family", ["roberta", "mpnet", "distilbert", "electra", "albert"])
-def test_a_window_is_read_alike_alone_and_beside_a_longer_one(family, checkpoint, almanac):
+def test_padding_does_not_change_a_windows_logits(family, checkpoint, almanac):
     folder = checkpoint(family, AutoModelForQuestionAnswering)
     model, tokenizer, has_head = load_qa_model(folder)
     assert has_head
@@ -233,7 +234,7 @@ def test_a_window_is_read_alike_alone_and_beside_a_longer_one(family, checkpoint
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "mpnet",
                                     "distilbert", "electra"])
-def test_max_length_is_what_the_model_can_read(family, checkpoint):
+def test_max_length_is_limited_by_the_model(family, checkpoint):
     folder = checkpoint(family, AutoModelForQuestionAnswering, max_position_embeddings=66)
     most = 66 - OFFSET.get(family, 0)
     model, _, _ = load_qa_model(folder, max_length=most)
@@ -245,14 +246,14 @@ def test_max_length_is_what_the_model_can_read(family, checkpoint):
         load_qa_model(folder, max_length=most + 1)
 
 
-def test_token_types_are_not_made_for_a_model_with_one(checkpoint, tmp_path):
+def test_no_token_types_for_a_model_with_one_type(checkpoint, tmp_path):
     folder = checkpoint("roberta", AutoModelForQuestionAnswering, kind="word pieces")
     model, tokenizer, _ = load_qa_model(folder)
     batch = text_batch(tokenizer)
     assert "token_type_ids" not in batch and torch.isfinite(both_logits(model, batch)).all()
 
 
-def test_a_teacher_that_reads_token_types_needs_windows_with_them(checkpoint, tokenizers):
+def test_teacher_with_token_types_needs_them_in_windows(checkpoint, tokenizers):
     teacher = checkpoint("bert", AutoModelForQuestionAnswering)
     config = AutoConfig.from_pretrained(teacher)
     load_teacher(teacher, tokenizers["word pieces"], 64, config)
@@ -265,7 +266,7 @@ def test_a_teacher_that_reads_token_types_needs_windows_with_them(checkpoint, to
 @trials(deadline=None, max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 40),
        st.sampled_from(["local", "shared"]), st.floats(0.01, 1))
-def test_a_bert_of_any_size(layers, heads, width, inner, sharing, density):
+def test_masks_of_a_bert_of_any_size_are_exact(layers, heads, width, inner, sharing, density):
     hidden = 2 * heads * width
     config = AutoConfig.for_model("bert", vocab_size=9, hidden_size=hidden, intermediate_size=inner,
                                   num_hidden_layers=layers, num_attention_heads=heads)
@@ -280,10 +281,10 @@ def test_a_bert_of_any_size(layers, heads, width, inner, sharing, density):
         assert kept == (each if sharing == "local" else kept_count(density, total))
 
 
-# What cannot be masked is told why
+# Models that cannot be masked
 
 
-def refused_model(name):
+def unsupported_model(name):
     small = dict(vocab_size=50)
     config = {
         "gpt2": dict(n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0),
@@ -302,16 +303,16 @@ def refused_model(name):
     ("t5", "has 2 stacks of layers, not one (encoder.block, decoder.block)"),
     ("flaubert", "has 2 stacks of layers, not one (attentions, ffns)"),
 ])
-def test_a_model_of_another_make_is_refused_with_the_reason(name, reason):
-    model = refused_model(name)
+def test_unsupported_architectures_raise_with_reason(name, reason):
+    model = unsupported_model(name)
     with pytest.raises(ValueError) as error:
         attach_masks(model)
     assert str(error.value).startswith(f"{type(model).__name__} {reason}")
     assert "\n" not in str(error.value)
-    assert all(p.requires_grad for p in model.parameters())  # nothing was begun
+    assert all(p.requires_grad for p in model.parameters())  # nothing was changed
 
 
-def spoil(model, how):
+def make_unmaskable(model, how):
     layers = model.bert.encoder.layer
     if how == "one layer twice":
         layers[1] = layers[0]
@@ -332,7 +333,7 @@ def spoil(model, how):
     return model
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch, that its quantisation moves elsewhere
+@pytest.mark.filterwarnings("ignore")  # torch's quantisation is deprecated
 @pytest.mark.parametrize("how, reason", [
     ("one layer twice", "uses one matrix in several places (0.attention.self.query)"),
     ("one weight twice", "uses one matrix in several places (0.output.dense)"),
@@ -342,13 +343,13 @@ def spoil(model, how):
     ("torch's eight bits", "has quantised layers (0.attention.self.query)"),
     ("masked", "has masks already"),
 ])
-def test_a_spoilt_bert_is_refused_with_the_reason(tiny_qa, how, reason):
+def test_unmaskable_berts_raise_with_reason(tiny_qa, how, reason):
     with pytest.raises(ValueError) as error:
-        encoder_linears(spoil(tiny_qa, how))
+        encoder_linears(make_unmaskable(tiny_qa, how))
     assert f"ForQuestionAnswering {reason}" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_no_question_answering_class_is_told_in_one_line(tmp_path, tokenizer):
+def test_no_question_answering_class_raises_one_line(tmp_path, tokenizer):
     AutoConfig.for_model("clip").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cannot be loaded.*CLIPConfig") as error:
         load_qa_model(str(tmp_path))
@@ -359,7 +360,7 @@ def test_no_question_answering_class_is_told_in_one_line(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("family", MASKED_LM_TRANSFORMS)
-def test_label_words_are_a_slice_of_the_masked_lm(family, checkpoint):
+def test_label_word_logits_equal_masked_lm_logits(family, checkpoint):
     folder = checkpoint(family)
     student, tokenizer, head = load_student(folder, head="label words")
     assert head == "label words" and isinstance(student.qa_outputs, LabelWordHead)
@@ -373,11 +374,11 @@ def test_label_words_are_a_slice_of_the_masked_lm(family, checkpoint):
         logits = full(**batch).logits
     logits = torch.stack([logits[..., vocabulary[mark + word]] for word in ("yes", "no")])
     assert torch.allclose(both_logits(student, batch), logits, atol=1e-6, rtol=0)
-    assert logits.std() > 1e-3  # and not all the same
+    assert logits.std() > 1e-3  # not all equal
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet"])
-def test_embedding_rows_are_a_plain_dot_product(family, checkpoint, tmp_path):
+def test_embedding_rows_logits_equal_dot_products(family, checkpoint, tmp_path):
     folder = checkpoint(family, AutoModelForQuestionAnswering)
     student, tokenizer, head = load_student(folder, head="embedding rows")
     assert head == "embedding rows"
@@ -404,7 +405,7 @@ def test_embedding_rows_are_a_plain_dot_product(family, checkpoint, tmp_path):
     assert head == "trained" and torch.equal(both_logits(again, batch), masked)
 
 
-def test_a_trained_head_can_be_had_beside_a_masked_lm(checkpoint):
+def test_trained_head_of_a_masked_lm_checkpoint(checkpoint):
     folder = checkpoint("bert")
     student, _, head = load_student(folder, head="trained")
     assert head == "trained" and type(student.qa_outputs) is torch.nn.Linear
@@ -414,7 +415,7 @@ def test_a_trained_head_can_be_had_beside_a_masked_lm(checkpoint):
 
 
 @pytest.mark.parametrize("head", ["label words", "embedding rows", "trained"])
-def test_only_a_trained_head_moves(head, checkpoint, almanac):
+def test_only_a_trained_head_changes_in_training(head, checkpoint, almanac):
     student, tokenizer, _ = load_student(checkpoint("bert"), head=head)
     before = [p.detach().clone() for p in student.qa_outputs.parameters()]
     settings = choose_settings("quick", "smp", precision="fp32", epochs=0.3, batch_size=8,
@@ -433,7 +434,7 @@ def test_only_a_trained_head_moves(head, checkpoint, almanac):
     ("albert", AutoModelForMaskedLM, "embedding rows", "have 16 numbers, its hidden states 32"),
     ("modernbert", AutoModelForMaskedLM, "embedding rows", "has no layer qa_outputs"),
 ])
-def test_a_head_that_cannot_be_had_is_refused(family, auto_class, head, reason, checkpoint):
+def test_unavailable_heads_raise_with_reason(family, auto_class, head, reason, checkpoint):
     folder = checkpoint(family, auto_class)
     with pytest.raises(ValueError) as error:
         load_student(folder, head=head)
@@ -452,19 +453,17 @@ def test_label_words_must_be_single_tokens(head, checkpoint, tokenizers, monkeyp
     assert load_student(folder)[2] == "trained"
 
 
-def test_an_unknown_head_is_refused():
+def test_unknown_head_raises():
     with pytest.raises(ValueError, match="HEAD='magic': expected one of auto, label"):
         load_student(EMBEDDED_ENCODER, head="magic")
 
 
-def test_electras_generator_and_discriminator(checkpoint):
-    from transformers import AutoModelForPreTraining
-
+def test_head_of_electra_generator_and_discriminator(checkpoint):
     assert load_student(checkpoint("electra"))[2] == "label words"
     assert load_student(checkpoint("electra", AutoModelForPreTraining))[2] == "trained"
 
 
-def test_the_embedded_encoder_takes_embedding_rows():
+def test_embedding_rows_of_the_embedded_encoder():
     student, tokenizer, _ = load_student(EMBEDDED_ENCODER, head="embedding rows")
     rows = student.bert.embeddings.word_embeddings.weight
     ids = tokenizer.convert_tokens_to_ids(["yes", "no"])

@@ -1,4 +1,4 @@
-"""The code of a mask: what goes in comes out, near the entropy bound; damage is refused."""
+"""The code of a mask: round trip, size near the entropy bound, damaged codes raise."""
 
 import zlib
 
@@ -11,7 +11,7 @@ from smp.model.mask_code import decode_mask, encode_mask
 
 
 def bound(mask):
-    """Bytes that n H(k / n) bits are."""
+    """Return n H(k / n) in bytes."""
     n, k = mask.size, np.count_nonzero(mask)
     return sum(-c * np.log2(c / n) for c in (k, n - k) if c) / 8
 
@@ -25,7 +25,7 @@ shapes = st.tuples(st.integers(1, 70), st.integers(1, 70))
 
 @settings(deadline=None, max_examples=300)
 @given(shapes, st.floats(0, 1), st.integers(0, 99))
-def test_round_trip_and_never_much_above_a_bit_a_weight(shape, density, seed):
+def test_round_trip_in_at_most_one_bit_a_weight(shape, density, seed):
     mask = random_mask(shape, density, seed)
     code = encode_mask(mask)
     assert code.dtype == np.uint8 and code.ndim == 1
@@ -37,8 +37,8 @@ def test_round_trip_and_never_much_above_a_bit_a_weight(shape, density, seed):
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 100_000), st.data())
-def test_gaps_of_every_length(size, data):
-    """Weights that stay far apart, 254, 255 and 256 among them; and the other way round."""
+def test_gaps_of_every_length_round_trip(size, data):
+    """Kept weights are far apart, also 254 to 256; then the inverse."""
     places = data.draw(st.lists(st.integers(0, size - 1), max_size=9)) + [0, 255, 510, 766]
     mask = np.zeros((1, size), bool)
     mask[0, [place for place in places if place < size]] = True
@@ -46,7 +46,7 @@ def test_gaps_of_every_length(size, data):
         assert np.array_equal(decode_mask(encode_mask(each), each.shape), each)
 
 
-def test_all_none_and_one():
+def test_full_empty_and_diagonal_masks_round_trip():
     for shape in ((1, 1), (1, 8), (3, 3), (768, 3072)):
         for mask in (np.ones(shape, bool), np.zeros(shape, bool), np.eye(*shape) > 0):
             assert np.array_equal(decode_mask(encode_mask(mask), shape), mask)
@@ -54,13 +54,13 @@ def test_all_none_and_one():
 
 
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.25, 0.38, 0.5, 0.62, 0.9, 0.97])
-def test_near_the_entropy_bound(density):
+def test_code_is_within_2_percent_of_the_entropy_bound(density):
     mask = random_mask((768, 768), density)
     assert bound(mask) <= len(encode_mask(mask)) <= 1.02 * bound(mask)
 
 
-def test_structure_is_not_paid_for():
-    """Whole rows gone, a column that stays: less than the bound of the same bits at random."""
+def test_structured_masks_are_below_the_bound_of_random_ones():
+    """Without every second row, the code is shorter than for the same bits at random."""
     mask = random_mask((512, 512), 0.3)
     mask[::2] = False
     assert len(encode_mask(mask)) < 0.97 * bound(mask)
@@ -68,7 +68,7 @@ def test_structure_is_not_paid_for():
 
 @settings(deadline=None, max_examples=200)
 @given(st.sampled_from([0.0, 0.05, 0.5, 0.95, 1.0]), st.randoms(use_true_random=False))
-def test_a_damaged_code_is_refused_or_says_the_same(density, chance):
+def test_damaged_code_raises_or_decodes_the_same(density, chance):
     mask = random_mask((23, 41), density)
     code = encode_mask(mask)
     damaged = bytearray(code)
@@ -83,7 +83,7 @@ def test_a_damaged_code_is_refused_or_says_the_same(density, chance):
         found = decode_mask(np.frombuffer(damaged, np.uint8), mask.shape)
     except ValueError as error:
         assert str(error).startswith("the code of a mask is damaged") and "\n" not in str(error)
-    else:  # a few of zlib's bits say nothing
+    else:  # a few bits of zlib's format are unused
         assert accident == 0 and np.array_equal(found, mask)
 
 
@@ -91,14 +91,14 @@ def test_a_damaged_code_is_refused_or_says_the_same(density, chance):
     b"", b"\3", b"\0", b"\0" + b"a" * 1, b"\0" + b"a" * 3, b"\1\x10", b"\1\x0f\0", b"\2\xff",
     b"\1\xff\0", b"\1" + b"\0" * 17, b"\0" * 10**7,
 ])
-def test_a_whole_code_of_something_else_is_refused(inside):
-    """None of these is what two bytes of bits, or gaps below sixteen, say of 4 x 4."""
+def test_valid_zlib_of_wrong_content_raises(inside):
+    """None of these contents is two bytes of bits or gaps below 16, as for 4 x 4."""
     code = np.frombuffer(zlib.compress(inside), np.uint8)
     with pytest.raises(ValueError, match="not of shape 4 x 4"):
         decode_mask(code, (4, 4))
 
 
-def test_of_another_shape():
+def test_code_of_another_shape_raises():
     for density in (0.1, 0.5):
         code = encode_mask(random_mask((20, 30), density))
         with pytest.raises(ValueError, match="damaged"):

@@ -1,8 +1,8 @@
-"""Loading, the label-word head, saving: nothing is initialised anew behind one's back."""
+"""Loading, the label-word head and saving: no weight is silently initialised."""
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, BertForMaskedLM
 
 from helpers import attach_masks
@@ -10,15 +10,7 @@ from smp.model.load import EMBEDDED_ENCODER, find_model, load_qa_model, load_stu
 from smp.model.save import model_fingerprint, save_model
 
 
-@pytest.fixture
-def masked_lm_folder(tmp_path, tiny_masked_lm, tokenizer):
-    folder = tmp_path / "bert-like"
-    tiny_masked_lm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def test_the_embedded_encoder_is_loaded_bit_for_bit():
+def test_the_embedded_encoder_loads_bit_for_bit():
     model, tokenizer, has_head = load_qa_model(EMBEDDED_ENCODER, dropout=0.25)
     saved = load_file(find_model(EMBEDDED_ENCODER) + "/model.safetensors")
     loaded = model.bert.state_dict()
@@ -29,10 +21,10 @@ def test_the_embedded_encoder_is_loaded_bit_for_bit():
     assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
 
 
-def test_label_word_head_is_a_slice_of_the_masked_lm(masked_lm_folder, batch):
-    student, tokenizer, head = load_student(str(masked_lm_folder))
+def test_label_word_head_equals_the_masked_lm(base, batch):
+    student, tokenizer, head = load_student(base)
     assert head == "label words"
-    full = BertForMaskedLM.from_pretrained(masked_lm_folder).eval()(**batch).logits
+    full = BertForMaskedLM.from_pretrained(base).eval()(**batch).logits
     out = student.eval()(**batch)
     yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
     assert torch.allclose(out.start_logits, full[..., yes], atol=1e-6)
@@ -46,11 +38,11 @@ def test_without_a_masked_lm_head_the_head_is_trained():
 
 
 @pytest.mark.parametrize("with_masked_lm", [True, False])
-def test_a_baked_model_is_loaded_by_stock_code(
-    tmp_path, masked_lm_folder, tiny_qa, tokenizer, batch, with_masked_lm
+def test_stock_code_loads_a_merged_model(
+    tmp_path, base, tiny_qa, tokenizer, batch, with_masked_lm
 ):
     if with_masked_lm:
-        model, tokenizer, _ = load_student(str(masked_lm_folder))
+        model, tokenizer, _ = load_student(base)
         model.eval()
     else:
         model = tiny_qa
@@ -60,9 +52,9 @@ def test_a_baked_model_is_loaded_by_stock_code(
     masks.refresh(0.3)
     before = model(**batch)
     masks.merge()
-    folder = tmp_path / "baked"
+    folder = tmp_path / "merged"
     for _ in range(2):  # the second save replaces the first
-        save_model(model, tokenizer, folder, base=str(masked_lm_folder))
+        save_model(model, tokenizer, folder, base=base)
     if with_masked_lm:
         again = load_student(str(folder))[0].eval()
     else:
@@ -72,7 +64,7 @@ def test_a_baked_model_is_loaded_by_stock_code(
     assert [path.name for path in tmp_path.iterdir() if "." in path.name] == []
 
 
-def test_fingerprint_is_of_the_encoder(tiny_qa):
+def test_fingerprint_depends_on_the_encoder_only(tiny_qa):
     before = model_fingerprint(tiny_qa)
     tiny_qa.qa_outputs.weight.data.add_(1)
     assert model_fingerprint(tiny_qa) == before
@@ -84,22 +76,20 @@ def test_fingerprint_is_of_the_encoder(tiny_qa):
     ("./nowhere", "no such folder"),
     ("nobody/no-such-model", "nor reachable on the Hub"),
 ])
-def test_a_missing_model_gets_one_line(name, message):
+def test_a_missing_model_raises_one_line(name, message):
     with pytest.raises(FileNotFoundError, match=message) as error:
         load_qa_model(name)
     assert "\n" not in str(error.value) and name in str(error.value)
 
 
-def test_a_folder_that_is_no_model_gets_one_line(tmp_path):
+def test_a_folder_without_config_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no config.json"):
         load_qa_model(str(tmp_path))
 
 
-def test_half_a_checkpoint_is_refused(tmp_path, tiny_qa, tokenizer):
+def test_an_incomplete_checkpoint_raises(tmp_path, tiny_qa, tokenizer):
     tiny_qa.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    from safetensors.torch import save_file
-
     weights = load_file(tmp_path / "model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})

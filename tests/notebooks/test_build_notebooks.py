@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 
@@ -15,17 +16,15 @@ SCRIPT = "notebooks/story.py"
 TARGET = {SCRIPT: "out/STORY.ipynb"}
 
 BASE = """\
-# %% [markdown]
-# ## Base
-#
-# What the others stand on.
+\"\"\"Base.
 
-# %%
+What the others stand on.
+\"\"\"
+
 import re
 
 import numpy as np
 
-# %%
 WORD = re.compile("[a-z]+")
 LETTERS, DIGITS = frozenset("abc"), "0 1 2".split()
 
@@ -34,33 +33,26 @@ def base_value():
     return np.float32(1)
 """
 LEFT = """\
-# %% [markdown]
-# ## Left
+\"\"\"Left.\"\"\"
 
-# %%
 import numpy as np
 
-# %%
 from smp.base import base_value
 
-# %%
+
 def left_value():
     return np.negative(base_value())
 """
 RIGHT = """\
-# %% [markdown]
-# ## Right
+\"\"\"Right.\"\"\"
 
-# %%
-from smp.left import left_value
-
-# %%
 from smp.base import (
     WORD,
     base_value,
 )
+from smp.room.left import left_value
 
-# %%
+
 def right_value():
     return left_value(), base_value(), WORD
 """
@@ -85,7 +77,7 @@ DENSITY = None
 print("before")
 
 # %%
-from smp.right import right_value
+from smp.room.right import right_value
 
 # %%
 from smp.base import base_value
@@ -101,9 +93,10 @@ print("before")
 @pytest.fixture
 def project(tmp_path):
     """A folder with three modules, where right needs left and base, and left needs base."""
-    write(tmp_path, {"smp/base.py": BASE, "smp/left.py": LEFT, "smp/right.py": RIGHT,
-                     "smp/__init__.py": "", "smp/__main__.py": "print('not a module')",
-                     SCRIPT: STORY})
+    write(tmp_path, {"smp/base.py": BASE, "smp/room/left.py": LEFT, "smp/room/right.py": RIGHT,
+                     "smp/__init__.py": "", "smp/room/__init__.py": "",
+                     "smp/__main__.py": "print('not a module')",
+                     "smp/cli/main.py": "print('not for notebooks')", SCRIPT: STORY})
     return tmp_path
 
 
@@ -121,15 +114,21 @@ def cells_of(root):
     return nbformat.reads(built(root).decode(), as_version=4).cells
 
 
-def test_modules_are_spelled_out_once_dependencies_first_where_the_story_needs_them(project):
+def test_modules_appear_once_after_the_modules_they_import(project):
     openings = [cell.source.split("\n")[0] for cell in cells_of(project)]
     assert openings == [
         "# A story", "DENSITY = None", "%pip install -q nothing", 'print("before")',
-        "## Base", "import re", 'WORD = re.compile("[a-z]+")',
-        "## Left", "import numpy as np", "def left_value():",
-        "## Right", "def right_value():",
+        "## Base", "import re", "## Left", "import numpy as np", "## Right", "def right_value():",
         "print(right_value(), base_value())", 'print("before")',
     ]
+
+
+def test_a_module_is_its_docstring_and_one_code_cell(project):
+    base, code = cells_of(project)[4:6]
+    assert base.source == "## Base\n\nWhat the others stand on."
+    assert code.source == BASE[BASE.index("import re"):].rstrip("\n")
+    left = cells_of(project)[7].source
+    assert left == "import numpy as np\n\n\ndef left_value():\n    return np.negative(base_value())"
 
 
 def test_the_code_of_a_built_notebook_runs_without_the_package(project):
@@ -162,12 +161,13 @@ def test_the_parameters_cell_keeps_its_tag(project):
 def test_ids_are_unique_and_change_only_with_their_cell(project):
     before = [cell.id for cell in cells_of(project)]
     assert len(set(before)) == len(before)
-    write(project, {"smp/left.py": LEFT.replace("negative", "positive")})
+    write(project, {"smp/room/left.py": LEFT.replace("negative", "positive")})
     after = [cell.id for cell in cells_of(project)]
     assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
 
 
-MODULE = "# %% [markdown]\n# ## Odd\n\n# %%\n{}\n"
+MODULE = '"""Odd."""\n\n{}\n'
+CELL = "# %% [markdown]\n# ## Odd\n\n# %%\n{}\n"
 REFUSED = {
     "import of the package": ("import smp", "smp is used by"),
     "import of a module": ("import smp.base", "smp is used by"),
@@ -177,17 +177,21 @@ REFUSED = {
     "relative package": ("from . import base", "smp is used by"),
     "star": ("from smp.base import *", "smp is used by"),
     "alias": ("from smp.base import base_value as b", "smp is used by"),
-    "deeper module": ("from smp.base.more import b", "smp is used by"),
-    "two imports": ("from smp.base import WORD\nfrom smp.left import left_value", "smp is used by"),
-    "not alone": ("from smp.base import base_value\nONE = 1", "smp is used by"),
+    "deeper module": ("from smp.base.more import b", "there is no smp/base/more.py"),
+    "above a branch": ("if ONE:\n    from smp.base import base_value", "smp is used by"),
     "inside a function": ("def f():\n    from smp.base import base_value", "smp is used by"),
     "another use": ("def f():\n    return smp.base", "smp is used by"),
+    "the command line": ("from smp.cli.main import main", "there is no smp/cli/main.py"),
     "unknown module": ("from smp.nowhere import a", "there is no smp/nowhere.py"),
     "unknown name": ("from smp.base import other", "smp/base.py does not define other"),
     "name it only imports": ("from smp.base import np", "smp/base.py does not define np"),
     "file": ("def f():\n    return __file__", "no __file__"),
     "future": ("from __future__ import annotations", "no __future__"),
     "syntax": ("def f(:\n    pass", "invalid syntax"),
+}
+REFUSED_IN_A_SCRIPT = {
+    "two imports": "from smp.base import WORD\nfrom smp.room.left import left_value",
+    "not alone": "from smp.base import base_value\nONE = 1",
 }
 ACTS = {
     "prints": 'print("hello")',
@@ -209,24 +213,46 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("place", ["module", "script"])
-def test_refused_forms_are_named_with_file_and_cell(project, capsys, name, place):
-    source, message = REFUSED[name]
-    file = {"module": "smp/odd.py", "script": SCRIPT}[place]
-    needed = STORY + "\n# %%\nfrom smp.odd import other\n"
-    write(project, {SCRIPT: needed, file: MODULE.format(source) + "\n# %%\nother = None\n"})
+def refusal(project):
+    """The line with which the builder refuses; it writes nothing."""
     with pytest.raises(SystemExit) as stopped:
         build_notebooks.main([], project, TARGET)
-    line = str(stopped.value)
-    assert Path(file).name + ", cell 2" in line and message in line and "\n" not in line
     assert not (project / "out").exists()
+    assert "\n" not in str(stopped.value)
+    return str(stopped.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_forms_in_a_module_are_named_with_the_file(project, name):
+    source, message = REFUSED[name]
+    write(project, {SCRIPT: STORY + "\n# %%\nfrom smp.odd import other\n",
+                    "smp/odd.py": MODULE.format(source) + "\nother = None\n"})
+    line = refusal(project)
+    assert "odd.py" in line and message in line
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *REFUSED_IN_A_SCRIPT])
+def test_refused_forms_in_a_script_are_named_with_file_and_cell(project, name):
+    source, message = REFUSED.get(name) or (REFUSED_IN_A_SCRIPT[name], "smp is used by")
+    write(project, {SCRIPT: CELL.format(source)})
+    line = refusal(project)
+    assert "story.py, cell 2" in line and message in line
+
+
+@pytest.mark.parametrize("source, message", [
+    ("ONE = 1", "begins with a docstring"),
+    ('"""Odd."""\nfrom smp.base import WORD; ONE = 1', "one statement a line"),
+])
+def test_a_module_without_the_plain_form_is_refused(project, source, message):
+    write(project, {"smp/odd.py": source})
+    with pytest.raises(ValueError, match=rf"^smp/odd\.py: .*{message}"):
+        build_notebooks.read_modules(project)
 
 
 @pytest.mark.parametrize("name", ACTS)
 def test_a_module_that_acts_when_imported_is_refused(project, name):
     write(project, {"smp/odd.py": MODULE.format(ACTS[name])})
-    with pytest.raises(ValueError, match=r"^smp/odd\.py, cell 2: `.*` does something"):
+    with pytest.raises(ValueError, match=r"^smp/odd\.py: `.*` does something"):
         build_notebooks.read_modules(project)
 
 
@@ -237,7 +263,7 @@ def test_a_module_that_only_defines_is_taken(project, name):
 
 
 def test_a_script_may_do_what_a_module_may_not(project):
-    write(project, {SCRIPT: MODULE.format("for i in range(3):\n    print(i)")})
+    write(project, {SCRIPT: CELL.format("for i in range(3):\n    print(i)")})
     assert b"print(i)" in built(project)
 
 
@@ -247,17 +273,17 @@ def test_a_script_may_do_what_a_module_may_not(project):
 ])
 def test_a_name_that_means_two_things_is_refused(project, source):
     write(project, {"smp/odd.py": MODULE.format(source)})
-    with pytest.raises(ValueError, match=r"^smp/odd\.py, cell 2: the name \w+ is taken by"):
+    with pytest.raises(ValueError, match=r"^smp/odd\.py: the name \w+ is taken by"):
         build_notebooks.read_modules(project)
 
 
 def test_an_import_cycle_is_refused(project):
-    write(project, {"smp/base.py": BASE + "\n# %%\nfrom smp.right import right_value\n"})
-    with pytest.raises(ValueError, match="import cycle right -> left -> base -> right"):
+    write(project, {"smp/base.py": BASE + "\nfrom smp.room.right import right_value\n"})
+    with pytest.raises(ValueError, match="cycle room.right -> base -> room.right"):
         built(project)
 
 
-def test_check_names_the_stale_notebook_and_the_command_that_mends_it(project):
+def test_check_names_the_stale_notebook_and_the_fix(project):
     with pytest.raises(SystemExit) as missing:
         build_notebooks.main(["--check"], project, TARGET)
     assert str(missing.value) == "stale: out/STORY.ipynb; run `make notebooks`"
@@ -281,23 +307,25 @@ def test_the_committed_notebook_is_what_its_sources_say(script):
 
 
 @pytest.mark.parametrize("script", build_notebooks.NOTEBOOKS)
-def test_a_notebooks_own_variables_do_not_hide_what_a_module_defines(script):
-    modules = build_notebooks.read_modules(ROOT)
+def test_variables_of_a_notebook_hide_no_name_of_a_module(script):
     taken = {}
-    for name, rows in modules.items():
-        taken |= dict.fromkeys(build_notebooks.defined_names(rows), f"smp/{name}.py")
+    for module in build_notebooks.read_modules(ROOT).values():
+        taken |= dict.fromkeys(build_notebooks.defined_names(module), module.where)
     hidden = set()
-    for where, _, statements, _ in build_notebooks.read_cells(ROOT / script, ROOT):
+    cells = jupytext.reads((ROOT / script).read_text("utf-8"), fmt=build_notebooks.PERCENT).cells
+    for cell in cells:
+        if cell.cell_type != "code" or build_notebooks.read_story_cell(cell.source, script):
+            continue
         scopes = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp,
                   ast.DictComp, ast.GeneratorExp)
-        todo = list(statements)
+        todo = list(ast.parse(cell.source).body)
         while todo:
             node = todo.pop()
             name = getattr(node, "name", None)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 name = node.id
             if name in taken:
-                hidden.add(f"{where}: {name} of {taken[name]}")
+                hidden.add(f"{cell.source[:30]!r}: {name} of {taken[name]}")
             if not isinstance(node, scopes):
                 todo += ast.iter_child_nodes(node)
     assert not hidden

@@ -64,7 +64,7 @@ def test_the_check_of_what_is_fetched_can_fail():
     assert not Fetched('<img src="data:image/png;base64,AA"><style>a {b: url(data:x)}').found
 
 
-def test_a_widget_leaves_a_line_a_bar_nothing_and_a_picture_stays():
+def test_widgets_become_a_line_bars_go_and_pictures_stay():
     widget = {"model_id": "m", "version_major": 2, "version_minor": 0}
     assert NOTE.strip() in shown(display(text="VBox(children=())", widget=widget))
     bar = shown(display(text="reading: 100%|##| 9/9", widget=widget))
@@ -104,7 +104,7 @@ def test_every_executed_notebook_gets_its_page(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_what_is_no_notebook_is_told_in_a_line(tmp_path):
+def test_a_file_that_is_no_notebook_is_one_line(tmp_path):
     with pytest.raises(SystemExit, match="no executed notebook in .*`make run` makes them"):
         main(["--results", str(tmp_path)])
     damaged = tmp_path / "executed" / "quick" / "A.ipynb"

@@ -1,9 +1,8 @@
-"""Stopped and gone on is the same as never stopped, to the last bit."""
+"""Checkpoints: a stopped and resumed run equals an undisturbed one, bit for bit."""
 
 import copy
 import resource
 import shutil
-from dataclasses import asdict
 
 import hypothesis
 import numpy as np
@@ -15,7 +14,7 @@ from smp.cli.train import attach_pruning, teacher_loss, train
 from smp.data.windows import windows_fingerprint
 from smp.look.snapshot_writer import SnapshotWriter
 from smp.look.snapshots import Snapshots
-from smp.method.distill import span_loss
+from smp.method.loop import span_loss
 from smp.model.encoder import biases_and_norms
 from smp.model.load import set_dropout
 from smp.runs.checkpoint import Checkpoints, read_checkpoint
@@ -39,8 +38,7 @@ class Killed(Exception):
     pass
 
 
-def train(model, windows, tokenizer, kind, folder=None, stop=None, kept=None,
-          **changes):
+def run_of(model, windows, tokenizer, kind, folder=None, stop=None, kept=None, **changes):
     """(model, run, masks) of a run that raises Killed in step `stop`, as a kill -9 would.
 
     kept: path of its snapshots, if it keeps any.
@@ -64,8 +62,8 @@ def train(model, windows, tokenizer, kind, folder=None, stop=None, kept=None,
 
     checkpoints = None if folder is None else Checkpoints(folder, {"model": "m"}, minutes=0)
     run = train(model, windows, tokenizer, settings, pruning, watched,
-              validate=lambda model: {"em": float(torch.rand(1)), "f1": 0.5},
-              checkpoints=checkpoints, snapshots=kept and SnapshotWriter(kept))
+                validate=lambda model: {"em": float(torch.rand(1)), "f1": 0.5},
+                checkpoints=checkpoints, snapshots=kept and SnapshotWriter(kept))
     run["calls"] = len(calls)
     return model, run, pruning and pruning.masks
 
@@ -80,14 +78,14 @@ def assert_same(first, second):
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tokenizer, tmp_path):
     files = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
-    whole = train(tiny_qa, windows, tokenizer, kind, kept=files[0])
+    whole = run_of(tiny_qa, windows, tokenizer, kind, kept=files[0])
     steps = whole[1]["steps"]
     assert steps >= 12
     for stop in (3, 5):  # the second time in the second epoch
         with pytest.raises(Killed):
-            train(tiny_qa, windows, tokenizer, kind, tmp_path / "run", stop, files[1])
+            run_of(tiny_qa, windows, tokenizer, kind, tmp_path / "run", stop, files[1])
     torch.rand(7)  # what happens in between does not matter
-    resumed = train(tiny_qa, windows, tokenizer, kind, tmp_path / "run", kept=files[1])
+    resumed = run_of(tiny_qa, windows, tokenizer, kind, tmp_path / "run", kept=files[1])
     assert resumed[1]["calls"] == steps - 8  # nothing was done twice
     assert_same(whole, resumed)
     before = biases_and_norms(tiny_qa)["encoder.layer.1.output.dense.bias"]
@@ -97,12 +95,12 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tok
     assert bytes_of[0] == bytes_of[1] and (bytes_of[0] is None) == (kind == "fine-tune")
 
 
-def test_checkpoints_change_nothing_and_a_finished_training_is_not_done_again(
+def test_checkpoints_change_no_result_and_no_step_runs_twice(
     tiny_qa, windows, tokenizer, tmp_path
 ):
-    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
-    kept = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
-    again = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run", kept=tmp_path / "masks")
+    whole = run_of(tiny_qa, windows, tokenizer, "SMP-L")
+    kept = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
+    again = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run", kept=tmp_path / "masks")
     assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # for what comes after
     assert_same(whole, kept)
     assert_same(whole, again)
@@ -115,8 +113,8 @@ def test_checkpoints_change_nothing_and_a_finished_training_is_not_done_again(
     assert not (tmp_path / "run").exists()
 
 
-def test_frozen_weights_are_not_in_it(tiny_qa, windows, tokenizer, tmp_path):
-    train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+def test_checkpoints_contain_no_frozen_weights(tiny_qa, windows, tokenizer, tmp_path):
+    run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
     tensors, state = read_checkpoint(Checkpoints(tmp_path).paths()[0])
     masked = sum(p.numel() for n, p in tiny_qa.named_parameters()
                  if ".layer." in n and p.dim() == 2)
@@ -127,12 +125,12 @@ def test_frozen_weights_are_not_in_it(tiny_qa, windows, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "foreign"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     harm, tiny_qa, windows, tokenizer, tmp_path, capsys
 ):
-    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    whole = run_of(tiny_qa, windows, tokenizer, "SMP-L")
     with pytest.raises(Killed):
-        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=6)
+        run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=6)
     newest, before = Checkpoints(tmp_path).paths()
     data = bytearray(newest.read_bytes())
     if harm == "cut":
@@ -143,22 +141,22 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
         data = b""
     newest.write_bytes(b"hello" if harm == "foreign" else data)
     capsys.readouterr()
-    resumed = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    resumed = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
     told = capsys.readouterr().out
     assert f"passing over the checkpoint {newest.name}" in told and "after step 5" in told
     assert resumed[1]["calls"] == whole[1]["steps"] - 5
     assert_same(whole, resumed)
 
 
-def test_with_every_checkpoint_damaged_it_begins_anew(tiny_qa, windows, tokenizer, tmp_path):
-    whole = train(tiny_qa, windows, tokenizer, "fine-tune")
+def test_with_every_checkpoint_damaged_the_run_starts_at_0(tiny_qa, windows, tokenizer, tmp_path):
+    whole = run_of(tiny_qa, windows, tokenizer, "fine-tune")
     with pytest.raises(Killed):
-        train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=4)
+        run_of(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=4)
     for path in Checkpoints(tmp_path).paths():
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Killed):
-        train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=3)
-    resumed = train(tiny_qa, windows, tokenizer, "fine-tune", tmp_path)
+        run_of(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=3)
+    resumed = run_of(tiny_qa, windows, tokenizer, "fine-tune", tmp_path)
     assert resumed[1]["calls"] == whole[1]["steps"] - 3  # no damaged one outlived those written
     assert_same(whole, resumed)
 
@@ -167,56 +165,45 @@ def test_with_every_checkpoint_damaged_it_begins_anew(tiny_qa, windows, tokenize
     (dict(density=0.3), "settings density 0.2, this one has 0.3"),
     (dict(epochs=3), "settings epochs 2, this one has 3"),
 ])
-def test_another_run_is_refused_saying_what_differs(
+def test_a_checkpoint_of_another_run_raises_with_the_difference(
     changes, message, tiny_qa, windows, tokenizer, tmp_path
 ):
     with pytest.raises(Killed):
-        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
+        run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
     with pytest.raises(ValueError) as error:
-        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, **changes)
+        run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, **changes)
     assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ValueError, match="with data "):
-        train(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
+        run_of(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
 
 
-def test_a_checkpoint_older_than_a_setting_goes_on():
-    """What it does not say was as it is by default."""
-    now = {"settings": asdict(choose_settings("quick", "smp"))}
-    assert now["settings"]["vector_learning_rate"] == 0
-    saved = {"settings": {k: v for k, v in now["settings"].items() if k != "vector_learning_rate"}}
-    check_same_run(saved, now, "here")
-    now["settings"]["vector_learning_rate"] = 0.001
-    with pytest.raises(ValueError, match="settings vector_learning_rate 0.0, this one has 0.001"):
-        check_same_run(saved, now, "here")
-
-
-def test_another_version_is_told_and_goes_on(tiny_qa, windows, tokenizer, tmp_path, capsys,
-                                             monkeypatch):
+def test_another_package_version_prints_a_line_and_resumes(
+    tiny_qa, windows, tokenizer, tmp_path, capsys, monkeypatch
+):
     with pytest.raises(Killed):
-        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
+        run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
     monkeypatch.setattr("smp.runs.training.package_versions", lambda: {"torch": "9.9"})
-    train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+    run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
     said = capsys.readouterr().out
     assert "this is 9.9: the end may differ in its last bits" in said and "zeros" not in said
 
 
-def test_whether_zeros_were_skipped_is_a_version_too(capsys):
-    older, skipped = {"versions": {}}, {"versions": {"zeros": "skipped"}}
-    check_same_run(older, {"versions": {"zeros": "multiplied"}}, "here")
+def test_skipped_zeros_count_as_a_version(capsys):
+    multiplied, skipped = {"versions": {"zeros": "multiplied"}}, {"versions": {"zeros": "skipped"}}
+    check_same_run(multiplied, multiplied, "here")
     check_same_run(skipped, skipped, "here")
     assert not capsys.readouterr().out
-    check_same_run(older, skipped, "here")
+    check_same_run(multiplied, skipped, "here")
     assert "made with zeros multiplied, this is skipped: the end may" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("before, message", [
     ({"name": "t", "em": 0.8001, "sha": "a"}, None),  # measured anew, on another card
-    ({"name": "t", "em": 0.8001}, None),  # of a checkpoint that does not say the sha
     ({"name": "t", "em": 0.8, "sha": "b"}, "teacher sha 'b', this one has 'a'"),
     ({"name": "u", "em": 0.8}, "teacher name 'u', this one has 't'"),
     (None, "teacher None, this one has"),
 ])
-def test_a_run_goes_on_with_its_own_teacher(before, message):
+def test_a_run_resumes_with_its_own_teacher_only(before, message):
     now = {"teacher": {"name": "t", "em": 0.8, "sha": "a"}}
     if message is None:
         check_same_run({"teacher": before}, now, "here")
@@ -225,7 +212,7 @@ def test_a_run_goes_on_with_its_own_teacher(before, message):
             check_same_run({"teacher": before}, now, "here")
 
 
-def test_a_checkpoint_made_without_a_gpu_goes_on_with_one(monkeypatch):
+def test_a_checkpoint_made_without_a_gpu_resumes_with_one(monkeypatch):
     tensors, state = random_states()
     expected = torch.rand(3), np.random.rand(3)
     if not torch.cuda.is_available():
@@ -235,18 +222,18 @@ def test_a_checkpoint_made_without_a_gpu_goes_on_with_one(monkeypatch):
     assert np.array_equal(np.random.rand(3), expected[1])
 
 
-def test_a_full_disk_stops_nothing_and_leaves_what_was_whole(
+def test_a_full_disk_stops_no_run_and_damages_no_checkpoint(
     tiny_qa, windows, tokenizer, tmp_path, capsys
 ):
     """RLIMIT_FSIZE stands for the disk: writing past it fails as on a full one."""
     with pytest.raises(Killed):
-        train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=4)
+        run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=4)
     kept = {path.name for path in tmp_path.iterdir()}
-    whole = train(tiny_qa, windows, tokenizer, "SMP-L")
+    whole = run_of(tiny_qa, windows, tokenizer, "SMP-L")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        resumed = train(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
+        resumed = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "no checkpoint at step 5" in capsys.readouterr().out
@@ -254,7 +241,7 @@ def test_a_full_disk_stops_nothing_and_leaves_what_was_whole(
     assert_same(whole, resumed)
 
 
-def test_checkpoints_come_at_most_every_few_minutes_and_cost_two_percent(tmp_path, monkeypatch):
+def test_checkpoints_wait_five_minutes_and_cost_two_percent(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     checkpoints = Checkpoints(tmp_path, minutes=5)
@@ -275,7 +262,7 @@ def test_checkpoints_come_at_most_every_few_minutes_and_cost_two_percent(tmp_pat
 
 @hypothesis.settings(deadline=None, max_examples=200)
 @hypothesis.given(st.data())
-def test_no_single_change_of_a_byte_goes_unnoticed(tmp_path_factory, data):
+def test_any_changed_byte_of_a_checkpoint_is_found(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("c")
     Checkpoints(folder).keep(3, {"x": torch.arange(5.0)}, {"run": {}})
     (path,) = folder.iterdir()
@@ -290,7 +277,7 @@ def test_no_single_change_of_a_byte_goes_unnoticed(tmp_path_factory, data):
     shutil.rmtree(folder)
 
 
-def test_the_windows_fingerprint_is_of_their_tokens_labels_and_order(windows):
+def test_windows_fingerprint_depends_on_tokens_labels_and_order(windows):
     first = windows_fingerprint(windows)
     assert first == windows_fingerprint(windows.select(range(len(windows))))
     backwards = windows.select(range(len(windows) - 1, -1, -1))

@@ -1,4 +1,4 @@
-"""Pictures and the table of many records: what is drawn is what the records say."""
+"""Pictures and the sweep table: their numbers are those of the records."""
 
 import io
 from dataclasses import asdict
@@ -22,11 +22,12 @@ def draw(figure):
 def run(method, density, em, sharing="SMP-L", **more):
     record = {"method": method, "density": density, "em": em, "sharing": sharing, "model": "m",
               "model_sha": "a", "data": "d", "data_sha": "b", "n_eval": 100, "n_train": 10,
-              "steps": 5, "settings": {}, "density_target": round(density, 2)} | more
+              "steps": 5, "settings": {}, "teacher": None,
+              "density_target": round(density, 2)} | more
     return {"name": str(record)} | record
 
 
-def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
+def test_the_picture_shows_means_over_seeds_and_the_dense_line():
     records = [run("fine-tuned", 1.0, 0.6, None), run("SMP", 0.1, 0.2), run("SMP", 0.0999998, 0.3),
                run("SMP", 0.5, 0.5)]
     figure = draw(plot_records(records, [{"method": "SMP", "sharing": "SMP-S", "density": 0.03,
@@ -39,7 +40,7 @@ def test_runs_are_drawn_with_the_mean_over_seeds_and_the_dense_line():
     assert published.get_markerfacecolor() == "none"
 
 
-def test_runs_that_learned_from_other_things_are_not_averaged():
+def test_runs_with_other_losses_or_parts_are_not_averaged():
     records = [run("SMP + KD", 0.1, em, settings=settings) for em, settings in (
         (0.2, {}), (0.4, {"hidden_weight": 1.0}), (0.6, {"vector_learning_rate": 0.001}))]
     lines = draw(plot_records(records)).axes[0].lines
@@ -50,7 +51,7 @@ def test_runs_that_learned_from_other_things_are_not_averaged():
         "SMP-L + KD + biases, LayerNorms": [0.6]}
 
 
-def test_the_line_leads_through_the_longest_runs_and_shorter_ones_are_small():
+def test_the_line_connects_the_longest_runs():
     records = [run("SMP", 0.1, 0.2), run("SMP", 0.1, 0.5, steps=9), run("SMP", 0.5, 0.6, steps=7)]
     line, small = draw(plot_records(records)).axes[0].lines[:2]
     np.testing.assert_allclose(line.get_xydata(), [[0.1, 0.5], [0.5, 0.6]])
@@ -58,7 +59,7 @@ def test_the_line_leads_through_the_longest_runs_and_shorter_ones_are_small():
     assert small.get_markersize() < line.get_markersize()
 
 
-def test_runs_of_other_settings_are_drawn_apart_and_say_which():
+def test_runs_of_other_settings_have_lines_of_their_own():
     records = [run("SMP", 0.1, 0.2, seed=seed) for seed in (0, 1)]
     records.append(run("SMP", 0.1, 0.6, settings={"regulariser": 40_000.0}))
     lines = draw(plot_records(records)).axes[0].lines
@@ -101,7 +102,7 @@ CELLS = [
 ]
 
 
-def test_a_sweeps_line_is_the_mean_and_its_bars_reach_the_seeds():
+def test_the_sweep_line_is_the_mean_and_bars_reach_the_seeds():
     published = [{"method": "SMP", "sharing": "SMP-L", "density": 0.03, "em": 0.7, "f1": 0.81},
                  {"method": "fine-tuned", "sharing": None, "density": 1.0, "em": 0.8, "f1": 0.88}]
     figure = draw(plot_sweep(CELLS, published))
@@ -132,7 +133,7 @@ def test_a_sweep_of_two_data_sets_is_not_drawn_together():
         plot_sweep([*CELLS, cell("SMP", 0.1, 0.2, data_sha="other")])
 
 
-def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
+def test_the_sweep_table_has_a_row_a_method_and_marks_gaps():
     text = sweep_markdown(CELLS)
     rows = {line.split("|")[1].strip(): [part.strip() for part in line.split("|")[2:-1]]
             for line in text.splitlines() if line.startswith("|")}
@@ -156,16 +157,13 @@ def test_a_sweeps_table_has_a_row_a_method_and_says_what_is_missing():
              for seed in (0, 1)]
     text = sweep_markdown([*CELLS[:3], *tried])
     assert "| SMP-S + KD (hidden_weight 100) " in text and "| SMP-L " in text
-    for profile in ("laptop", "one that is no more"):
-        presets = [cell("SMP", density, 0.1, sharing="SMP-L", seed=seed, profile=profile, settings=(
-            asdict(choose_settings("laptop", "smp", density=density, seed=seed)) | more
-        ), name=f"{density}{seed}") for density, seed, more in (
-            (0.1, 0, {}), (0.03, 1, {}), (0.1, 2, {"density_ramp": 0.4}))]
-        if profile != "laptop":  # its presets are not known any more
-            del presets[1]
-        rows = [line.split("|")[1].strip() for line in sweep_markdown(presets).splitlines()
-                if line.startswith("| SMP")]
-        assert sorted(rows) == ["SMP-L", "SMP-L (density_ramp 0.4)"]
+    presets = [cell("SMP", density, 0.1, sharing="SMP-L", seed=seed, settings=(
+        asdict(choose_settings("laptop", "smp", density=density, seed=seed)) | more
+    ), name=f"{density}{seed}") for density, seed, more in (
+        (0.1, 0, {}), (0.03, 1, {}), (0.1, 2, {"density_ramp": 0.4}))]
+    rows = [line.split("|")[1].strip() for line in sweep_markdown(presets).splitlines()
+            if line.startswith("| SMP")]
+    assert sorted(rows) == ["SMP-L", "SMP-L (density_ramp 0.4)"]
     movement = [cell("movement", 0.1, 0.1, settings=asdict(choose_settings(
         "laptop", "smp", method="movement", density=0.1, sharing=sharing)), name=str(sharing))
         for sharing in (None, "shared")]

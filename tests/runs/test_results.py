@@ -1,3 +1,5 @@
+"""Records, their names and the tables computed from them."""
+
 import copy
 import json
 import os
@@ -8,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smp import __main__ as command_line
-from smp import results
-from smp.runs.names import run_name
+from records import make_record
+from smp.cli import table as table_module
+from smp.runs.names import group_records, run_name
 from smp.runs.provenance import git_output, provenance, results_folder
 from smp.runs.published import PUBLISHED, whole_model_share
 from smp.runs.read import read_records, read_results
@@ -18,35 +20,6 @@ from smp.runs.record import RECORD_FIELDS, check_record, thin_history, write_rec
 from smp.runs.summary import between_markers, summary_markdown, write_summary
 from smp.runs.sweep_curves import sweep_markdown
 from smp.text import as_percent
-
-
-def make_record(**changes):
-    masked, total = 10_616_832, 22_565_376
-    density = changes.get("density", 0.5)
-    kept = int(density * 147456)
-    record = {
-        "method": "SMP + KD", "sharing": "SMP-L", "model": "all-MiniLM-L6-v2", "data": "almanac",
-        "model_sha": "aaaa", "data_sha": "bbbb", "profile": "quick", "seed": 0,
-        "density_target": density, "density": kept / 147456,
-        "remaining_of_model": whole_model_share(density, masked, total), "params_total": total,
-        "params_masked": masked, "params_kept": int(density * masked), "bytes_mask_file": 1327104,
-        "em": 0.4804, "f1": 0.5678, "n_train": 3000, "n_eval": 1000, "epochs": 2, "steps": 372,
-        "seconds": 99.5, "device": "cpu", "precision": "fp32", "versions": {"torch": "2.13.0"},
-        "commit": None, "dirty": None, "interrupted": False,
-        "teacher": {"name": "teacher", "em": 0.6}, "settings": {"seed": 0, "density": density},
-        "layers": [{"layer": 0, "matrix": "query", "kept": kept, "total": 147456}],
-        "history": {"step": [1, 2], "loss": [5.1, 4.9], "density": [1.0, 0.5],
-                    "lambda": [0.0, 400.0], "valid_step": [2], "valid_em": [0.1],
-                    "valid_f1": [0.2]},
-    }
-    record |= changes | {"density": kept / 147456}
-    if changes.get("seed"):
-        record["settings"] = record["settings"] | {"seed": changes["seed"]}
-    if record["method"] == "fine-tuned":
-        record |= {"sharing": None, "density_target": None, "density": 1.0, "layers": [],
-                   "remaining_of_model": 1.0, "params_kept": masked, "teacher": None,
-                   "bytes_mask_file": None}
-    return {"name": run_name(record)} | record
 
 
 def table_rows(text):
@@ -70,7 +43,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert list(read_records(path.parent)[0]) == RECORD_FIELDS
 
 
-def test_the_file_is_pleasant_to_diff(tmp_path):
+def test_the_file_has_one_line_a_field(tmp_path):
     text = write_record(make_record(), tmp_path).read_text()
     assert text.endswith("}\n") and '\n "em": 0.4804,\n' in text
     assert '\n  {"layer": 0, "matrix": "query", "kept": 73728, "total": 147456}\n' in text
@@ -93,16 +66,7 @@ def test_a_rerun_replaces_its_own_record_and_no_other(tmp_path):
     assert [record["em"] for record in read_records(tmp_path)] == [0.3, 0.2]
 
 
-def test_an_interrupted_run_never_replaces_a_finished_one_and_goes_when_it_is_done(tmp_path):
-    write_record(make_record(interrupted=True, em=0.1), tmp_path)
-    assert read_records(tmp_path)[0]["interrupted"]
-    write_record(make_record(em=0.3), tmp_path)
-    assert [record["em"] for record in read_records(tmp_path)] == [0.3]
-    write_record(make_record(interrupted=True, em=0.1), tmp_path)
-    assert sorted(record["em"] for record in read_records(tmp_path)) == [0.1, 0.3]
-
-
-def test_a_failure_while_writing_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_only(tmp_path, monkeypatch):
     path = write_record(make_record(em=0.1), tmp_path)
     before = path.read_bytes()
     for function in ("fsync", "replace"):
@@ -126,11 +90,13 @@ def test_a_failure_while_writing_leaves_the_old_file_and_no_litter(tmp_path, mon
     ("method", "pruned", "method is 'pruned'"),
     ("sharing", "local", "sharing is 'local'"),
     ("n_eval", None, "n_eval is None"),
+    ("model_sha", None, "model_sha is None"),
+    ("interrupted", True, "interrupted is True, expected false"),
     ("name", "../../escape", "no safe file name"),
     ("layers", [{"layer": 0}], "layers is expected"),
     ("density", 0.4, "density is 0.4, but layers keep 73728 of 147456"),
 ])
-def test_a_record_that_cannot_be_right_is_refused_in_one_line(tmp_path, field, value, message):
+def test_an_impossible_record_raises_a_one_line_error(tmp_path, field, value, message):
     with pytest.raises(ValueError, match=message) as error:
         write_record(make_record() | {field: value}, tmp_path)
     assert "\n" not in str(error.value)
@@ -171,7 +137,7 @@ def test_bench_and_subfolders_are_no_records(tmp_path):
 # Names
 
 
-def test_a_name_is_readable_safe_and_depends_on_what_the_run_is():
+def test_run_name_depends_on_settings_model_data_and_teacher():
     record = make_record()
     name = run_name(record)
     assert name.startswith("all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_")
@@ -187,7 +153,7 @@ def test_a_name_is_readable_safe_and_depends_on_what_the_run_is():
     assert "_0.005_" in run_name(record | {"density_target": 0.005})
 
 
-def test_a_long_history_is_thinned_without_picking():
+def test_a_thinned_history_keeps_the_mean_loss():
     n = 1003
     history = {"step": list(range(1, n + 1)), "loss": list(np.random.default_rng(0).random(n)),
                "density": list(np.linspace(1, 0.1, n)), "lambda": [1.0] * n,
@@ -223,7 +189,7 @@ def test_the_numbers_in_the_table_are_those_of_the_records():
     assert sorted(kept) == ["100.0%", "46.4%", "83.3%"]
 
 
-def test_what_is_shipped_and_how_fast_it_is_never_made_up():
+def test_size_and_time_that_were_not_measured_are_marked():
     old = make_record(method="fine-tuned")  # as records were before either was measured
     assert "bytes_model" not in old and "ms_per_question" not in old
     whole = make_record(method="fine-tuned", bytes_model=90_261_808, ms_per_question=4)
@@ -242,7 +208,7 @@ def test_what_is_shipped_and_how_fast_it_is_never_made_up():
                 check_record(make_record(**{field: wrong}))
 
 
-def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
+def test_rows_are_sorted_by_method_and_then_dense_first():
     records = [make_record(density=0.1), make_record(density=0.5),
                make_record(method="SMP", density=0.03), make_record(method="SMP", density=0.1),
                make_record(method="fine-tuned")]
@@ -254,7 +220,7 @@ def test_fine_tuned_first_then_smp_then_kd_dense_before_sparse():
 
 
 @pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval", "n_train"])
-def test_different_models_data_or_numbers_of_questions_never_share_a_table(field):
+def test_different_groups_never_share_a_table(field):
     other = {field: 7 if field in ("n_eval", "n_train") else "other"}
     tables = run_tables([make_record(em=0.111), make_record(em=0.222, **other)])
     assert len(tables) == 2
@@ -262,7 +228,7 @@ def test_different_models_data_or_numbers_of_questions_never_share_a_table(field
     assert sorted("0.222" in table for table in tables) == [False, True]
 
 
-def test_what_is_kept_is_of_the_model_that_learned_from_as_many_questions():
+def test_em_retained_compares_equal_numbers_of_questions():
     records = [make_record(method=method, em=em, n_train=n_train)
                for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
                for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
@@ -286,7 +252,7 @@ def kept_table(records):
     return table
 
 
-def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_density():
+def test_the_summary_shows_the_longest_run_of_method_and_density():
     other = {"seed": 0, "regulariser": 7.0}
     soup = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_soup", "em": 0.9}
     own = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_seed3_0a1b2c", "em": 0.8}
@@ -295,11 +261,9 @@ def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_densi
               "settings": {"seed": 0, "density": 0.1}}
     records = [
         make_record(method="fine-tuned", em=0.8),
-        make_record(method="fine-tuned", em=0.9, interrupted=True),
         make_record(em=0.7, teacher=own, steps=5000),
         make_record(em=0.6, epochs=4, teacher=own),
         make_record(em=0.64, epochs=4, settings=other, teacher=own),  # as long, and better
-        make_record(em=0.79, epochs=9, interrupted=True, teacher=own),
         make_record(em=0.1, epochs=9, dirty=True, teacher=own),
         make_record(em=0.2, density=0.1, seed=0, teacher=own),
         make_record(em=0.4, density=0.1, seed=1, teacher=own),  # the mean of the two
@@ -316,7 +280,6 @@ def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_densi
             if "published" not in where]
     assert ours == [  # at 50%, 10% and 3%
         ("SMP-L + KD", "80.0%", "37.5%", "—"),
-        ("SMP-L + KD (interrupted)", "98.8%", "—", "—"),
         ("SMP-L + KD (uncommitted changes)", "12.5%", "—", "—"),
         ("SMP-L + KD, teacher fine-tuned_soup", "—", "102.5%", "—"),
         ("magnitude", "—", "50.0% at 10%", "—"),  # one at 5%, one at 15%
@@ -325,11 +288,11 @@ def test_the_table_that_sums_up_has_the_longest_run_of_each_method_at_each_densi
     (paper,) = {where for where, _ in table if "published" in where}
     assert list(table[paper, "SMP-S + KD"].items()) == [
         ("50%", "103.0%"), ("10%", "98.6%"), ("3%", "93.3%")]
-    assert kept_table(records[1:]) == kept_table([]) == kept_table(records[:2]) == {}
+    assert kept_table(records[1:]) == kept_table([]) == kept_table(records[:1]) == {}
 
 
 @pytest.mark.parametrize("field", ["model_sha", "data_sha"])
-def test_the_table_that_sums_up_tells_two_of_one_name_apart(field):
+def test_the_summary_separates_two_models_or_data_of_one_name(field):
     records = [make_record(method=method, em=em, **{field: sha})
                for sha, dense, pruned in (("a1", 0.5, 0.4), ("b2", 0.4, 0.2))
                for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
@@ -338,7 +301,7 @@ def test_the_table_that_sums_up_tells_two_of_one_name_apart(field):
     assert list(ours.values()) == ["80.0%", "50.0%"] and "b2" in list(ours)[1]
 
 
-def test_teachers_that_differ_never_share_a_row_however_they_are_shown():
+def test_different_teachers_never_share_a_row():
     records = [make_record(em=em, teacher={"name": name, "em": em}) for em, name in (
         (0.3, "fine-tuned_soup"), (0.7, "all-MiniLM-L6-v2_almanac_fine-tuned_soup"))]
     (table,) = run_tables(records)
@@ -348,7 +311,7 @@ def test_teachers_that_differ_never_share_a_row_however_they_are_shown():
     assert sorted(kept) == ["30.0%", "70.0%"]
 
 
-def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
+def test_only_seeds_are_averaged_with_sample_deviation():
     ems = [0.41, 0.44, 0.48]
     records = [make_record(seed=seed, em=em, f1=em + 0.1) for seed, em in enumerate(ems)]
     records.append(make_record(em=0.6, settings={"seed": 0, "lr": 1}))
@@ -359,7 +322,7 @@ def test_seeds_become_mean_and_sample_deviation_and_other_settings_do_not():
     assert rows[1][3] == "0.600"
 
 
-def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
+def test_rows_of_one_label_show_the_settings_that_differ():
     records = [
         make_record(), make_record(seed=1),
         make_record(settings={"seed": 0, "regulariser": 40_000.0, "n_masks": 2}),
@@ -371,7 +334,7 @@ def test_rows_that_would_read_alike_tell_the_settings_in_which_they_differ():
     assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
-def test_another_teacher_is_another_row_a_seed_of_it_is_not():
+def test_another_teacher_is_another_row_its_seed_is_not():
     names = ["_squad_fine-tuned_seed0_0b7711", "_squad_fine-tuned_seed1_a99752", "_squad_soup"]
     names = [f"all-MiniLM-L6-v2{name}" for name in names] + ["bert-large_seed1_0b7711"]
     records = [make_record(teacher={"name": name, "em": None}, seed=seed)
@@ -381,7 +344,7 @@ def test_another_teacher_is_another_row_a_seed_of_it_is_not():
                     "seed 3, teacher bert-large"]
 
 
-def test_a_baseline_whose_layers_compete_says_so():
+def test_the_label_of_a_baseline_names_competing_layers():
     records = [make_record(method="movement", sharing=None, teacher=None,
                            settings={"seed": 0, "sharing": sharing})
                for sharing in ("local", "shared")]
@@ -390,37 +353,35 @@ def test_a_baseline_whose_layers_compete_says_so():
     assert all(row[8].endswith("seed 0") for row in rows)
 
 
-def test_interrupted_and_dirty_runs_say_so_and_are_not_averaged_with_others():
-    records = [make_record(), make_record(seed=1, dirty=True),
-               make_record(seed=2, interrupted=True)]
-    labels = {row[0] for row in table_rows(summary_markdown(records))[2:5]}
-    assert labels == {"SMP-L + KD", "SMP-L + KD (uncommitted changes)", "SMP-L + KD (interrupted)"}
+def test_runs_of_uncommitted_code_have_a_row_of_their_own():
+    records = [make_record(), make_record(seed=1, dirty=True)]
+    labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
+    assert labels == {"SMP-L + KD", "SMP-L + KD (uncommitted changes)"}
 
 
-def test_a_row_tells_what_its_teacher_showed_besides_logits():
+def test_the_label_names_hidden_state_distillation():
     settings = {"seed": 0, "hidden_weight": 100.0}
     records = [make_record(), make_record(settings=settings)]
     labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
     assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states"}
 
 
-def test_a_row_tells_that_more_than_masks_was_trained():
+def test_the_label_names_trained_biases_and_layernorms():
     settings = {"seed": 0, "hidden_weight": 100.0, "vector_learning_rate": 0.001}
     records = [make_record(), make_record(settings=settings)]
     labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
     assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states + biases, LayerNorms"}
 
 
-def test_what_was_not_measured_is_said():
+def test_missing_bert_base_runs_are_stated():
     missing = "BERT-base on SQuAD: not measured yet; `make run PROFILE=paper`"
     bert = {"model": "google-bert/bert-base-uncased", "data": "rajpurkar/squad"}
     assert missing in summary_markdown([make_record()])
-    assert missing in summary_markdown([make_record(interrupted=True, **bert)])
     assert missing not in summary_markdown([make_record(**bert)])
     assert "Nothing was measured yet" in summary_markdown([])
 
 
-def test_the_published_numbers_are_marked_and_their_arithmetic_is_the_papers():
+def test_published_numbers_are_marked_and_match_the_paper():
     text = summary_markdown([])
     assert "published, not measured here" in text and "given at the start, not measured" in text
     shares = [whole_model_share(d, PUBLISHED["params_masked"], PUBLISHED["params_total"])
@@ -446,7 +407,7 @@ def test_the_order_of_the_records_does_not_matter():
     assert summary_markdown(records) == summary_markdown(records[::-1])
 
 
-def test_rows_of_one_method_and_density_go_by_their_settings_and_then_by_their_length():
+def test_rows_are_sorted_by_settings_and_then_by_steps():
     runs = [(400.0, 12), (400.0, 30), (40_000.0, 9), (400_000.0, 5)]
     records = [make_record(settings={"seed": 0, "regulariser": regulariser}, steps=steps)
                for regulariser, steps in runs]
@@ -471,7 +432,7 @@ def test_the_readme_changes_between_its_markers_only(tmp_path, newline):
 
 @pytest.mark.parametrize("page", ["", "<!-- results -->", "<!-- /results --> <!-- results -->",
                                   "<!-- results --> <!-- results --> <!-- /results -->"])
-def test_a_readme_without_markers_is_told_and_nothing_is_written(tmp_path, page):
+def test_a_readme_without_markers_is_refused_and_nothing_written(tmp_path, page):
     readme = tmp_path / "README.md"
     readme.write_text(page)
     with pytest.raises(ValueError, match="README.md: expected <!-- results -->") as error:
@@ -480,19 +441,18 @@ def test_a_readme_without_markers_is_told_and_nothing_is_written(tmp_path, page)
     assert readme.read_text() == page and [p.name for p in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_the_picture_is_of_the_most_questions_and_not_of_interrupted_runs(tmp_path, monkeypatch):
+def test_the_picture_is_of_the_group_with_most_questions(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(command_line, "draw_group", lambda records, how, rank, path: drawn.append(
-        {record["em"] for record in max(results.group_records(records), key=rank)}))
-    write_record(make_record(em=0.1, n_train=9_000, interrupted=True), tmp_path)
-    assert command_line.table(tmp_path) == 0 and not drawn
+    monkeypatch.setattr(table_module, "draw_group", lambda records, how, rank, path: drawn.append(
+        {record["em"] for record in max(group_records(records), key=rank)}))
+    assert table_module.table(tmp_path) == 0 and not drawn
     for em, n_train, n_eval in ((0.2, 3_000, 1_000), (0.3, 5_000, 1_000), (0.4, 9_000, 500)):
         counts = {"n_train": n_train, "n_eval": n_eval}
         write_record(make_record(em=em, settings={"seed": 0} | counts, **counts), tmp_path)
-    assert command_line.table(tmp_path) == 0 and drawn == [{0.3}]
+    assert table_module.table(tmp_path) == 0 and drawn == [{0.3}]
 
 
-def test_a_baseline_of_a_sweep_stands_beside_the_models_of_the_same_questions(tmp_path):
+def test_results_include_sweep_records_of_the_same_group(tmp_path):
     write_record(make_record(method="fine-tuned", em=0.8), tmp_path)
     write_record(make_record(method="magnitude", em=0.4), tmp_path / "sweep")
     write_record(make_record(method="movement", em=0.5, n_eval=77), tmp_path / "sweep")
@@ -504,7 +464,7 @@ def test_a_baseline_of_a_sweep_stands_beside_the_models_of_the_same_questions(tm
     assert len(read_results(tmp_path)) == 2  # the same run, of a notebook and of a sweep
 
 
-def test_no_records_make_a_summary_too(tmp_path):
+def test_the_summary_of_no_records(tmp_path):
     assert "Nothing was measured yet" in write_summary(tmp_path / "results")
     assert (tmp_path / "results" / "summary.md").is_file()
 
@@ -512,7 +472,7 @@ def test_no_records_make_a_summary_too(tmp_path):
 # Where and from what
 
 
-def test_results_go_into_the_project_or_beside_a_lonely_notebook(tmp_path, monkeypatch):
+def test_results_folder_is_in_the_project_or_the_current_folder(tmp_path, monkeypatch):
     project = tmp_path / "project"
     (project / "Static_Model_Pruning").mkdir(parents=True)
     (project / "BERT_FINETUNE_QA.ipynb").touch()
@@ -566,14 +526,14 @@ def test_provenance_of_a_clean_clone(clone):
     ("notes.txt", False), ("smp/a.py", True), ("Makefile", True), ("BERT_FINETUNE_QA.ipynb", True),
     ("smp/new.py", True), ("notebooks/new.py", True), ("tools/new.py", True),
 ])
-def test_dirty_means_the_code_is_not_the_commits(clone, name, dirty):
+def test_dirty_is_true_for_uncommitted_code_only(clone, name, dirty):
     (clone / name).parent.mkdir(exist_ok=True)
     (clone / name).write_text("2")
     assert provenance(clone)["dirty"] is dirty
     assert provenance(clone / "smp")["dirty"] is dirty
 
 
-def test_a_foreign_repository_no_repository_and_no_git_say_nothing(clone, tmp_path, monkeypatch):
+def test_commit_is_none_outside_a_clone_and_without_git(clone, tmp_path, monkeypatch):
     nothing = {"commit": None, "dirty": None}
     foreign = tmp_path / "foreign"
     git(tmp_path, "init", "-q", str(foreign))
@@ -586,7 +546,7 @@ def test_a_foreign_repository_no_repository_and_no_git_say_nothing(clone, tmp_pa
     for folder in (foreign, outside):
         here = provenance(folder)
         assert {key: here[key] for key in nothing} == nothing
-    monkeypatch.setattr(results.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(
         FileNotFoundError("git")))
     here = provenance(clone)
     assert {key: here[key] for key in nothing} == nothing
@@ -616,7 +576,7 @@ def test_the_committed_sweep_table_is_that_of_its_records(folder):
         assert text == sweep_markdown(records), "run `make table`"
 
 
-def test_committed_records_come_from_whole_runs_of_committed_code():
+def test_committed_records_are_of_committed_code():
     folders = ("results", *SWEEPS)
     tracked = git_output(ROOT, "ls-files", "--", *(f"{folder}/*.json" for folder in folders))
     if tracked is None:

@@ -1,8 +1,9 @@
-"""Profiles and the values put in their place."""
+"""Settings: profiles, presets, changes and wrong values."""
 
 import pytest
 
-from smp.runs.profiles import METHODS, PROFILES
+from smp.runs.methods import method_names
+from smp.runs.profiles import PROFILES
 from smp.runs.settings import changed_settings, choose_settings
 
 
@@ -56,7 +57,7 @@ def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
     ({"data_seed": -1}, "DATA_SEED=-1"),
     ({"colour": "blue"}, "unknown setting 'colour'"),
 ])
-def test_a_wrong_value_gets_one_line(changes, message):
+def test_a_wrong_value_raises_a_one_line_error(changes, message):
     with pytest.raises(ValueError) as error:
         choose_settings("quick", "smp", **changes)
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -91,14 +92,14 @@ def test_the_papers_presets(density, task, sharing):
     assert (settings.max_length, settings.stride, settings.score_start) == (384, 128, 0)
 
 
-def test_a_profile_keeps_its_length_and_a_change_beats_the_preset():
+def test_a_profile_beats_the_preset_in_epochs_and_a_change_both():
     short = choose_settings("laptop", "smp", density=0.03)
     assert short.epochs == PROFILES["laptop"]["smp"]["epochs"] and short.regulariser_ramp < 1
     assert choose_settings("laptop", "smp", density=0.03, regulariser_ramp=1.0
                            ).regulariser_ramp == 1
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "smp"])
+@pytest.mark.parametrize("method", [name for name in method_names() if name != "smp"])
 def test_other_methods_train_the_weights_as_fine_tuning_does(method):
     for profile in ("paper", "laptop"):
         settings = choose_settings(profile, "smp", method=method, density=0.1)
@@ -108,7 +109,7 @@ def test_other_methods_train_the_weights_as_fine_tuning_does(method):
     assert choose_settings("paper", "smp", method="movement").weight_learning_rate == 3e-5
 
 
-def test_a_rate_for_vectors_means_something_beside_frozen_matrices_only():
+def test_vector_learning_rate_needs_frozen_matrices():
     rate = dict(vector_learning_rate=0.001)
     assert choose_settings("quick", "fine-tune", **rate) == choose_settings("quick", "fine-tune")
     movement = dict(method="movement", density=0.1)
@@ -118,7 +119,7 @@ def test_a_rate_for_vectors_means_something_beside_frozen_matrices_only():
         assert choose_settings("quick", task, **rate).vector_learning_rate == 0.001
 
 
-def test_what_is_taken_from_a_teacher_means_nothing_without_one():
+def test_teacher_settings_have_no_effect_without_a_teacher():
     changes = dict(head="teacher", hidden_weight=3.0)
     for task in ("fine-tune", "smp"):
         assert choose_settings("quick", task, **changes) == choose_settings("quick", task)

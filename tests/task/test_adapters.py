@@ -1,4 +1,4 @@
-"""Tasks on one base model: a mask file makes of it what the run saved; switching; the Hub."""
+"""A base model and a mask file equal the trained model; tasks switch; errors are one line."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ from transformers import (
 from helpers import attach_masks, tiny_config
 from smp.model.encoder import biases_and_norms
 from smp.model.load import load_student
+from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import model_fingerprint
-from smp.reader import Reader
 from smp.task.adapters import PrunedModel
+from smp.task.apply import as_arrays, describe_task, load_answerer, load_task
 from smp.task.mask_file import load_masks, save_masks
-from smp.task.task import describe_task, load_task, vector_values
 
 HEADS = ("label words", "embedding rows", "trained")
 SCORES = {"em": 0.25, "f1": 0.5}
@@ -57,7 +57,7 @@ def logits(model, batch):
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 @pytest.mark.parametrize("head", HEADS)
-def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch, head, rate):
+def test_base_and_mask_file_equal_the_trained_model(base, tmp_path, batch, head, rate):
     student = learn(base, tmp_path / "m", head, rate=rate)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
     assert torch.equal(logits(pruned.model, batch), logits(student, batch))
@@ -69,14 +69,14 @@ def test_base_and_mask_file_are_the_model_that_was_trained(base, tmp_path, batch
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
+def test_stock_classes_load_the_merged_model(base, tmp_path, batch, head):
     student = learn(base, tmp_path / "m", head, rate=0.1)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
     pruned.merge_and_unload().save_pretrained(tmp_path / "plain")
     pruned.tokenizer.save_pretrained(tmp_path / "plain")
     asked = "Who wrote it?", "Ada Lovelace wrote the first program, for a machine of brass."
-    ours = Reader(pruned.model, pruned.tokenizer)(*asked)
-    plain = Reader.from_pretrained(str(tmp_path / "plain"))(*asked)
+    ours = QuestionAnswerer(pruned.model, pruned.tokenizer)(*asked)
+    plain = load_answerer(str(tmp_path / "plain"))(*asked)
     assert (plain["start"], plain["end"]) == (ours["start"], ours["end"])
     assert plain["score"] == pytest.approx(ours["score"], rel=1e-4)
     if head == "label words":
@@ -89,7 +89,7 @@ def test_merged_it_is_loaded_by_stock_code(base, tmp_path, batch, head):
         assert torch.equal(found, logits(student, batch))
 
 
-def test_many_tasks_on_one_base(base, tmp_path, batch):
+def test_switching_tasks_gives_the_logits_of_each(base, tmp_path, batch):
     """Each is its own whenever it is set, in whatever order; the base is never changed."""
     wanted, before = {}, model_fingerprint(load_student(base)[0])
     for seed, head in enumerate((*HEADS, "trained")):  # every other one moves its vectors too
@@ -112,7 +112,7 @@ def test_many_tasks_on_one_base(base, tmp_path, batch):
     assert pruned.masked_weights.cache_info().currsize == 2
 
 
-def test_what_was_merged_stays_as_it_is(base, tmp_path, batch):
+def test_set_mask_does_not_change_a_merged_model(base, tmp_path, batch):
     learn(base, tmp_path / "a", "trained", 1)
     learn(base, tmp_path / "b", "trained", 2)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "a"), "a")
@@ -124,7 +124,7 @@ def test_what_was_merged_stays_as_it_is(base, tmp_path, batch):
     assert not torch.equal(logits(pruned.model, batch), before)
 
 
-def test_save_and_load_again(base, tmp_path, batch):
+def test_saved_task_and_card_load_again(base, tmp_path, batch):
     student = learn(base, tmp_path / "m", "trained", rate=0.1)
     first = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
     size = first.save_pretrained(tmp_path / "task")
@@ -141,7 +141,7 @@ def test_save_and_load_again(base, tmp_path, batch):
     assert card.base_model == "base" and card.pipeline_tag == "question-answering"
 
 
-def test_a_loaded_model_may_be_the_base(base, tmp_path, batch):
+def test_the_base_may_be_a_loaded_model(base, tmp_path, batch):
     student = learn(base, tmp_path / "m", "label words")
     stock = AutoModelForQuestionAnswering.from_pretrained(base)
     pruned = PrunedModel.from_pretrained(stock, str(tmp_path / "m"))
@@ -149,7 +149,7 @@ def test_a_loaded_model_may_be_the_base(base, tmp_path, batch):
     assert torch.equal(logits(stock, batch), logits(student, batch))
 
 
-def test_another_family(tmp_path, batch, tokenizer):
+def test_roberta_gives_the_same_logits(tmp_path, batch, tokenizer):
     torch.manual_seed(0)
     RobertaForQuestionAnswering(RobertaConfig(
         vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
@@ -172,7 +172,7 @@ BIAS = "encoder.layer.1.output.dense.bias"
 
 def changed_vectors(path, name, change):
     """The mask file with vectors of its base model's form, of which one, or one more, is odd."""
-    values = vector_values(BertForQuestionAnswering(tiny_config()))
+    values = as_arrays(biases_and_norms(BertForQuestionAnswering(tiny_config())))
     changed(path, vectors=values | {name: change(values[BIAS])})
 
 
@@ -203,7 +203,7 @@ def lose_a_matrix(path):
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
     (lambda p: p.unlink(), "no such mask file"),
 ])
-def test_what_does_not_fit_is_refused_in_a_line(tmp_path, tiny_qa, tokenizer, change, said):
+def test_wrong_mask_files_raise_a_one_line_error(tmp_path, tiny_qa, tokenizer, change, said):
     tiny_qa.save_pretrained(tmp_path / "base")  # without a masked-LM head
     tokenizer.save_pretrained(tmp_path / "base")
     base = str(tmp_path / "base")
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused_in_a_line(tmp_path, tiny_qa, tokenizer, ch
         assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_task_that_does_not_fit_changes_nothing(base, tmp_path, batch):
+def test_a_wrong_task_changes_nothing(base, tmp_path, batch):
     student = learn(base, tmp_path / "m", "label words")
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"), "m")
     learn(base, tmp_path / "n", "label words", 1)
@@ -226,7 +226,7 @@ def test_a_task_that_does_not_fit_changes_nothing(base, tmp_path, batch):
     assert torch.equal(logits(pruned.model, batch), logits(student, batch))
 
 
-def test_the_hub_is_asked_and_refuses_in_a_line(base, tmp_path):
+def test_hub_failures_raise_a_one_line_error(base, tmp_path):
     """Offline its client refuses before it asks (tests/conftest.py)."""
     learn(base, tmp_path / "m", "label words")
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))

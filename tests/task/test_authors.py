@@ -1,4 +1,4 @@
-"""The authors' mask files: the very bits they write, read back only onto the model they are for."""
+"""The authors' mask files are written bit for bit and load only onto a model of their shape."""
 
 import io
 import zipfile
@@ -15,8 +15,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 from helpers import attach_masks, tiny_config
 from smp.data.packed import open_zip, read_from_zip
 from smp.model.encoder import encoder_linears
+from smp.task.apply import apply_masks
 from smp.task.authors import load_authors_masks, load_authors_student, save_authors_masks
-from smp.task.task import apply_masks
 
 
 def small_bert(**changes):
@@ -36,7 +36,7 @@ def equal(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
-def test_twelve_layers_bit_by_bit(tmp_path):
+def test_file_of_twelve_layers_is_right_bit_by_bit(tmp_path):
     """Oracle: the order written out by hand, and the bytes made with plain loops."""
     model = small_bert(num_hidden_layers=12)
     masks = random_masks(model)
@@ -58,7 +58,7 @@ def test_twelve_layers_bit_by_bit(tmp_path):
     assert all(mask.dtype == bool for mask in loaded.values())
 
 
-def test_as_the_authors_read_and_write_it(tmp_path):
+def test_file_equals_that_of_the_authors_code(tmp_path):
     """Their names sorted, their np.packbits over one vector: the same file, to the last byte."""
     model = small_bert(num_hidden_layers=11)
     masks = random_masks(model, seed=1)
@@ -150,7 +150,7 @@ WRONG = {
 
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("name", WRONG)
-def test_other_files_are_refused_in_one_line(tmp_path, name, zipped):
+def test_other_files_raise_a_one_line_error(tmp_path, name, zipped):
     content, message = WRONG[name]
     path = tmp_path / "m.npy"
     path.write_bytes(content)
@@ -172,7 +172,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     assert "first bytes are not" in refusal(tmp_path / "m.npy", small_bert())
 
 
-def test_zips_without_one_npy_and_files_that_are_no_zip(tmp_path):
+def test_wrong_zip_files_raise_a_one_line_error(tmp_path):
     model, path = small_bert(), tmp_path / "m.zip"
     assert "no such mask file" in refusal(path, model)
     assert "no such mask file" in refusal(tmp_path / "m.npy", model)
@@ -191,7 +191,7 @@ def test_zips_without_one_npy_and_files_that_are_no_zip(tmp_path):
     assert "cannot be read as a zip" in refusal(path, model)
 
 
-def test_a_damaged_zip_never_says_more_than_a_line(tmp_path):
+def test_a_bit_flip_in_a_zip_raises_a_one_line_error(tmp_path):
     model, path, random = small_bert(), tmp_path / "m.zip", np.random.default_rng(0)
     whole = zip_of(path, {"m.npy": npy(np.arange(112, dtype=np.uint8))}).read_bytes()
     expected = load_authors_masks(path, model)
@@ -205,7 +205,7 @@ def test_a_damaged_zip_never_says_more_than_a_line(tmp_path):
             assert "\n" not in str(error) and str(path) in str(error)
 
 
-def test_a_zip_is_read_up_to_the_size_expected(tmp_path):
+def test_a_zip_is_read_up_to_the_expected_size(tmp_path):
     path = zip_of(tmp_path / "bomb.zip", {"a": b"\0" * 10**7})
     with open_zip(path) as archive:
         assert read_from_zip(archive, "a", 10**7) == b"\0" * 10**7
@@ -222,7 +222,7 @@ def test_a_zip_is_read_up_to_the_size_expected(tmp_path):
         pass
 
 
-def test_bits_after_the_last_weight(tmp_path):
+def test_bits_after_the_last_weight_must_be_zero(tmp_path):
     """612 weights leave four bits of the last byte: written as 0, and 1 means another model."""
     model = small_bert(hidden_size=6, intermediate_size=5, num_hidden_layers=3)
     masks, path = {k: np.ones_like(m) for k, m in random_masks(model).items()}, tmp_path / "m.npy"
@@ -235,7 +235,7 @@ def test_bits_after_the_last_weight(tmp_path):
         assert "goes on after the last weight" in refusal(path, model)
 
 
-def test_only_bools_are_saved_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_earlier_file(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="mask w is of float64, expected bool"):
         save_authors_masks({"w": np.zeros((2, 2))}, tmp_path / "m.npy")
     (tmp_path / "m.npy").write_bytes(b"earlier")
@@ -248,7 +248,7 @@ def test_only_bools_are_saved_and_a_failure_leaves_nothing(tmp_path, monkeypatch
 # On a model
 
 
-def test_applied_masks_are_baked_masks(tiny_qa, batch):
+def test_applied_masks_equal_merged_masks(tiny_qa, batch):
     before = {name: linear.weight.detach().clone() for name, _, _, linear in
               encoder_linears(tiny_qa)}
     rest = {name: tensor.clone() for name, tensor in tiny_qa.state_dict().items()
@@ -289,7 +289,7 @@ def test_masks_of_another_model_change_nothing(tiny_qa):
     assert all(torch.equal(before[name], tensor) for name, tensor in tiny_qa.state_dict().items())
 
 
-def test_a_checkpoint_with_the_authors_masks(tmp_path, tiny_masked_lm, tokenizer, tiny_qa, batch):
+def test_authors_student_equals_the_masked_lm(tmp_path, tiny_masked_lm, tokenizer, tiny_qa, batch):
     folder, path = tmp_path / "bert", tmp_path / "m.npy"
     tiny_masked_lm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What is shipped of a run: every form gives the same answers, and its sizes are those on disk."""
+"""Every exported format gives the same answers, and reported sizes are those on disk."""
 
 import io
 import json
@@ -7,21 +7,26 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from test_maskcode import bound
-from test_pruned import learn
-from test_results import make_record
+from test_adapters import learn
 
-import smp.__main__ as command_line
+from records import make_record
+from smp import __main__ as command_line
 from smp.data.windows import featurise
 from smp.fast.compact_file import load_compact
 from smp.model.load import load_qa_model
 from smp.model.save import save_model
 from smp.runs.record import check_record, record_json
 from smp.runs.settings import choose_settings
-from smp.task.export import export_run
-from smp.task.formats import entropy_bytes, onnx_reader, torch_reader, window_inputs
+from smp.task.apply import MASK_FILE
+from smp.task.export import entropy_bytes, export_run
+from smp.task.formats import export_onnx, onnx_reader, torch_reader, window_inputs
 from smp.task.mask_file import load_masks
-from smp.task.task import MASK_FILE
+
+
+def bound(mask):
+    """Return the entropy of a mask in bytes: n H(k / n) bits."""
+    n, k = mask.size, np.count_nonzero(mask)
+    return sum(-c * np.log2(c / n) for c in (k, n - k) if c) / 8
 
 
 def save_run(base, folder, tokenizer, head, method="SMP", rate=0.0):
@@ -46,7 +51,7 @@ def save_run(base, folder, tokenizer, head, method="SMP", rate=0.0):
 
 
 @pytest.mark.parametrize("head, rate", [("label words", 0.0), ("trained", 0.0), ("trained", 0.1)])
-def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head, rate):
+def test_every_format_gives_the_same_answers(base, tmp_path, tokenizer, head, rate):
     folder = tmp_path / "run"
     save_run(base, folder, tokenizer, head, rate=rate)
     masks, about = load_masks(folder / MASK_FILE)
@@ -80,9 +85,7 @@ def test_every_form_of_a_run_answers_alike(base, tmp_path, tokenizer, head, rate
 
 
 def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, almanac, tmp_path):
-    """On real windows, of whatever length."""
-    from smp.task.formats import export_onnx
-
+    """The windows are real ones of several lengths."""
     windows = window_inputs(featurise(almanac["eval"], tokenizer, 64, 16))
     size = export_onnx(tiny_qa, windows[0], tmp_path / "model.onnx")
     assert [(p.name, p.stat().st_size) for p in tmp_path.iterdir()] == [("model.onnx", size)]
@@ -93,7 +96,7 @@ def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, almanac, tmp_path):
             assert np.allclose(one, other, atol=1e-5)
 
 
-def test_a_fine_tuned_run_is_its_model(base, tmp_path, tokenizer):
+def test_a_fine_tuned_run_exports_its_model_only(base, tmp_path, tokenizer):
     save_run(base, tmp_path / "run", tokenizer, "trained", method="fine-tuned")
     report = export_run(tmp_path / "run", questions=3)
     assert report["mask_file"] is None
@@ -101,7 +104,7 @@ def test_a_fine_tuned_run_is_its_model(base, tmp_path, tokenizer):
     assert "pruned" not in ModelCard.load(tmp_path / "run/README.md").text.split("\n# ")[1]
 
 
-def test_without_the_base_the_rest_is_shipped(base, tmp_path, tokenizer, capsys):
+def test_export_without_the_base_model(base, tmp_path, tokenizer, capsys):
     save_run(base, tmp_path / "run", tokenizer, "trained")
     report = export_run(tmp_path / "run", questions=3)  # the record says "base", which is nowhere
     assert [form["form"] for form in report["forms"]] == ["plain model", "compact", "compact, CSR"]
@@ -109,7 +112,7 @@ def test_without_the_base_the_rest_is_shipped(base, tmp_path, tokenizer, capsys)
 
 
 @pytest.mark.parametrize("data", [None, "./none.json"])
-def test_questions_that_lie_elsewhere_are_asked_for(base, tmp_path, tokenizer, monkeypatch, data):
+def test_missing_questions_raise_a_one_line_error(base, tmp_path, tokenizer, monkeypatch, data):
     save_run(base, tmp_path / "run", tokenizer, "trained")
     path = tmp_path / "run/record.json"
     record = json.loads(path.read_text())
@@ -122,13 +125,13 @@ def test_questions_that_lie_elsewhere_are_asked_for(base, tmp_path, tokenizer, m
     assert ("name the run's questions with --data" in str(error.value)) == (data is None)
 
 
-def test_the_bound():
+def test_entropy_bytes():
     for density in (0, 0.1, 0.5, 1):
         masks = {"w": np.random.default_rng(0).random((40, 50)) < density}
         assert entropy_bytes(masks) == pytest.approx(bound(masks["w"]))
 
 
-def test_the_verbs_on_the_terminal(base, tmp_path, tokenizer, capsys, monkeypatch):
+def test_ship_and_ask_on_the_command_line(base, tmp_path, tokenizer, capsys, monkeypatch):
     save_run(base, tmp_path / "run", tokenizer, "trained")
     folder = str(tmp_path / "run")
     assert command_line.main(["ship", folder, "--questions", "2"]) == 0

@@ -1,4 +1,4 @@
-"""Masks on disk: what is saved is what is loaded; a damaged file says so."""
+"""Mask files load as they were saved; a damaged file raises a one-line error."""
 
 import json
 
@@ -28,7 +28,7 @@ shapes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=4)
 
 @settings(deadline=None, max_examples=100)
 @given(shapes, st.floats(0, 1), st.integers(0, 99), st.booleans(), st.booleans())
-def test_round_trip(tmp_path_factory, shapes, density, seed, with_head, with_vectors):
+def test_saved_masks_load_equal(tmp_path_factory, shapes, density, seed, with_head, with_vectors):
     path = tmp_path_factory.mktemp("masks") / "mask.safetensors"
     masks = random_masks(shapes, density, seed)
     about = {"density": density, "base": "tïny\n\"", "settings": {"seed": [seed, None]}}
@@ -49,7 +49,7 @@ def test_round_trip(tmp_path_factory, shapes, density, seed, with_head, with_vec
 
 
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5])
-def test_near_the_entropy_bound(tmp_path, density):
+def test_file_is_at_most_5_percent_above_entropy(tmp_path, density):
     """One layer as in BERT-base; the names and shapes of its matrices count as well."""
     shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
     masks = random_masks(shapes, density)
@@ -60,7 +60,7 @@ def test_near_the_entropy_bound(tmp_path, density):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path):
+def test_any_flipped_bit_raises(tmp_path):
     path = tmp_path / "m"
     masks = random_masks([(5, 7), (3, 3)], 0.3)
     save_masks(masks, path, {"bias": np.zeros(2, np.float32)}, base="tiny", em=0.5)
@@ -79,7 +79,7 @@ def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path):
     (dict(head_weights="{}"), "its metadata say what only tensors can"),
     (dict(format="smp-masks-2"), "tensors vector: make the form smp-masks-3"),
 ])
-def test_what_a_file_says_it_has_is_what_it_has(tmp_path, change, said):
+def test_metadata_that_contradict_the_tensors_raise(tmp_path, change, said):
     path = tmp_path / "m"
     save_masks(random_masks([(3, 3)], 0.3), path, vectors={"bias": np.zeros(3, np.float32)})
     with safe_open(path, framework="numpy") as file:
@@ -91,7 +91,7 @@ def test_what_a_file_says_it_has_is_what_it_has(tmp_path, change, said):
         load_masks(path)
 
 
-def test_a_file_of_the_first_form(tmp_path):
+def test_smp_masks_1_loads(tmp_path):
     """As it was written before: bits packed, nothing compressed, no checksum."""
     masks = random_masks([(5, 7), (16, 3)], 0.3)
     save_file(
@@ -103,14 +103,14 @@ def test_a_file_of_the_first_form(tmp_path):
     assert about == {"density": 0.3, "base": "tiny"} and same(loaded, masks)
 
 
-def test_stock_safetensors_opens_it(tmp_path):
+def test_safetensors_loads_the_file(tmp_path):
     masks = random_masks([(64, 64)], 0.1)
     save_masks(masks, tmp_path / "m", {"bias": np.ones(2, np.float32)})
     tensors = load_file(tmp_path / "m")
     assert tensors.keys() == {"layer.0", "head:bias"} and tensors["layer.0"].dtype == np.uint8
 
 
-def test_damaged_foreign_and_missing_files(tmp_path):
+def test_wrong_files_raise_a_one_line_error(tmp_path):
     path = tmp_path / "m"
     save_masks({"w": np.ones((64, 64), dtype=bool)}, path)
     whole = path.read_bytes()

@@ -7,7 +7,7 @@ import pytest
 from chromium import BrowserError, end_group, find_chromium
 
 
-def test_a_missing_browser_is_told_in_a_line(monkeypatch, tmp_path):
+def test_a_missing_browser_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("BROWSER", raising=False)
     with pytest.raises(BrowserError, match="^no Chromium found: install one .*BROWSER=") as told:
@@ -15,7 +15,7 @@ def test_a_missing_browser_is_told_in_a_line(monkeypatch, tmp_path):
     assert "\n" not in str(told.value)
 
 
-def test_the_browser_is_found_by_its_names_and_another_may_be_named(monkeypatch, tmp_path):
+def test_chromium_is_found_by_name_or_by_BROWSER(monkeypatch, tmp_path):
     for name in ("google-chrome", "mine"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -29,7 +29,7 @@ def test_the_browser_is_found_by_its_names_and_another_may_be_named(monkeypatch,
         find_chromium()
 
 
-def test_what_does_not_listen_is_ended_with_what_it_started():
+def test_a_stubborn_process_group_is_killed():
     """Its child holds the pipe open: reading to the end waits until both are gone."""
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' TERM; sh -c \"trap '' TERM; echo up; exec sleep 600\""],

@@ -18,7 +18,7 @@ def readers():
 
 @pytest.mark.filterwarnings("ignore")  # of zipfile and numpy, about what is odd
 @pytest.mark.parametrize("kind", fuzz.READERS)
-def test_damaged_files_are_read_as_they_are_or_refused_in_a_line(kind, readers, tmp_path):
+def test_damaged_files_are_read_exactly_or_refused_in_a_line(kind, readers, tmp_path):
     taken = []
 
     @settings(max_examples=TRIES.get(kind, 300), deadline=None, database=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "results/README.md", "results/tried/README.md", "benchmarks/README.md")
+PAGES = ("README.md", "results/README.md", "experiments/README.md", "benchmarks/README.md")
 
 
 def headings(page):

@@ -1,5 +1,7 @@
-"""`make soak`: a small training is killed, starved of disk and given damaged checkpoints, again and
-again; each time it must go on and end with the very bits of the run that nothing happened to."""
+"""`make test-recovery`: kill a small training, fill its disk, damage its checkpoints, at random.
+
+Each disturbed run must continue and end with the same bits as the undisturbed run.
+"""
 
 import argparse
 import contextlib
@@ -29,7 +31,7 @@ from transformers import (
     set_seed,
 )
 
-from smp.cli.train import attach_pruning
+from smp.cli.train import attach_pruning, train
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
 from smp.look.snapshot_writer import SnapshotWriter
@@ -39,8 +41,10 @@ from smp.runs.settings import choose_settings
 
 
 def make_training():
-    """(folder of checkpoints or None, path of snapshots) -> digest of everything else that a small
-    SMP training ends with."""
+    """Return a function of (folder of checkpoints or None, path of snapshots).
+
+    It runs a small SMP training and returns the digest of history and model.
+    """
     tokenizer = load_pretrained(AutoTokenizer, "all-MiniLM-L6-v2")
     windows = featurise(load_squad("almanac", 64, 0, 1)["train"], tokenizer, 96, 32)
     settings = choose_settings(
@@ -52,24 +56,26 @@ def make_training():
         intermediate_size=64, max_position_embeddings=96, hidden_dropout_prob=settings.dropout,
     )
 
-    def train(folder, kept):
+    def train_once(folder, snapshots):
         set_seed(0)
         model = BertForQuestionAnswering(config)
         pruning = attach_pruning(model, settings)
         run = train(model, windows, tokenizer, settings, pruning,
-                  checkpoints=folder and Checkpoints(folder, minutes=0),
-                  snapshots=SnapshotWriter(kept))
+                    checkpoints=folder and Checkpoints(folder, minutes=0),
+                    snapshots=SnapshotWriter(snapshots))
         digest = hashlib.sha256(repr(sorted(run["history"].items())).encode())
         for name, value in sorted(model.state_dict().items()):
             digest.update(name.encode() + value.numpy().tobytes())
         return digest.hexdigest()
 
-    return train
+    return train_once
 
 
-def start(train, folder, result, most_bytes=None):
-    """A child process that trains and writes its digest into `result`, snapshots beside it.
-    -> its number"""
+def start(train_once, folder, result, most_bytes=None):
+    """Start a child process that trains and writes its digest into `result`, snapshots beside it.
+
+    most_bytes: the largest file that it may write. Returns the number of the process.
+    """
     child = os.fork()
     if child:
         return child
@@ -80,7 +86,7 @@ def start(train, folder, result, most_bytes=None):
             if most_bytes is not None:  # writing past it fails, as on a full disk
                 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
                 resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
-            digest = train(folder, result.with_suffix(".masks"))
+            digest = train_once(folder, result.with_suffix(".masks"))
             if most_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
             result.write_text(digest)
@@ -94,21 +100,22 @@ def start(train, folder, result, most_bytes=None):
 
 
 def finish(child):
+    """Wait for a child and return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def kill_after(child, seconds):
-    """Lets the child run so long, then kills it with -9. -> whether it was still running"""
+    """Kill the child with -9 after so many seconds; return whether it was still running."""
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return finish(child) == -signal.SIGKILL
 
 
 def damage(folder, chance):
-    """Cuts or flips the newest checkpoint at a random place. -> whether there was one"""
+    """Cut the newest checkpoint, if there is one, or flip a bit of it, at a random place."""
     paths = Checkpoints(folder).paths()
     if not paths:
-        return False
+        return
     data = bytearray(paths[0].read_bytes())
     place = chance.randrange(len(data))
     if chance.random() < 0.5:
@@ -116,12 +123,11 @@ def damage(folder, chance):
     else:
         data[place] ^= 1 << chance.randrange(8)
     paths[0].write_bytes(data)
-    return True
 
 
 @contextlib.contextmanager
 def small_disk(folder, kilobytes):
-    """A tmpfs of that size on the folder, where that is allowed; yields whether it is."""
+    """Mount a tmpfs of that size on the folder if that is allowed; yield whether it is mounted."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     try:
@@ -135,8 +141,8 @@ def small_disk(folder, kilobytes):
             subprocess.run(["umount", str(folder)], check=True)
 
 
-def disturb(kind, train, place, chance, lasts, size):
-    """A run that is killed until it gets through. -> (its digest or None, kills, what it printed)
+def disturb(kind, train_once, place, chance, lasts, size):
+    """Run a training that is killed until it ends; return (digest or None, kills, its output).
 
     lasts: seconds of an undisturbed run; size: bytes of its largest checkpoint.
     """
@@ -144,29 +150,29 @@ def disturb(kind, train, place, chance, lasts, size):
     full = kind == "full disk"
     with small_disk(place, size // 1024 + 40) if full else contextlib.nullcontext() as mounted:
         limit = chance.randrange(1000, size) if full and not mounted else None
-        child = start(train, place / "checkpoints", result, limit)
+        child = start(train_once, place / "checkpoints", result, limit)
         while kill_after(child, chance.uniform(0.05, 1.1) * lasts) and kills < 30:
             kills += 1
             if kind == "damaged checkpoint":
                 damage(place / "checkpoints", chance)
-            child = start(train, place / "checkpoints", result)
+            child = start(train_once, place / "checkpoints", result)
     shutil.rmtree(place, ignore_errors=True)
     digest = result.read_text() if result.is_file() else None
     return digest, kills, result.with_suffix(".log").read_text()
 
 
-def soak(rounds, minutes, seed):
-    """-> exit code: 0 when every run that was disturbed ended as the undisturbed one."""
+def check_recovery(rounds, minutes, seed):
+    """Disturb runs; return the exit code, 0 if all ended with the bits of the undisturbed run."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)  # a forked child cannot use the parent's threads
-    chance, train = random.Random(seed), make_training()
-    home, began = Path(tempfile.mkdtemp(prefix="soak-")), time.monotonic()
+    chance, train_once = random.Random(seed), make_training()
+    home, began = Path(tempfile.mkdtemp(prefix="recovery-")), time.monotonic()
     try:
-        finish(start(train, None, home / "undisturbed.txt"))
+        finish(start(train_once, None, home / "undisturbed.txt"))
         wanted = (home / "undisturbed.txt").read_text()
         snapshots = (home / "undisturbed.masks").read_bytes()
         timed = time.monotonic()
-        finish(start(train, home / "timed", home / "timed.txt"))
+        finish(start(train_once, home / "timed", home / "timed.txt"))
         lasts = time.monotonic() - timed
         size = max(path.stat().st_size for path in (home / "timed").iterdir())
         survived, tried, kills = Counter(), Counter(), Counter()
@@ -177,7 +183,7 @@ def soak(rounds, minutes, seed):
                 break
             kind = kinds[max(0, number % 5 - 2)]  # of five, three are only killed
             digest, times, printed = disturb(
-                kind, train, home / f"run{number}", chance, lasts, size
+                kind, train_once, home / f"run{number}", chance, lasts, size
             )
             tried[kind] += 1
             kills[kind] += times
@@ -203,4 +209,4 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=15, help="no new run after so long")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and places")
     options = parser.parse_args()
-    sys.exit(soak(options.rounds, options.minutes, options.seed))
+    sys.exit(check_recovery(options.rounds, options.minutes, options.seed))

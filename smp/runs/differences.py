@@ -1,0 +1,78 @@
+"""In which settings records differ, as text for tables and pictures."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from smp.runs.methods import record_methods
+from smp.runs.names import SHOWN_ELSEWHERE, group_records, identifying_settings, marks, record_label
+from smp.runs.settings import choose_settings
+from smp.text import file_part
+
+SHOWN_ABOVE = {  # in the heading of a table, or decided by it
+    "model", "data", "n_train", "n_valid", "n_eval", "longest_passage", "batch_size", "epochs",
+}
+
+
+def disagreeing(settings: list[dict]) -> set[str]:
+    """Return the names of the settings that do not have the same value in all of them."""
+    return {name for name in {name for one in settings for name in one}
+            if len({json.dumps(one.get(name)) for one in settings}) > 1}
+
+
+def setting_text(name: str, value: Any) -> str:
+    """Return e.g. regulariser 40000, density_ramp 0.819 (three digits), head teacher."""
+    return f"{name} {float(f'{value:.3g}'):g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def shown_settings(record: dict) -> dict:
+    """Return `identifying_settings`, the teacher without the table's own encoder and data."""
+    settings = identifying_settings(record)
+    if "teacher" in settings:
+        own = f"{file_part(record['model'])}_{file_part(record['data'])}_"
+        settings["teacher"] = settings["teacher"].removeprefix(own) or own
+    return settings
+
+
+def what_differs(records: list[dict]) -> dict[str, str]:
+    """Return {name: "setting value, ..."}, in which records of one label differ at one density."""
+    found = {}
+    for alike in group_records(records, record_label):
+        differing = set()
+        for rivals in group_records(alike, lambda record: record["density_target"]):
+            differing |= disagreeing(list(map(identifying_settings, rivals))) - SHOWN_ELSEWHERE
+        for record in alike:
+            shown = shown_settings(record)
+            found[record["name"]] = ", ".join(
+                setting_text(name, shown[name]) for name in sorted(differing) if name in shown)
+    return found
+
+
+def retained_row(record: dict) -> tuple[int, str, str]:
+    """Return the row of a record: (rank of its method, its label, its teacher's whole name)."""
+    shown = shown_settings(record)
+    also = [f", {name} {shown[name]}" for name in ("teacher", "variant") if name in shown]
+    return (record_methods().index(record["method"]),
+            "".join([record_label(record), *also, marks(record)]),
+            identifying_settings(record).get("teacher", ""))
+
+
+def changed_settings_of(records: list[dict]) -> dict[str, str]:
+    """Return {name of a record: the settings changed from its profile, method and density}.
+
+    Those of SHOWN_ABOVE count only if the method has several values.
+    """
+    labels = {}
+    for group in group_records(records, lambda record: (record["method"], record["sharing"])):
+        differing = disagreeing(list(map(identifying_settings, group)))
+        for record in group:
+            own, settings = record["settings"], identifying_settings(record)
+            fixed = ("task", "method", "density", "seed") + ("sharing",) * bool(record["sharing"])
+            usual = asdict(choose_settings(
+                record["profile"], **{name: own[name] for name in fixed if name in own}))
+            labels[record["name"]] = ", ".join(
+                setting_text(name, settings[name])
+                for name in sorted(differing | (own.keys() - SHOWN_ABOVE))
+                if name in settings and settings[name] != usual.get(name)
+            )
+    return labels
