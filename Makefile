@@ -47,7 +47,7 @@ bench: $(READY)  ## measure what the speed is against plain ways; ONLY="a f" som
 	@MALLOC_ARENA_MAX=1 $(PYTHON) -m benchmarks $${ONLY:+--only $$ONLY}
 
 test: check  ## check, then run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test-browser: $(READY)  ## use a notebook in headless Chromium (not part of test; needs Chromium)
 	@$(PYTHON) tools/browser.py

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import os
+from pathlib import Path
 
 import pytest
 from transformers import BertConfig
@@ -9,6 +11,10 @@ from transformers import BertConfig
 from smp.fast.products import compiled_products
 from smp.method.masks import Masks, competing_share, same_share
 from smp.model.encoder import encoder_linears, freeze_encoder
+
+SQUAD = Path(os.environ.get("SMP_DATA", "SMP_DATA is not set"), "squad")
+needs_squad = pytest.mark.skipif(
+    not SQUAD.is_dir(), reason="needs real SQuAD: set SMP_DATA to a folder that contains squad/")
 
 
 def tiny_config(**changes):

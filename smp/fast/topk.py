@@ -58,10 +58,11 @@ def keep_top_near(scores: Tensor, k: int, interval: tuple[float, float] | None =
 
 def keep_top_between(values: np.ndarray, k: int, low: float, high: float, mask: np.ndarray
                      ) -> tuple[float, float] | None:
-    """Write the mask of the k highest of values (n,) and return an interval around the k-th.
+    """Write the mask of the k highest of values (n,) and return an interval near the k-th.
 
-    The interval has the width that would contain about 0.5% of the values. Returns None, with a
-    useless mask, if the k-th highest is not in [low, high]. NaN ranks highest and is never kept.
+    The interval has the width that would contain about 0.5% of the values; it is [low, high] if
+    exactly k values are above high. Returns None, with a useless mask, if the k-th highest is
+    below low or cannot be found in [low, high]. NaN ranks highest and is never kept.
     """
     np.greater(values, high, out=mask)
     outside = values < low

@@ -69,12 +69,12 @@ class StaticMask(nn.Module):
         return StraightThrough.apply(weight, self.scores, self.mask)
 
 
-def same_share(density: float, scores: dict, kinds: dict, buffer=None) -> dict:
+def same_share(density: float, scores: dict, kinds: dict, buffer: Callable | None = None) -> dict:
     """SMP-L: return {name: kept weights} with the same density in every matrix."""
     return {name: kept_count(density, score.numel()) for name, score in scores.items()}
 
 
-def competing_share(density: float, scores: dict, kinds: dict, buffer=torch.empty_like,
+def competing_share(density: float, scores: dict, kinds: dict, buffer: Callable = torch.empty_like,
                     temperature: float = 1.0) -> dict:
     """SMP-S (Eq. 4): share the density of each kind over the layers by r = mean sigmoid(S / p)."""
     rates = torch.stack([

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from transformers import AutoTokenizer
 
+from helpers import SQUAD, needs_squad
 from smp.data.answers import SquadMetric, best_spans, decode_answers, normalize_answer
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
 
 REPOSITORY = Path(__file__).parents[2]
-SQUAD = REPOSITORY.parent / "shared" / "data" / "squad"
 
 
 # -- the official evaluate-v1.1.py ---------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
     assert not [path for path in tmp_path.rglob("*") if "metric" in path.name]
 
 
-@pytest.mark.skipif(not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad")
+@needs_squad
 def test_scores_of_squad_dev_equal_the_official_script():
     data = load_squad(SQUAD / "squad-dev-v1.1.json.xz")
     rows = data["train"].to_list() + data["eval"].to_list()

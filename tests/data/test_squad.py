@@ -17,15 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, RobertaTokenizerFast
 
+from helpers import SQUAD, needs_squad
 from smp.data.batches import make_loader
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
 from smp.data.windows import featurise, label_window
 
 REPOSITORY = Path(__file__).parents[2]
-SQUAD = REPOSITORY.parent / "shared" / "data" / "squad"
-needs_squad = pytest.mark.skipif(
-    not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad"
-)
 
 PAGES = [
     "The Gault Ice Shelf was crossed in 1911 by Ada Brenn and, in 1934, by a party of seven.",

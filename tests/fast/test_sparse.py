@@ -1,6 +1,5 @@
 """Sparse products equal dense ones and replace them where they are faster."""
 
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 
-from helpers import attach_masks, compiler_named
+from helpers import SQUAD, attach_masks, compiler_named, needs_squad
 from smp.data.answers import decode_answers
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
@@ -22,7 +21,6 @@ from smp.model.encoder import encoder_linears
 from smp.model.load import load_qa_model
 from smp.model.predict import predict_logits
 
-SQUAD = Path(__file__).resolve().parents[3] / "shared" / "data" / "squad"
 needs_compiler = pytest.mark.skipif(compiled_products() is None, reason="no C compiler with OpenMP")
 KINDS = [TorchSparseLinear, pytest.param(SparseLinear, marks=needs_compiler)]
 
@@ -204,7 +202,7 @@ def test_speed_up_is_a_median_of_calls_in_turns(monkeypatch):
     assert found == 2  # the median of 1, 2 and 3; the warm-up is not among them
 
 
-@pytest.mark.skipif(not SQUAD.is_dir(), reason="real SQuAD is not at ../shared/data/squad")
+@needs_squad
 def test_answers_to_real_questions_are_the_same():
     dev = load_squad(SQUAD / "squad-dev-v1.1.json.xz", n_train=500, longest_passage=70)
     rows = dev["train"]  # of dev: of one file most is called so
