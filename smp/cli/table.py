@@ -1,13 +1,12 @@
 """`smp table`: compute the tables, the pictures and the commands from the records."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from smp.cli.commands import commands_markdown
 from smp.cli.paths import ROOT
-from smp.files import replace_text_file
+from smp.files import replace_text_file, replaced_file
 from smp.runs.curves import plot_records
 from smp.runs.names import group_records
 from smp.runs.published import PUBLISHED
@@ -20,9 +19,8 @@ def draw_group(records: list[dict], draw: Callable, rank: Callable, path: Path) 
     """Draw the group of comparable records that `rank` puts first into the file `path`."""
     chosen = max(group_records(records), key=rank)
     published = PUBLISHED["rows"] if "squad" in chosen[0]["data"] else None
-    draft = path.with_name(f"{path.stem}.part{path.suffix}")
-    draw(chosen, published).savefig(draft, dpi=150)
-    os.replace(draft, path)
+    with replaced_file(path) as draft:
+        draw(chosen, published).savefig(draft, dpi=150)
 
 
 def table(results: Path) -> int:

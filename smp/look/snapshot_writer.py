@@ -6,7 +6,6 @@ under another name and renames it: for BERT-base a few hundred MB at the end, wh
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from smp.fast.topk import keep_top_near
+from smp.files import replaced_file
 from smp.look.snapshots import SCORE_BINS, SNAPSHOT_FORMAT, Snapshots
 from smp.model.mask_code import encode_mask
 
@@ -87,24 +87,18 @@ class SnapshotWriter:
 
         masks: the model's `Masks`. If writing fails, the old file remains and a line is printed.
         """
-        draft = self.path.with_name(self.path.name + ".part")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             before, tensors = self.earlier(step, masks)
             tensors |= {f"{step}.{part}": value
                         for part, value in self.describe(masks, before).items()}
             steps = sorted({int(key.split(".")[0]) for key in tensors})
             held = {"steps": steps, "about": self.about, "matrices": matrix_rows(masks)}
             # one entry, because the order of several would vary from write to write
-            save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
-            with open(draft, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(draft, self.path)
-        except (OSError, SafetensorError) as error:
+            with replaced_file(self.path) as draft:
+                save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
+        except (OSError, ValueError, SafetensorError) as error:
             print(f"no snapshot of the masks at step {step:,}: {error}; training goes on",
                   flush=True)
-        finally:
-            draft.unlink(missing_ok=True)
 
     def earlier(self, step: int, masks: Any) -> tuple[tuple[Snapshots, int] | None, dict]:
         """Return ((file, last step before `step`) or None, all tensors of the steps before it)."""

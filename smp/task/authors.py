@@ -15,10 +15,10 @@ import numpy as np
 from torch import nn
 
 from smp.data.packed import open_zip
+from smp.files import replaced_file
 from smp.model.encoder import encoder_linears
 from smp.model.load import load_student
 from smp.task.apply import apply_masks
-from smp.task.mask_file import replaced_file
 
 BYTES_FOR_BERT_BASE = 12 * 12 * 768**2 // 8  # 12 layers of 4 + 4 + 4 times 768 x 768 weights
 

@@ -13,8 +13,8 @@ from datasets import Dataset
 from torch import nn
 
 from smp.data.answers import decode_answers
+from smp.files import replaced_file
 from smp.model.predict import MODEL_INPUTS
-from smp.task.mask_file import replaced_file
 
 
 def export_onnx(model: nn.Module, example: dict[str, torch.Tensor], path: Path) -> int:

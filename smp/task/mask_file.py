@@ -7,10 +7,7 @@ shapes, the base model with a hash of its weights, settings, scores, and a check
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from smp.files import replaced_file
 from smp.model.mask_code import MOST_WEIGHTS, decode_mask, encode_mask
 from smp.text import first_line
 
@@ -26,19 +24,6 @@ VECTORS_FORMAT = "smp-masks-3"  # with vectors, which readers of smp-masks-2 wou
 OLD_MASK_FORMAT = "smp-masks-1"  # read only: one bit per weight, no checksum
 TRAINED = {"head_weights": "head:", "vectors": "vector:"}  # the prefixes of their tensors' names
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
-
-
-@contextmanager
-def replaced_file(path: Path | str) -> Iterator[Path]:
-    """Yield the path of a draft, which replaces `path` if the block raises nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def checksum_with(data: bytes) -> tuple[bytes, re.Match]:
