@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from smp.data.windows import label_window, visible_part, with_marks
 from smp.method.distill import distillation_loss
 from smp.method.loop import span_loss
 from smp.model.encoder import encoder_linears
@@ -85,29 +84,6 @@ def padded_batches(features, tokenizer, batch_size, length, order):
         ))
 
 
-def plain_windows(examples, tokenizer, max_length, stride):
-    """Rows as `featurise` makes them: question and context as a pair, a loop over the windows."""
-    rows, columns = [], examples.with_format(None)[:]
-    for first in range(0, len(examples), 1000):
-        batch = {name: values[first : first + 1000] for name, values in columns.items()}
-        windows = tokenizer(
-            [question.lstrip() for question in batch["question"]], batch["context"],
-            truncation="only_second", max_length=max_length, stride=stride,
-            return_overflowing_tokens=True, return_offsets_mapping=True,
-        )
-        for i, one in enumerate(windows["overflow_to_sample_mapping"]):
-            of_context = np.array([part == 1 for part in windows.sequence_ids(i)])
-            spans = np.where(of_context[:, None], windows["offset_mapping"][i], -1)
-            spans[of_context] = with_marks(spans[of_context], batch["context"][one])
-            answers = batch["answers"][one]
-            begin = answers["answer_start"][0]
-            start, end = (begin + at for at in visible_part(answers["text"][0]))
-            labels = label_window(spans, start, end)
-            rows.append({name: windows[name][i] for name in tokenizer.model_input_names} | {
-                "start_positions": labels[0], "end_positions": labels[1], "example": first + one,
-                "offsets": spans.tolist(),
-            })
-    return rows
 
 
 def n_best_answers(examples, features, start_logits, end_logits, n_best=20, longest=30):

@@ -169,21 +169,6 @@ class NormKept(StaticMask):
         return masked * factor
 
 
-class RowFactors(torch.autograd.Function):
-    """W' * f, f (out, 1); W' is made anew for the backward, it lies where others come to lie."""
-
-    @staticmethod
-    def forward(ctx, masked, factors, weight, mask):
-        ctx.save_for_backward(factors, weight, mask)
-        return masked * factors
-
-    @staticmethod
-    def backward(ctx, grad):
-        factors, weight, mask = ctx.saved_tensors
-        of_factors = (grad * weight * mask).sum(1, keepdim=True)
-        return grad * factors, of_factors, None, None
-
-
 class FactorsLearned(StaticMask):
     """Each row of W * M times a factor that is learned at `vector_learning_rate`, and shipped."""
 
@@ -192,7 +177,7 @@ class FactorsLearned(StaticMask):
         self.factors = torch.nn.Parameter(torch.ones(len(weight), 1))
 
     def forward(self, weight):
-        return RowFactors.apply(super().forward(weight), self.factors, weight, self.mask)
+        return super().forward(weight) * self.factors
 
 
 # How scores move

@@ -217,10 +217,10 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-reader = QuestionAnswerer(
+answerer = QuestionAnswerer(
     model, tokenizer, settings.max_length, settings.stride, settings.precision
 )
-reader(question, passage)
+answerer(question, passage)
 
 # %% [markdown]
 # # 5. The model and its record

@@ -283,7 +283,7 @@ with torch.no_grad():
     freeze_encoder(model, settings.trains_vectors)
     share = same_share if settings.sharing == "local" else partial(
         competing_share, temperature=settings.temperature)
-    masks = Masks(encoder_linears(model), share, settings.score_start)
+    masks = Masks(encoder_linears(model), share, settings.score_start)  # faster on a CPU: KeepTop
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.counts())
@@ -470,10 +470,10 @@ passage = (
     "The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter from "
     "the village of Ostby. It was opened in 1893 and is 140 metres long."
 )
-reader = QuestionAnswerer(
+answerer = QuestionAnswerer(
     model, tokenizer, settings.max_length, settings.stride, settings.precision
 )
-reader(question, passage)
+answerer(question, passage)
 
 # %% [markdown]
 # # 7. The record, and the table so far

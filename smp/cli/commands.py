@@ -22,7 +22,7 @@ these are rounded."""
 OF_RUNS = """The fine-tuned models come first, for KD needs one as its teacher. What a run leaves
 replaces the record here; with `RESULTS=again` it lies elsewhere, and so does the teacher."""
 OF_SWEEPS = """The teacher is made first, by the command of that name beside the notebooks'
-records, a soup of several by results/tried/soup.py. A sweep does not run again what has a record in
+records, a soup of several by experiments/soup.py. A sweep does not run again what has a record in
 its folder, hence `RESULTS=again`."""
 
 

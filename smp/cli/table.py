@@ -32,11 +32,11 @@ def table(results: Path) -> int:
     is_own = results.resolve() == ROOT / "results" and readme.is_file()
     try:
         print(write_summary(results, readme if is_own else None))
-        finished = [record for record in read_records(results) if not record["interrupted"]]
+        finished = read_records(results)
         if finished:
             replace_text_file(results / "commands.md", commands_markdown(finished))
-            shown = [record for record in read_results(results) if not record["interrupted"]]
-            draw_group(shown, plot_records, lambda group: (group[0]["n_eval"], group[0]["n_train"]),
+            draw_group(read_results(results), plot_records,
+                       lambda group: (group[0]["n_eval"], group[0]["n_train"]),
                        results / "summary.png")
     except (OSError, ValueError) as error:
         print(f"table: {error}", file=sys.stderr)

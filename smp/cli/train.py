@@ -59,7 +59,7 @@ class Parts:
 DEFAULT_PARTS = Parts()
 
 
-def method_class(name: str) -> type:
+def method_class(name: str) -> Any:
     """Return a class of smp/method/ by its "file.Class"."""
     file, _, kind = name.partition(".")
     return getattr(importlib.import_module(f"smp.method.{file}"), kind)
@@ -71,13 +71,18 @@ def attach_pruning(model: nn.Module, settings: Settings, parts: Parts = DEFAULT_
     On a CPU the masks are chosen, stored and multiplied the fast way (smp/fast/).
     """
     method = method_of(settings)
+    kind = method_class(method.masks)
+    if kind.trains_weights == method.freezes_weights:
+        raise ValueError(
+            f"METHODS: the line of {method.method!r} has freezes_weights={method.freezes_weights}, "
+            f"its class {method.masks} has trains_weights={kind.trains_weights}: set one of them"
+        )
     if method.freezes_weights:
         freeze_encoder(model, settings.trains_vectors and parts.trains_biases_and_norms)
     share = same_share if settings.sharing == "local" else functools.partial(
         competing_share, temperature=settings.temperature)
     on_cpu = make_accelerator(settings.precision).device.type == "cpu"
-    make_masks = parts.masks(model) if parts.masks else method_class(method.masks)
-    masks = make_masks(
+    masks = (parts.masks(model) if parts.masks else kind)(
         encoder_linears(model), share, settings.score_start,
         choose=KeepTop() if on_cpu else None, static_mask=parts.static_mask,
     )

@@ -52,11 +52,11 @@ def make_loader(features: Dataset, tokenizer: Any, batch_size: int, shuffle: boo
                       generator=torch.Generator())
 
 
-def endless_batches(loader: DataLoader, sampler: Any, done: int) -> Iterator[dict]:
+def endless_batches(loader: DataLoader, done: int) -> Iterator[dict]:
     """Yield the batches of epoch after epoch, each in a new order, without the first `done`."""
     epochs, skipped = divmod(done, len(loader))
     for _ in range(epochs):
-        list(sampler)  # advances the state from which the next order is drawn
+        list(loader.sampler)  # advances the state from which the next order is drawn
     if skipped:
         yield from skip_first_batches(loader, skipped)
     while True:

@@ -111,4 +111,6 @@ def skip_zeros(masks: Any, precision: str = "auto") -> str:
         is_buffered = type(linear).forward in (buffered_forward, skipping_forward)
         if is_buffered and can_be_skipped(linear.parametrizations.weight.original):
             type(linear).forward, masks.zeros = skipping_forward, "skipped"
+    if not hasattr(masks, "zeros"):
+        return "zeros are multiplied: no layer has buffers, call reuse_buffers(masks) first"
     return f"zeros are skipped where a matrix keeps {SKIP_UP_TO:.0%} of its weights or fewer"

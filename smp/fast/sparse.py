@@ -89,8 +89,8 @@ def measure_speed_up(before: Callable, after: Callable, rounds: int = 3) -> floa
 def check_merged(model: PreTrainedModel) -> None:
     """Raise ValueError if masks are still attached to the model."""
     if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} still has its masks attached; bake them into "
-                         "the weights first: masks.bake()")
+        raise ValueError(f"{type(model).__name__} still has its masks attached; merge them into "
+                         "the weights first: masks.merge()")
 
 
 def linears_to_accelerate(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:

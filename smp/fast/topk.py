@@ -26,9 +26,10 @@ class KeepTop:
 
     def __call__(self, rankings: dict, counts: dict) -> dict[str, Tensor]:
         def choose(name):
-            out = self.memory.setdefault(name, np.empty(rankings[name].numel(), dtype=bool))
+            if name not in self.memory:
+                self.memory[name] = np.empty(rankings[name].numel(), dtype=bool)
             mask, self.intervals[name] = keep_top_near(
-                rankings[name], counts[name], self.intervals.get(name), out)
+                rankings[name], counts[name], self.intervals.get(name), self.memory[name])
             return name, mask
 
         names = sorted(rankings, key=lambda name: -rankings[name].numel())  # the largest first

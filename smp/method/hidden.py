@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-TEACHER_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+from smp.method.loop import INPUTS
 
 
 def hidden_distance(student: Sequence, teacher: Sequence,
@@ -61,7 +61,7 @@ class HiddenTeacher:
         layers = self.layers_of(self.teacher)
         theirs, hooks = record_layers(self.teacher, layers, with_gradients=False)
         with torch.no_grad(), self.accelerator.autocast():
-            out = self.teacher(**{name: batch[name] for name in TEACHER_INPUTS if name in batch})
+            out = self.teacher(**{name: batch[name] for name in INPUTS if name in batch})
         for hook in hooks:
             hook.remove()
         distance = hidden_distance(self.ours, theirs, batch["attention_mask"])

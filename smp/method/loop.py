@@ -26,10 +26,12 @@ def fit(model: nn.Module, batches: Iterable, loss: Callable, optimizer: Any, sch
     the learning rate. accelerator: Hugging Face's, which prepared model and optimizer. pruning: a
     `Pruning`, None to fine-tune. watch: a resumed run continues at its `first_step`; its `masked`,
     `stepped` and `finished` are called after the masks of a step are chosen, after the step, and
-    after the final masks. Raises MemoryError when the GPU is full.
+    after the final masks. Raises MemoryError when the GPU is full, ValueError when the batches
+    end before the last step.
     """
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for step, (batch, share) in zip(range(watch.first_step if watch else 0, steps), batches):
+    done = watch.first_step if watch else 0
+    for step, (batch, share) in zip(range(done, steps), batches):
         model.train()
         if pruning:
             pruning.before_forward(step, steps)
@@ -54,6 +56,9 @@ def fit(model: nn.Module, batches: Iterable, loss: Callable, optimizer: Any, sch
         optimizer.zero_grad()
         if watch:
             watch.stepped(step, value.detach())
+        done = step + 1
+    if done < steps:
+        raise ValueError(f"the batches ended after step {done} of {steps}: prepare them again")
     if pruning:
         pruning.finish()
     if watch:

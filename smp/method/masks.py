@@ -26,9 +26,15 @@ def keep_top(scores: torch.Tensor, k: int) -> torch.Tensor:
     Nearly all scores are equal early in training, so `scores > threshold` keeps a wrong number.
     """
     flat = scores.detach().flatten()
+    rest = len(flat) - k + 1  # the lowest so many end at the k-th highest
     if not 0 < k < len(flat):
         return torch.full_like(scores, k > 0, dtype=torch.bool)
-    threshold = flat.kthvalue(len(flat) - k + 1).values
+    if scores.is_cpu:
+        threshold = flat.kthvalue(rest).values
+    elif k < rest:  # a GPU computes kthvalue in one block, but topk in all of them
+        threshold = flat.topk(k, sorted=False).values.min()
+    else:
+        threshold = flat.topk(rest, largest=False, sorted=False).values.max()
     above, equal = flat > threshold, flat == threshold
     first = equal.cumsum(0, dtype=torch.int32) <= k - above.sum()
     return (above | (equal & first)).view_as(scores)

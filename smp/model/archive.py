@@ -16,6 +16,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, BertConfig, BertForQuestionAnswering, PretrainedConfig
 
 from smp.data.packed import open_zip, read_from_zip
+from smp.text import first_line
 
 STATE_DICT = "pytorch_model.bin"
 ARCHIVE_FILES = {STATE_DICT: 4 * 2**30, "config.json": 2**20, "vocab.txt": 2**24}  # most bytes
@@ -155,7 +156,7 @@ def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module
             with torch.device("meta"):  # shapes without memory
                 expected = BertForQuestionAnswering(config).state_dict()
         except Exception as error:  # transformers raises many types for bad fields
-            reason = " ".join(str(error).split())
+            reason = first_line(error)
             raise ValueError(f"{source} describes no stock BERT ({reason})") from None
         check_tensors(tensors, expected, source)
         vocabulary = read_vocabulary(files["vocab.txt"], config) if "vocab.txt" in files else None

@@ -55,7 +55,7 @@ def provenance(folder: str | Path = ".") -> dict:
         return {"versions": versions, "commit": None, "dirty": None}
     outside = ("--", ".", ":(exclude)results", ":(exclude)README.md")
     changed = git_output(top, "status", "--porcelain", "--untracked-files=no", *outside)
-    code = ("smp", "notebooks", "tools")
+    code = ("smp", "notebooks", "tools", "experiments")
     new = git_output(top, "ls-files", "--others", "--exclude-standard", "--", *code)
     dirty = None if changed is None or new is None else bool(changed or new)
     commit = git_output(top, "rev-parse", "--verify", "--quiet", "HEAD")

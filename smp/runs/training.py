@@ -85,6 +85,6 @@ def prepare_training(
         pruning, validate, checkpoints, snapshots,
     )
     batches = (shard_batch(batch, accelerator)
-               for batch in endless_batches(loader, loader.sampler, watch.first_step))
+               for batch in endless_batches(loader, watch.first_step))
     return {"model": model, "batches": batches, "optimizer": optimizer, "schedule": schedule,
             "accelerator": accelerator, "steps": steps, "pruning": pruning, "watch": watch}

@@ -25,9 +25,10 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
     for name, value in now.items():
         if name == "versions":
             for package, version in value.items():
-                if saved[name][package] != version:
-                    print(f"the checkpoint was made with {package} {saved[name][package]}, this is "
-                          f"{version}: the end may differ in its last bits", flush=True)
+                there = saved[name].get(package, version)
+                if there != version:
+                    print(f"the checkpoint was made with {package} {there}, this is {version}: "
+                          "the end may differ in its last bits", flush=True)
             continue
         before = saved.get(name)
         pairs = {name: (before, value)}

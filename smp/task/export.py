@@ -46,7 +46,7 @@ def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
         raise FileNotFoundError(reason) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no record of a run: {error}") from None
-    return record, load_masks(folder / MASK_FILE) if record["method"].startswith("SMP") else None
+    return record, load_masks(folder / MASK_FILE) if record["bytes_mask_file"] else None
 
 
 def entropy_bytes(masks: dict[str, np.ndarray]) -> float:

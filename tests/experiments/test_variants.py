@@ -244,16 +244,15 @@ def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa):
         assert torch.equal(linear.weight != 0, kept) and kept.float().mean() < 0.101
 
 
-def test_row_factors_have_the_gradient_of_their_product():
-    torch.manual_seed(0)
-    weight, factors = torch.randn(4, 6), torch.rand(4, 1, requires_grad=True)
-    mask, pull = torch.rand(4, 6) > 0.5, torch.randn(4, 6)
-    masked = (weight * mask).requires_grad_()
-    variants.RowFactors.apply(masked, factors, weight, mask).mul(pull).sum().backward()
-    found = masked.grad.clone(), factors.grad.clone()
-    masked.grad = factors.grad = None
-    (masked * factors * pull).sum().backward()
-    torch.testing.assert_close(found, (masked.grad, factors.grad))
+def test_row_factors_multiply_the_rows_of_the_masked_weight(tiny_qa):
+    masks = attach_masks(tiny_qa, start=1.0, static_mask=variants.FactorsLearned)
+    masks.refresh(0.3)
+    for name, linear in linears_of(masks).items():
+        one, weight = masks.masks[name], linear.parametrizations.weight.original
+        one.factors.data = torch.rand_like(one.factors)
+        torch.testing.assert_close(linear.weight, weight * one.mask * one.factors)
+        (gradient,) = torch.autograd.grad(linear.weight.sum(), one.factors)
+        torch.testing.assert_close(gradient, (weight * one.mask).sum(1, keepdim=True))
 
 
 def test_adam_per_matrix_moves_a_matrix_in_proportion_to_its_gradient():

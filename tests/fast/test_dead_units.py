@@ -180,7 +180,7 @@ def test_dead_units_are_removed_after_merge_only(tiny_qa, batch):
     masks = attach_masks(tiny_qa)
     masks.refresh(0.01)  # all scores are equal: the first rows stay
     masked = logits(tiny_qa.eval(), batch)
-    with pytest.raises(ValueError, match="still has its masks attached; bake"):
+    with pytest.raises(ValueError, match="still has its masks attached; merge"):
         prune_dead_units(tiny_qa)
     masks.merge()
     report = prune_dead_units(tiny_qa)

@@ -1,6 +1,7 @@
 """The loop: what it changes, what it leaves alone, and that it does so again."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from smp.cli.train import train
 from smp.data.windows import featurise
 from smp.look.snapshot_writer import SnapshotWriter, snapshot_steps
 from smp.look.snapshots import Snapshots
+from smp.method.loop import fit, span_loss
 from smp.method.masks import kept_count
 from smp.method.schedule import Pruning
 from smp.model.load import load_qa_model, set_dropout
@@ -18,6 +20,7 @@ from smp.model.predict import evaluate_answers, predict_logits
 from smp.model.save import save_model
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import choose_settings
+from smp.runs.training import prepare_training
 
 
 def short(task="smp", **changes):
@@ -238,3 +241,26 @@ def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenize
     for step in saved.steps:  # step `steps` is that of the shipped mask
         assert all(np.array_equal(saved.mask(step, name), mask)
                    for name, mask in seen[step].items())
+
+
+def test_dropout_is_active_in_every_step_also_after_validation(tiny_qa, windows, tokenizer):
+    modes, losses = [], []
+
+    def loss(start_logits, end_logits, batch):
+        modes.append(tiny_qa.training)
+        return span_loss(start_logits, end_logits, batch)
+
+    for dropout in (0.0, 0.5):
+        model = copy.deepcopy(tiny_qa)
+        set_dropout(model, dropout)
+        losses.append(train(model, windows, tokenizer, short("fine-tune"))["history"]["loss"])
+    assert losses[0][0] != losses[1][0]
+    train(tiny_qa, windows, tokenizer, short("fine-tune", n_snapshots=3), loss=loss,
+          validate=lambda model: model.eval() and {"em": 0.0, "f1": 0.0})
+    assert len(modes) == 6 and all(modes)
+
+
+def test_batches_that_end_early_are_one_line(tiny_qa, windows, tokenizer):
+    training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
+    with pytest.raises(ValueError, match="batches ended after step 2 of 6: prepare them again"):
+        fit(**training | {"batches": itertools.islice(training["batches"], 2)}, loss=span_loss)

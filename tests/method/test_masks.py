@@ -1,6 +1,7 @@
 """The mask: exact density, ties by index, frozen weights, straight-through gradients."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import attach_masks
-from smp.method.masks import keep_top, kept_count, share_out
+from smp.method.masks import (
+    Masks,
+    StaticMask,
+    competing_share,
+    keep_top,
+    kept_count,
+    same_share,
+    share_out,
+)
 from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.task.apply import apply_masks
 
@@ -217,3 +226,45 @@ def test_baked_is_masked_and_stock_again(tiny_qa, batch):
     assert not any("parametrizations" in name for name, _ in tiny_qa.named_modules())
     weight = tiny_qa.bert.encoder.layer[1].output.dense.weight
     assert np.array_equal(weight.detach().numpy() != 0, kept["encoder.layer.1.output.dense"])
+
+
+def two_layers(first, second):
+    """Scores of two matrices (2, 4) of one kind, each with one value in all entries."""
+    scores = {"0": torch.full((2, 4), first), "1": torch.full((2, 4), second)}
+    return scores, dict.fromkeys(scores, "query")
+
+
+@pytest.mark.parametrize("density, temperature, kept", [
+    (0.5, 1.0, [6, 2]),  # r = 0.75 and 0.25: 8 * 0.75 and 8 * 0.25
+    (0.75, 1.0, [8, 4]),  # 9 and 3, but layer 0 has 8 weights: layer 1 gets the surplus
+    (0.5, 4.0, [5, 3]),  # sigmoid(ln 3 / 4) = 0.568, sigmoid(-ln 3 / 4) = 0.432: 4.54 and 3.46
+])
+def test_layers_share_by_the_mean_sigmoid_of_their_scores(density, temperature, kept):
+    scores, kinds = two_layers(math.log(3), -math.log(3))
+    found = competing_share(density, scores, kinds, temperature=temperature)
+    assert list(found.values()) == kept
+    assert list(same_share(density, scores, kinds).values()) == [int(8 * density)] * 2
+
+
+def test_scores_start_at_score_init_times_size_by_mean_size():
+    weight = torch.tensor([[0.5, -1.0, 0.9, 0.4], [-0.6, 0.3, 1.0, 0.8]])  # mean |W| = 0.6875
+    expected = 2 * weight.abs() / 0.6875
+    torch.testing.assert_close(StaticMask(weight, 2.0).scores.detach(), expected)
+    assert not StaticMask(weight).scores.any() and StaticMask(weight, None).scores is None
+
+
+def test_a_toy_matrix_has_the_mask_and_gradient_worked_by_hand():
+    """y = (0.5 - 1.0 + 2 * 0.4, 1.0); loss 1/2 |y - t|^2; entry (1, 3): -1 * 2 * 0.8."""
+    linear = torch.nn.Linear(4, 2, bias=False)
+    linear.weight.data = torch.tensor([[0.5, -1.0, 0.9, 0.4], [-0.6, 0.3, 1.0, 0.8]])
+    masks = Masks([("toy", "toy", 0, linear)])
+    masks.scores[0].data = torch.tensor([[0.35, 0.9, -0.2, 0.3], [0.3, -0.5, 0.6, 0.27]])
+    masks.refresh(0.5)
+    assert masks.numpy()["toy"].astype(int).tolist() == [[1, 1, 0, 1], [0, 0, 1, 0]]
+    y = linear(torch.tensor([1.0, 1.0, 1.0, 2.0]))
+    loss = (y - torch.tensor([-0.7, 2.0])).square().sum() / 2
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0)
+    expected = torch.tensor([[0.5, -1.0, 0.9, 0.8], [0.6, -0.3, -1.0, -1.6]])
+    torch.testing.assert_close(masks.scores[0].grad, expected)
+    assert linear.parametrizations.weight.original.grad is None

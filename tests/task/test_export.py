@@ -42,7 +42,8 @@ def save_run(base, folder, tokenizer, head, method="SMP", rate=0.0):
     record = make_record(
         method=method, model="base", model_sha=about["base_sha"], settings=asdict(settings),
         head=head, sharing="SMP-L", density=0.2, params_masked=total, params_kept=kept,
-        teacher=None, bytes_mask_file=None, n_eval=400,
+        teacher=None, n_eval=400,
+        bytes_mask_file=(folder.parent / "m").stat().st_size if method == "SMP" else None,
     )
     (folder / "record.json").write_text(record_json(check_record(record)))
     if method == "SMP":

@@ -1,0 +1,41 @@
+"""A run put together: the settings reach the masks, and the fast path has the plain masks."""
+
+import copy
+
+import pytest
+import torch
+
+from helpers import attach_masks
+from smp.cli.train import attach_pruning
+from smp.fast.topk import KeepTop
+from smp.runs.methods import METHODS
+from smp.runs.settings import choose_settings
+
+
+@pytest.mark.parametrize("sharing, temperature", [("local", 1.0), ("shared", 1.0), ("shared", 4.0)])
+def test_settings_reach_the_masks(sharing, temperature, tiny_qa):
+    settings = choose_settings("quick", "smp", density=0.3, sharing=sharing,
+                               temperature=temperature, score_start=2.0, precision="fp32")
+    plain = attach_masks(copy.deepcopy(tiny_qa), sharing, temperature, start=2.0)
+    pruning = attach_pruning(tiny_qa, settings)
+    assert isinstance(pruning.masks.choose, KeepTop) and plain.choose is None
+    for layer, (ours, theirs) in enumerate(zip(pruning.masks.scores, plain.scores)):
+        assert torch.equal(ours, theirs)
+        for scores in (ours, theirs):
+            scores.data += layer / 6 - 1  # layers differ
+    pruning.finish()
+    plain.refresh(0.3)
+    assert pruning.masks.counts() == plain.counts()
+    for name, mask in plain.masks.items():
+        assert torch.equal(pruning.masks.masks[name].mask, mask.mask)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_weights_or_scores_as_its_line_states(method, tiny_qa):
+    chosen = METHODS[method]
+    pruning = attach_pruning(tiny_qa, choose_settings("quick", "smp", **chosen.settings))
+    weights = [linear.parametrizations.weight.original for *_, linear in pruning.masks.matrices]
+    assert all(weight.requires_grad != chosen.freezes_weights for weight in weights)
+    assert bool(pruning.masks.scores) == (method != "magnitude")
+    biases = [p for name, p in tiny_qa.bert.named_parameters() if name.endswith("bias")]
+    assert all(bias.requires_grad != chosen.freezes_weights for bias in biases)
