@@ -146,6 +146,15 @@ plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_
 # and data; a fine-tune of its own, here and now, with the first notebook's settings. TEACHER may be
 # the authors' archive, as it was downloaded.
 
+# %% [markdown]
+# The student imitates the teacher's logits, softened by a temperature $\tau$:
+# $$L = (1 - \alpha)\,\mathrm{CE} + \alpha\,\tau^2\,\mathrm{KL}\big(p_{teacher}^{\tau}\,\|\,
+# p_{student}^{\tau}\big) + \beta H + \lambda R .$$
+# $H$ is the distance of the hidden states, for which the teacher runs on every batch; SMP has none
+# ($\beta = 0$):
+# $$H = \frac{1}{L}\sum_{l=1}^{L} \frac{\sum_t \lVert h_{l,t}^{student} - h_{l,t}^{teacher} \rVert^2}
+# {\sum_t \lVert h_{l,t}^{teacher} \rVert^2}.$$
+
 # %%
 from smp.method.distill import CachedTeacher, distilled_loss
 
@@ -250,6 +259,19 @@ for token in said.topk(5).indices.tolist():
 # Take one small matrix. Its weights never change; each has a score, and the highest scores decide
 # which weights are seen.
 
+# %% [markdown]
+# A masked linear layer computes $y = (W \odot M)\,x + b$. The weights $W$ are frozen. The mask
+# $M \in \{0, 1\}$ marks the weights with the $k = \lfloor v\,n \rfloor$ highest scores $S$, where $v$
+# is the density and $n$ the number of weights. A mask has no gradient, so the *straight-through*
+# estimator gives the scores
+# $$\frac{\partial L}{\partial S} = \frac{\partial L}{\partial W'} \odot W,\qquad W' = W \odot M,$$
+# for kept and removed weights alike: the score of a removed weight that would help rises, and the
+# weight comes back. In SMP-L each matrix has the density $v$. In SMP-S the $L$ layers of one kind of
+# matrix compete: layer $l$ gets
+# $$v_l = v\,L\,\frac{r_l}{\sum_{l'} r_{l'}},\qquad r_l = \mathrm{mean}\;\sigma(S_l / p).$$
+# The regulariser $R$ is the mean of $\sigma(S)$. It lowers kept scores more than removed ones, so the
+# mask keeps changing late in the run.
+
 # %%
 from smp.method.masks import Masks, competing_share, keep_top, same_share
 
@@ -271,6 +293,11 @@ print("what the model sees\n", toy_weights * toy_mask)
 # Now the whole encoder. The scores start at 0, or in short runs from the sizes of the weights
 # (`score_start`). At density 1 every weight is kept whatever its score, so the masked model must
 # answer exactly as the untouched one, to the last bit.
+
+# %% [markdown]
+# The density falls on a cubic from 1 to $v_f$ in $N$ steps, and the regulariser's weight rises on the
+# mirrored cubic in $T$ steps:
+# $$v(t) = v_f + (1 - v_f)\,(1 - t/N)^3,\qquad \lambda(t) = \lambda_f\,\big(1 - (1 - t/T)^3\big).$$
 
 # %%
 from smp.method.schedule import Pruning
