@@ -276,7 +276,7 @@ FOLLOWED = ("a teacher whose layers are followed", lambda settings:
 NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it); else always
     **{name: FOLLOWED for name, parts in VARIANTS.items()
        if parts.hidden_teacher is not HiddenTeacher},
-    "row-factors": ("vectors that are trained", lambda settings: settings.trains_vectors,
+    "row-factors": ("vectors that are trained", lambda settings: settings.trains_biases_and_norms,
                     'SET="vector_learning_rate=0.003"'),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
                        "METHODS without magnitude"),

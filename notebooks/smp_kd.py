@@ -307,7 +307,7 @@ probe = {k: torch.tensor([v]) for k, v in by_hand.items() if k != "offset_mappin
 model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
-    freeze_encoder(model, settings.trains_vectors)
+    freeze_encoder(model, settings.trains_biases_and_norms)
     share = same_share if settings.sharing == "local" else partial(
         competing_share, temperature=settings.temperature)
     masks = Masks(encoder_linears(model), share, settings.score_start)  # faster on a CPU: KeepTop
@@ -316,7 +316,7 @@ with torch.no_grad():
 params_masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.counts())} matrices are masked: {params_masked:,} of {params_total:,} parameters")
-beside = ["biases and LayerNorms"] * settings.trains_vectors
+beside = ["biases and LayerNorms"] * settings.trains_biases_and_norms
 beside += ["the head"] * (head == "trained")
 print(f"{trained:,} numbers are trained: {', '.join(['the scores', *beside])}")
 

@@ -47,12 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
     asker.add_argument("--passage", required=True, help="a text file, UTF-8")
     asker.add_argument("--question", nargs="+", help="default: from the terminal, a line each")
     asker.add_argument("--n-best", type=count_from_one, default=1, help="answers to show")
-    shipper = verbs.add_parser("ship", help="what a trained run comes to", allow_abbrev=False)
-    shipper.add_argument("run", help="a run in results/models/, or its folder")
-    shipper.add_argument("--onnx", action="store_true", help="write model.onnx as well")
-    shipper.add_argument("--data", help="where its questions are, if not where the record says")
-    shipper.add_argument("--base", help="where its base model is, likewise")
-    shipper.add_argument("--questions", type=count_from_one, default=200,
+    exporter = verbs.add_parser("ship", help="what a trained run comes to", allow_abbrev=False)
+    exporter.add_argument("run", help="a run in results/models/, or its folder")
+    exporter.add_argument("--onnx", action="store_true", help="write model.onnx as well")
+    exporter.add_argument("--data", help="where its questions are, if not where the record says")
+    exporter.add_argument("--base", help="where its base model is, likewise")
+    exporter.add_argument("--questions", type=count_from_one, default=200,
                          help="to measure on (default: 200)")
     verbs.add_parser("table", help="print the summary of results/", allow_abbrev=False)
     return parser

@@ -78,7 +78,7 @@ def attach_pruning(model: nn.Module, settings: Settings, parts: Parts = DEFAULT_
             f"its class {method.masks} has trains_weights={kind.trains_weights}: set one of them"
         )
     if method.freezes_weights:
-        freeze_encoder(model, settings.trains_vectors and parts.trains_biases_and_norms)
+        freeze_encoder(model, settings.trains_biases_and_norms and parts.trains_biases_and_norms)
     share = same_share if settings.sharing == "local" else functools.partial(
         competing_share, temperature=settings.temperature)
     on_cpu = make_accelerator(settings.precision).device.type == "cpu"

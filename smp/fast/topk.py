@@ -68,19 +68,19 @@ def keep_top_between(values: np.ndarray, k: int, low: float, high: float, mask: 
     np.greater(values, high, out=mask)
     outside = values < low
     np.logical_or(outside, mask, out=outside)
-    places = np.flatnonzero(np.logical_not(outside, out=outside))
-    near, missing = values[places], k - np.count_nonzero(mask)
-    if missing == 0 and not np.isnan(near).any():
+    indices = np.flatnonzero(np.logical_not(outside, out=outside))
+    inside, missing = values[indices], k - np.count_nonzero(mask)
+    if missing == 0 and not np.isnan(inside).any():
         return low, high
-    if not 0 < missing <= len(near):
+    if not 0 < missing <= len(inside):
         return None
-    threshold = float(np.partition(near, len(near) - missing)[len(near) - missing])
+    threshold = float(np.partition(inside, len(inside) - missing)[len(inside) - missing])
     if math.isnan(threshold):
         return None
-    above = np.flatnonzero(near > threshold)
-    mask[places[above]] = True
-    mask[places[np.flatnonzero(near == threshold)[: missing - len(above)]]] = True
-    reach = len(values) / 400 / len(near) * (high - low)
+    above = np.flatnonzero(inside > threshold)
+    mask[indices[above]] = True
+    mask[indices[np.flatnonzero(inside == threshold)[: missing - len(above)]]] = True
+    reach = len(values) / 400 / len(inside) * (high - low)
     return threshold - reach, threshold + reach
 
 
@@ -96,13 +96,13 @@ def likely_interval(values: np.ndarray, k: int) -> tuple[float, float]:
     sample = np.concatenate([[-np.inf], values[::step], [np.inf]], dtype=values.dtype)
     rank, spread = len(sample) - 2 - k / step, 4 * math.sqrt(k * (n - k) / n / step) + 2
     first, last = max(0, round(rank - spread)), min(len(sample) - 1, round(rank + spread))
-    near = np.sort(np.partition(sample, (first, last))[first : last + 1])
-    guess = len(near) // 2
-    found = np.count_nonzero(values > near[guess])
-    if found < k and near[guess - 1] == near[guess]:  # one of many equal values, maybe the k-th
-        found = np.count_nonzero(values >= near[guess])
+    middle = np.sort(np.partition(sample, (first, last))[first : last + 1])
+    guess = len(middle) // 2
+    found = np.count_nonzero(values > middle[guess])
+    if found < k and middle[guess - 1] == middle[guess]:  # one of many equal values, maybe the k-th
+        found = np.count_nonzero(values >= middle[guess])
         if found >= k:
-            return float(near[guess]), float(near[guess])
+            return float(middle[guess]), float(middle[guess])
     rank, spread = guess + (found - k) / step, 4 * math.sqrt(abs(found - k) / step) + 3
-    first, last = np.clip((round(rank - spread), round(rank + spread)), 0, len(near) - 1)
-    return float(near[first]), float(near[last])
+    first, last = np.clip((round(rank - spread), round(rank + spread)), 0, len(middle) - 1)
+    return float(middle[first]), float(middle[last])

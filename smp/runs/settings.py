@@ -58,7 +58,7 @@ class Settings:
     n_masks: int = 24  # snapshots of the masks during training
 
     @property
-    def trains_vectors(self) -> bool:
+    def trains_biases_and_norms(self) -> bool:
         """Whether a pruning method trains biases and LayerNorms."""
         return self.vector_learning_rate > 0
 

@@ -109,7 +109,7 @@ class Watch:
             return
         settings = self.settings
         rates = f"({settings.learning_rate:g})"
-        if settings.trains_vectors:
+        if settings.trains_biases_and_norms:
             rates += f", that of vectors ({settings.vector_learning_rate:g})"
         good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
         raise FloatingPointError(
