@@ -64,7 +64,7 @@ notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
 check: $(READY)  ## lint, types, the rooms' imports; the three .ipynb are what their sources say
 	@$(PYTHON) -m ruff check --quiet
 	@$(PYTHON) tools/build_notebooks.py --check
-	@.venv/bin/lint-imports --no-logo > .venv/imports.log || { cat .venv/imports.log >&2; exit 1; }
+	@$(PYTHON) .venv/bin/lint-imports --no-logo > .venv/imports.log || { cat .venv/imports.log >&2; exit 1; }
 	@$(PYTHON) -m mypy --no-error-summary
 
 table: $(READY)  ## print the results and write them into results/summary.md and the README
