@@ -16,7 +16,7 @@ from smp.model.device import make_accelerator, pick_precision, shard_batch
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import Settings
 from smp.runs.training_state import TrainingState, package_versions
-from smp.runs.watch import Watch
+from smp.runs.watch import CURVES, Watch
 
 
 def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
@@ -78,12 +78,10 @@ def prepare_training(
             "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
         },
     }
-    watch = Watch(
-        model, accelerator, steps, settings,
-        lambda curves: TrainingState(
-            trained, optimizer, schedule, accelerator.scaler, curves, about),
-        pruning, validate, checkpoints, snapshots,
-    )
+    curves = {"history": {name: [] for name in CURVES}, "losses": [], "seconds": 0.0}
+    state = TrainingState(trained, optimizer, schedule, accelerator.scaler, curves, about)
+    watch = Watch(model, accelerator, steps, settings, state, pruning, validate, checkpoints,
+                  snapshots)
     batches = (shard_batch(batch, accelerator)
                for batch in endless_batches(loader, watch.first_step))
     return {"model": model, "batches": batches, "optimizer": optimizer, "schedule": schedule,

