@@ -69,7 +69,10 @@ class PrunedModel:
         return pruned
 
     def load_mask(self, path: Path | str, name: str) -> None:
-        """Load one more task as `name` without setting it. Raises as `from_pretrained`."""
+        """Load one more task as `name`, without setting it unless `name` is the current task.
+
+        Raises as `from_pretrained`.
+        """
         path, masks, about, head = task = read_task(path)
         if head not in self.heads:
             student, _, head = load_student(self.base, head=head)
@@ -80,6 +83,8 @@ class PrunedModel:
         codes = {matrix: encode_mask(mask) for matrix, mask in masks.items()}
         self.tasks[name] = codes, parts, about
         self.masked_weights.cache_clear()  # the name may have had another task
+        if name == self.active:
+            self.set_mask(name)
 
     def masks(self, name: str) -> dict[str, np.ndarray]:
         """Return {matrix: bool array (out, in)} of a task."""

@@ -128,6 +128,13 @@ def test_answer_is_that_of_the_current_task(base, tmp_path):
     assert wanted["0"] != wanted["1"]
 
 
+def test_a_new_task_of_the_current_name_is_set(base, tmp_path, batch):
+    students = [learn(base, tmp_path / str(seed), "trained", seed) for seed in (0, 1)]
+    pruned = PrunedModel.from_pretrained(base, tmp_path / "0")
+    pruned.load_mask(tmp_path / "1", "default")
+    assert torch.equal(logits(pruned.model, batch), logits(students[1], batch))
+
+
 def test_bfloat16_tasks_switch_and_return_to_fp32(base, tmp_path, batch):
     for seed in (0, 1):
         learn(base, tmp_path / str(seed), "trained", seed, rate=0.1 * seed)
