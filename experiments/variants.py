@@ -22,7 +22,7 @@ from smp.method.masks import Masks, StaticMask
 from smp.model.device import make_accelerator, shard_batch
 from smp.model.load import load_qa_model
 from smp.model.predict import MODEL_INPUTS
-from smp.runs.methods import record_method
+from smp.runs.methods import method_of, record_method
 from smp.runs.names import seedless
 from smp.runs.run import read_model_record
 
@@ -273,9 +273,13 @@ VARIANTS = {
 FOLLOWED = ("a teacher whose layers are followed", lambda settings:
             settings.task == "smp-kd" and settings.hidden_weight,
             'METHODS with +kd, and SET="hidden_weight=100"')
-NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it); else always
+OF_SMP = ("frozen weights with scores", lambda settings:
+          method_of(settings).masks == "masks.Masks", "METHODS of SMP")
+NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it)
     **{name: FOLLOWED for name, parts in VARIANTS.items()
        if parts.hidden_teacher is not HiddenTeacher},
+    "norm-kept": OF_SMP,
+    "adam-per-matrix": OF_SMP,
     "row-factors": ("vectors that are trained", lambda settings: settings.trains_biases_and_norms,
                     'SET="vector_learning_rate=0.003"'),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
@@ -288,7 +292,7 @@ NEEDS = {  # name: (what it replaces, whether that is in use, what to give for i
 
 def check_in_use(variant, settings):
     """ValueError with one line where the part that a variant replaces is not in use."""
-    replaced, in_use, expected = NEEDS.get(variant, ("", lambda settings: True, ""))
+    replaced, in_use, expected = NEEDS[variant]
     if not in_use(settings):
         method = record_method(settings)
         raise ValueError(f"VARIANT={variant!r} is about {replaced}, which {method} with these "

@@ -21,6 +21,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
 from smp.data.checks import check_squad_count, check_squad_rows, squad_field
 from smp.data.packed import read_unpacked
 from smp.data.synthetic import make_synthetic_squad
+from smp.hub import cached_if_offline
 
 SQUAD_OPENERS: dict[str, Callable] = {".json": open, ".json.gz": gzip.open, ".json.xz": lzma.open}
 SQUAD_FEATURES = Features({
@@ -128,7 +129,8 @@ def squad_rows_of_path(path: Path) -> tuple[list[dict], list[dict]]:
 def squad_rows_of_hub(name: str) -> tuple[list[dict], ...]:
     """Return the train rows and the validation rows of a dataset on the Hub."""
     try:
-        splits = load_dataset(name)
+        with cached_if_offline():
+            splits = load_dataset(name)
     except Exception as error:  # the Hub's client, HTTP and data builders each raise their own
         cause = " ".join(str(error).split())[:200]
         raise FileNotFoundError(

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow.compute
 from datasets import Dataset, Features, List, Value
 
+from smp.text import as_percent
+
 WINDOW_COLUMNS = {"input_ids": np.int32, "attention_mask": np.int8, "token_type_ids": np.int8}
 
 
@@ -143,6 +145,38 @@ def featurise(examples: Dataset, tokenizer: Any, max_length: int, stride: int) -
     if questions:
         columns |= {name: list_column(columns[name]) for name in layout}
     return Dataset.from_dict(columns, Features(kinds))
+
+
+def pair_lengths(examples: Dataset, tokenizer: Any, most: int = 1000) -> np.ndarray:
+    """Return the tokens (n,) of question, passage and special tokens of n <= most questions.
+
+    They are spread evenly over the examples, which must not be empty.
+    """
+    rows = np.unique(np.linspace(0, len(examples) - 1, most).astype(int))
+    asked = examples.with_format(None).select_columns(["question", "context"])[rows]
+    contexts = list(dict.fromkeys(asked["context"]))
+    passages = dict(zip(contexts, tokenise(contexts, tokenizer)))
+    questions = tokenise([question.lstrip() for question in asked["question"]], tokenizer)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    return np.array([special + len(question) + len(passages[context][0])
+                     for (question, _), context in zip(questions, asked["context"])])
+
+
+def window_length(examples: Dataset, tokenizer: Any, most: int = 384) -> int:
+    """Return the smallest multiple of 32 tokens that holds 99% of the questions and their passages.
+
+    It is at least 64, and at most the lower of `most` and the tokenizer's limit; `most` is the
+    model's limit or less. Looks at 1,000 questions or fewer, see `pair_lengths`.
+    """
+    needed = np.quantile(pair_lengths(examples, tokenizer), 0.99, method="inverted_cdf")
+    return min(max(64, -(-int(needed) // 32) * 32), most, tokenizer.model_max_length)
+
+
+def split_passages(examples: Dataset, tokenizer: Any, max_length: int) -> str:
+    """Return a line with the share of questions whose passage needs several windows."""
+    lengths = pair_lengths(examples, tokenizer)
+    return (f"{as_percent((lengths > max_length).mean())} of {len(lengths):,} questions have a "
+            f"passage that needs more than one window of {max_length} tokens")
 
 
 def windows_fingerprint(features: Dataset) -> str:

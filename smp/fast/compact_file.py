@@ -16,6 +16,7 @@ from smp.files import replace_folder
 from smp.model.encoder import encoder_layers
 from smp.model.head import LabelWordHead
 from smp.model.load import load_pretrained
+from smp.model.save import check_merged
 from smp.text import first_line
 
 COMPACT_FORMAT = "smp-compact-1"
@@ -34,20 +35,22 @@ def layer_sizes(block: torch.nn.Module) -> dict:
 def save_compact(model: PreTrainedModel, tokenizer: Any, folder: Path | str) -> Path:
     """Save a compact model and its tokenizer for `load_compact`, in place of the folder's content.
 
-    Stock `from_pretrained` cannot load it. Raises ValueError for a head that is not the stock one.
+    Stock `from_pretrained` cannot load it. Raises ValueError for a head that is not the stock one,
+    for masks that are not merged, and for an accelerated model.
     """
+    check_merged(model)
     if isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
         raise ValueError(f"{type(model).__name__} has a label-word head: save it with save_model, "
                          "load that as AutoModelForMaskedLM, compact it and save it again")
 
     def write(draft):
         draft.mkdir(parents=True)
+        save_weights(model, str(draft / "compact.safetensors"))
         model.config.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         (draft / "compact.json").write_text(json.dumps({
             "format": COMPACT_FORMAT, "class": type(model).__name__,
             "layers": [layer_sizes(block) for block in encoder_layers(model)]}))
-        save_weights(model, str(draft / "compact.safetensors"))
 
     return replace_folder(folder, write)
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from smp.fast.sparse import check_merged
 from smp.model.encoder import encoder_layers, encoder_linears
-from smp.model.save import count_parameters
+from smp.model.save import check_merged, count_parameters
 
 PRUNABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")  # model types
 

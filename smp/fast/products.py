@@ -11,20 +11,23 @@ import os
 import shlex
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from smp.fast.c_source import SPARSE_PRODUCTS
+from smp.text import first_line
 
 
 @functools.cache
 def compiled_products() -> ctypes.CDLL | None:
     """Return the functions of SPARSE_PRODUCTS, compiled for this machine's vector units.
 
-    Returns None without a C compiler that supports OpenMP (CC, else cc), or if the library cannot
-    be loaded from the folder for temporary files. Takes about a second, once per process.
+    Returns None, after a warning, without a C compiler that supports OpenMP (CC, else cc), or if
+    the library cannot be loaded from the folder for temporary files. Takes about a second, once
+    per process.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     try:
@@ -34,7 +37,11 @@ def compiled_products() -> ctypes.CDLL | None:
             subprocess.run([*compiler, "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC",
                             source, "-o", library], capture_output=True, check=True)
             products = ctypes.CDLL(str(library))  # stays loaded without its file
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
+        warnings.warn("products that skip zeros are slower, because their C source was not compiled"
+                      f" ({first_line(said or error)}); install a C compiler with OpenMP (gcc), or "
+                      "name one in CC", stacklevel=2)
         return None
     size, pointer, count = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
     products.sparse_linear.argtypes = [size] * 3 + [pointer] * 6 + [count]

@@ -11,11 +11,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from smp.fast.products import compiled_products, sparse_product
 from smp.model.encoder import encoder_stacks, matrix_modules
+from smp.model.save import check_merged
 
 TILE = 64  # tokens
 MARGIN = 1.1  # a CSR product replaces a dense one if its speed-up is higher
@@ -24,7 +24,7 @@ MARGIN = 1.1  # a CSR product replaces a dense one if its speed-up is higher
 class TorchSparseLinear(nn.Module):
     """An nn.Linear for inference whose weight is CSR, with torch's product.
 
-    x (..., in) -> (..., out), both fp32 on the CPU. Its state_dict is empty.
+    x (..., in) -> (..., out), both fp32 on the CPU. Its state_dict raises ValueError.
     """
 
     def __init__(self, linear: nn.Linear):
@@ -46,6 +46,10 @@ class TorchSparseLinear(nn.Module):
                 raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}: an accelerated "
                                  "model stays torch.float32 on cpu; load it anew to move it")
         return x.reshape(-1, self.in_features).float().contiguous()
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        raise ValueError(f"{prefix}weight is sparse: an accelerated model only answers and cannot "
+                         "be saved; save it before accelerate(), or load it again")
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.tokens_of(x)
@@ -86,13 +90,6 @@ def measure_speed_up(before: Callable, after: Callable, rounds: int = 3) -> floa
     return statistics.median(ratios[1:])  # the first round warms up
 
 
-def check_merged(model: PreTrainedModel) -> None:
-    """Raise ValueError if masks are still attached to the model."""
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} still has its masks attached; merge them into "
-                         "the weights first: masks.merge()")
-
-
 def linears_to_accelerate(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     """Return [(name in the base model, nn.Linear)] of the encoder's layers, of any shapes.
 
@@ -121,8 +118,8 @@ def accelerate(model: PreTrainedModel, example: dict) -> PreTrainedModel:
 
     The masks must be merged. example: a typical batch for model(**example), whose number of tokens
     decides which product is faster. Sets model.acceleration: [{"matrix", "density", "speed_up",
-    "product": "dense", "torch CSR" or "compiled CSR"}]. The logits change by rounding only. The
-    replaced layers leave the state_dict, so save the model first. Raises ValueError if the model
+    "product": "dense", "torch CSR" or "compiled CSR"}]. The logits change by rounding only. Save
+    the model first, because saving it raises ValueError afterwards. Raises ValueError if the model
     cannot be accelerated.
     """
     linears = linears_to_accelerate(model)

@@ -36,6 +36,8 @@ def encoder_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
 
 def why_unmaskable(model: nn.Module, stacks: dict[str, nn.ModuleList]) -> str:
     """Return why a model with these stacks of layers cannot be masked, "" if it can."""
+    if hasattr(model, "acceleration"):  # of smp/fast/sparse.py
+        return "is accelerated and only answers (load it anew)"
     if len(stacks) != 1:
         some = f"{len(stacks)} stacks of layers, not one ({', '.join(stacks)})"
         return f"has {some if stacks else 'no stack of encoder layers'}"

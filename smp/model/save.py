@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import AutoModelForMaskedLM
 
 from smp.files import replace_folder
@@ -12,11 +13,20 @@ from smp.model.head import LabelWordHead
 from smp.model.load import load_model
 
 
+def check_merged(model: nn.Module) -> None:
+    """Raise ValueError if masks are still attached to the model."""
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} still has its masks attached; merge them into "
+                         "the weights first: masks.merge()")
+
+
 def stock_model(model: nn.Module, base: str = "") -> nn.Module:
     """Return the model, masks merged, as an instance of a stock class that holds all its weights.
 
-    A model with a label-word head becomes the masked language model `base` with its encoder.
+    A model with a label-word head becomes the masked language model `base` with its encoder. Raises
+    ValueError if the masks are not merged.
     """
+    check_merged(model)
     if not isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
         return model
     host, _ = load_model(AutoModelForMaskedLM, base)

@@ -21,6 +21,7 @@ from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.model.head import LabelWordHead
 from smp.model.load import load_pretrained, load_student
 from smp.model.mask_code import decode_mask, encode_mask
+from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import head_parts, model_fingerprint, stock_model
 from smp.task.apply import MASK_FILE, check_task, fill, head_tensors, read_task
 from smp.task.cards import mask_card
@@ -58,7 +59,7 @@ class PrunedModel:
         if isinstance(base, str):
             model, tokenizer, head = load_student(base, head=read_task(path)[3])
         else:
-            model, base = base, base.config._name_or_path
+            model, base = base.float(), base.config._name_or_path
             words = isinstance(getattr(model, "qa_outputs", None), LabelWordHead)
             head = "label words" if words else "trained"
             tokenizer = load_pretrained(AutoTokenizer, base, use_fast=True)
@@ -68,7 +69,10 @@ class PrunedModel:
         return pruned
 
     def load_mask(self, path: Path | str, name: str) -> None:
-        """Load one more task as `name` without setting it. Raises as `from_pretrained`."""
+        """Load one more task as `name`, without setting it unless `name` is the current task.
+
+        Raises as `from_pretrained`.
+        """
         path, masks, about, head = task = read_task(path)
         if head not in self.heads:
             student, _, head = load_student(self.base, head=head)
@@ -79,6 +83,8 @@ class PrunedModel:
         codes = {matrix: encode_mask(mask) for matrix, mask in masks.items()}
         self.tasks[name] = codes, parts, about
         self.masked_weights.cache_clear()  # the name may have had another task
+        if name == self.active:
+            self.set_mask(name)
 
     def masks(self, name: str) -> dict[str, np.ndarray]:
         """Return {matrix: bool array (out, in)} of a task."""
@@ -93,18 +99,35 @@ class PrunedModel:
 
     @torch.no_grad()
     def set_mask(self, name: str) -> None:
-        """Make `model` the task of this name. Raises KeyError if no such task is loaded."""
+        """Make `model` the task of this name. Raises KeyError if no such task is loaded.
+
+        Raises ValueError if the model's matrices were replaced or made smaller.
+        """
         if name not in self.tasks:
             raise KeyError(f"no task {name!r}: expected one of {', '.join(map(repr, self.tasks))}")
-        device, weights = self.model.device, self.masked_weights(name)
         for matrix, linear in self.linears.items():
-            linear.weight.data = weights[matrix].to(device)
+            now: Any = self.model.base_model.get_submodule(matrix)
+            if now is not linear or linear.weight.shape != self.own[matrix].shape:
+                raise ValueError(f"{matrix} was replaced or made smaller, so no mask fits: change "
+                                 "a copy instead, pruned.merge_and_unload()")
+        place = {"device": self.model.device, "dtype": self.model.dtype}
+        weights = self.masked_weights(name)
+        for matrix, linear in self.linears.items():
+            linear.weight.data = weights[matrix].to(**place)
         values = self.tasks[name][2].get("vectors", self.own_vectors)
         for vector, parameter in self.vectors.items():
-            parameter.data = torch.asarray(values[vector], device=device, copy=True)
+            parameter.data = torch.asarray(values[vector], **place, copy=True)
         for part, module in self.tasks[name][1].items():
-            setattr(self.model, part, module.to(device).eval())
+            setattr(self.model, part, copy.deepcopy(module).to(**place).eval())
         self.active = name
+
+    def answer(self, question: str | list[str], passage: str | list[str], n_best: int = 1,
+               **reading: Any) -> Any:
+        """Return the current task's answer, or a list of them: see `QuestionAnswerer`.
+
+        reading: its max_length, stride and precision.
+        """
+        return QuestionAnswerer(self.model, self.tokenizer, **reading)(question, passage, n_best)
 
     def merge_and_unload(self) -> nn.Module:
         """Return a stock copy with the masks merged into its weights, as `stock_model` does."""

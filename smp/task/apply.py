@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
 
+from smp.hub import cached_if_offline
 from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.model.load import load_qa_model, load_student
 from smp.model.question_answerer import QuestionAnswerer
@@ -71,7 +72,8 @@ def find_mask_file(name: Path | str) -> Path:
     if is_folder or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise FileNotFoundError(f"{path}: no such mask file")
     try:
-        return Path(hf_hub_download(text, MASK_FILE))
+        with cached_if_offline():
+            return Path(hf_hub_download(text, MASK_FILE))
     except Exception as error:  # the Hub's client and HTTP raise many types
         raise FileNotFoundError(
             f"{name}: neither a mask file nor a folder with {MASK_FILE} in it, nor a repository "

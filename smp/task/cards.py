@@ -2,7 +2,7 @@
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from smp.runs.names import method_label
+from smp.task.mask_file import current_fields
 from smp.text import as_percent
 
 PLAIN_HEAD = """\
@@ -26,7 +26,7 @@ MASK_CODE = """\
 from smp import PrunedModel  # of the repository that made the masks
 
 pruned = PrunedModel.from_pretrained({base!r}, "this folder")
-model, tokenizer = pruned.model, pruned.tokenizer
+print(pruned.answer("a question", "a passage"))
 """
 PRUNED_NOTE = """\
 Weights that were pruned are zeros, so the file is as large as before, and dense \
@@ -61,8 +61,8 @@ def card_metadata(about: dict) -> str:
 def card_table(about: dict, has_vectors: bool) -> str:
     """Return the list of method, size and scores; has_vectors: biases and LayerNorms trained."""
     lines = [f"- base model: {about.get('base')}, weights `{about.get('base_sha')}`"]
-    if "method" in about:
-        lines.append(f"- method: {method_label(about['method'], about['sharing'])}")
+    if "label" in about:
+        lines.append(f"- method: {about['label']}")
     if about.get("density") is not None:
         lines.append(f"- of the encoder's weights, {as_percent(about['density'])} stay")
     if "head" in about:
@@ -89,7 +89,7 @@ def mask_card(about: dict, size: int) -> str:
 
 def model_card(record: dict) -> str:
     """Return the card of a saved model, from the record of its run."""
-    about = record | {"base": record["model"], "base_sha": record["model_sha"]}
+    about = current_fields(record | {"base": record["model"], "base_sha": record["model_sha"]})
     has_vectors = record["settings"].get("vector_learning_rate", 0) > 0
     notes, code = "", PLAIN_HEAD
     if record["method"] != "fine-tuned":

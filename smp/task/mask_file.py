@@ -35,6 +35,22 @@ def checksum_with(data: bytes) -> tuple[bytes, re.Match]:
     return hashlib.sha256(zeroed).hexdigest().encode(), place
 
 
+def current_fields(about: dict) -> dict:
+    """Return metadata, or a record, with its label, method and variant under today's names.
+
+    Earlier files have no label, but method "SMP + KD" and sharing "SMP-S" for what is now the
+    label "SMP-S + KD" and the method "smp-s".
+    """
+    if "label" in about or "method" not in about:
+        return about
+    sharing = about.get("sharing")
+    label = about["method"].replace("SMP", sharing) if sharing else about["method"]
+    method = label.removesuffix(" + KD").lower().replace(" ", "-")
+    kept = {name: value for name, value in about.items() if name != "sharing"}
+    variant = (about.get("settings") or {}).get("variant")
+    return kept | {"label": label, "method": method, "variant": variant}
+
+
 def save_masks(
     masks: dict[str, np.ndarray], path: Path | str, head_weights: dict | None = None,
     vectors: dict | None = None, **about: Any,
@@ -79,7 +95,8 @@ def unpack_mask(name: str, code: np.ndarray, shape: Any, packed_bits: bool) -> n
 def load_masks(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
     """Return ({name: bool array (out, in)}, about) of a file of `save_masks`.
 
-    about: the values of the metadata, and "head_weights" and "vectors" if the file has them.
+    about: the values of the metadata, see `current_fields`, and "head_weights" and "vectors" if the
+    file has them.
     Raises FileNotFoundError, or ValueError with one line if the file is damaged or another kind.
     """
     try:
@@ -105,7 +122,7 @@ def load_masks(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
             }
             if bool(trained["vectors"]) != (form == VECTORS_FORMAT):
                 raise ValueError(f"tensors {TRAINED['vectors']} make the form {VECTORS_FORMAT}")
-        about = {name: json.loads(value) for name, value in metadata.items()}
+        about = current_fields({name: json.loads(value) for name, value in metadata.items()})
         about |= {kind: arrays for kind, arrays in trained.items() if arrays}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such mask file") from None

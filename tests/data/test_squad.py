@@ -19,7 +19,13 @@ from transformers import RobertaTokenizerFast
 from helpers import SQUAD, needs_squad
 from smp.data.batches import make_loader
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
-from smp.data.windows import featurise, label_window
+from smp.data.windows import (
+    featurise,
+    label_window,
+    pair_lengths,
+    split_passages,
+    window_length,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -526,6 +532,39 @@ def test_windows_hold_the_answer_or_point_at_cls(examples, tokenizer, max_length
     assert set(features.column_names) == expected
     assert not features.cache_files, "kept in memory"
     assert features[0]["offsets"][0] == [-1, -1]
+
+
+def questions_of_lengths(*lengths):
+    """Questions of one token on passages, together as many tokens with the three special ones."""
+    return Dataset.from_list([
+        {"question": "who", "context": "a " * (length - 4)} for length in lengths])
+
+
+@pytest.mark.parametrize("lengths, expected", [
+    ([10], 64), ([64] * 9, 64), ([65], 96), ([100] * 99 + [300], 128),
+    ([100] * 98 + [300] * 2, 320), ([100] * 2000 + [384] * 30, 384), ([900], 384),
+])
+def test_window_length_holds_99_percent_of_the_questions(bert, lengths, expected):
+    assert window_length(questions_of_lengths(*lengths), bert) == expected
+
+
+def test_pair_lengths_are_those_of_whole_windows(examples, bert):
+    windows = featurise(examples, bert, 512, 16)
+    assert pair_lengths(examples, bert).tolist() == [len(ids) for ids in windows["input_ids"]]
+
+
+def test_window_length_is_at_most_the_limits(bert):
+    long = questions_of_lengths(900)
+    assert window_length(long, bert, most=1000) == bert.model_max_length == 512
+    assert window_length(long, bert, most=40) == 40
+
+
+def test_the_line_on_split_passages_counts_windows(bert):
+    examples = questions_of_lengths(*[100] * 95, *[129] * 5)
+    assert split_passages(examples, bert, 128) == (
+        "5% of 100 questions have a passage that needs more than one window of 128 tokens")
+    assert split_passages(examples, bert, 129).startswith("0% of 100 questions")
+    assert len(pair_lengths(questions_of_lengths(*[9] * 1500), bert)) == 1000
 
 
 def test_a_window_by_hand(bert):

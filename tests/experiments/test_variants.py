@@ -115,8 +115,22 @@ def test_a_variant_of_what_is_not_in_use_gets_one_line(
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_what_a_variant_needs_is_asked_of_variants_that_are_there():
-    assert variants.NEEDS.keys() < VARIANTS.keys()
+@pytest.mark.parametrize("method", ["magnitude", "movement", "movement-s", "soft-movement"])
+@pytest.mark.parametrize("name", [
+    name for name, parts in VARIANTS.items()
+    if (parts.masks, parts.static_mask, parts.optimizer) != (
+        PLAIN.masks, PLAIN.static_mask, PLAIN.optimizer)
+])
+def test_a_variant_of_smp_refuses_the_other_methods(name, method):
+    """Their records would otherwise name a method whose masks or optimizer were replaced."""
+    (settings,) = plan_sweep("quick", [method], [0.5], [0], vector_learning_rate=0.003)
+    with pytest.raises(ValueError, match=f"VARIANT='{name}' is about .* expected") as error:
+        variants.parts_of(name).check(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_every_variant_states_what_it_needs():
+    assert variants.NEEDS.keys() == VARIANTS.keys()
 
 
 def test_an_unknown_variant_gets_one_line(capsys):

@@ -19,7 +19,7 @@ from smp.fast.compact_file import load_compact, save_compact
 from smp.fast.dead_units import NarrowSelfAttention, prune_dead_units
 from smp.model.encoder import encoder_linears
 from smp.model.head import label_word_head
-from smp.model.save import count_parameters
+from smp.model.save import count_parameters, save_model
 
 HEADS, SIZE, INNER = 3, 4, 10  # of the models below: hidden size 12
 MATRICES = ["query", "key", "value", "attention output", "intermediate", "output"]
@@ -246,6 +246,14 @@ def test_saving_a_label_word_head_raises(tmp_path, tokenizer, tiny_masked_lm, ti
     tiny_qa.qa_outputs = label_word_head(tiny_masked_lm, tokenizer)
     with pytest.raises(ValueError, match="label-word head: save it with save_model"):
         save_compact(tiny_qa, tokenizer, tmp_path / "small")
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_attached_masks_raises(tmp_path, tokenizer, tiny_qa):
+    attach_masks(tiny_qa)
+    for save in (save_compact, save_model):
+        with pytest.raises(ValueError, match="still has its masks attached"):
+            save(tiny_qa, tokenizer, tmp_path / "small")
     assert not list(tmp_path.iterdir())
 
 

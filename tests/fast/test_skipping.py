@@ -160,7 +160,7 @@ def test_skip_zeros_returns_whether_zeros_are_skipped(tiny_qa):
     masks = buffered_masks(tiny_qa)
     assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and not who_skips(tiny_qa)
     assert not hasattr(masks, "zeros")  # which records as "multiplied"
-    with compiler_named("no-such-compiler"):
+    with compiler_named("no-such-compiler"), pytest.warns(UserWarning, match="no-such-compiler"):
         assert "takes a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
         assert not hasattr(masks, "zeros")
     assert "are skipped where a matrix keeps 40%" in skip_zeros(masks, "fp32")

@@ -13,6 +13,7 @@ from smp.data.answers import decode_answers
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
 from smp.fast import sparse
+from smp.fast.compact_file import save_compact
 from smp.fast.dead_units import prune_dead_units
 from smp.fast.products import compiled_products, sparse_product
 from smp.fast.sparse import SparseLinear, TorchSparseLinear, accelerate, measure_speed_up
@@ -20,6 +21,7 @@ from smp.method.baselines import MagnitudeMasks
 from smp.model.encoder import encoder_linears
 from smp.model.load import load_qa_model
 from smp.model.predict import predict_logits
+from smp.model.save import save_model
 
 needs_compiler = pytest.mark.skipif(compiled_products() is None, reason="no C compiler with OpenMP")
 KINDS = [TorchSparseLinear, pytest.param(SparseLinear, marks=needs_compiler)]
@@ -76,7 +78,6 @@ def test_any_leading_sizes_and_layouts(kind):
               torch.randn(3, 40, 20)[:, :, ::2].mT):
         assert torch.allclose(sparse(x), linear(x), atol=1e-5)
     assert torch.allclose(sparse(x.bfloat16()), linear(x.bfloat16().float()), atol=1e-5)
-    assert sparse.state_dict() == {}
 
 
 @needs_compiler
@@ -123,7 +124,26 @@ def test_an_accelerated_model_has_the_same_logits(family, changes, always):
     assert all(row["product"] == product for row in model.acceleration)
     assert isinstance(model.base_model.get_submodule(kept[0]), TorchSparseLinear)
     assert torch.allclose(logits(model, batch), before, atol=1e-5)
-    assert not any(key.startswith(kept[0]) for key in model.base_model.state_dict())
+
+
+@pytest.mark.parametrize("save", [
+    lambda model, tokenizer, folder: model.save_pretrained(folder), save_model, save_compact,
+    lambda model, tokenizer, folder: model.state_dict(),
+], ids=["save_pretrained", "save_model", "save_compact", "state_dict"])
+def test_saving_an_accelerated_model_raises(save, tiny_qa, tokenizer, batch, tmp_path, always):
+    accelerate(tiny_qa, batch)
+    with pytest.raises(ValueError, match="query.weight is sparse: an accelerated model") as error:
+        save(tiny_qa, tokenizer, tmp_path / "saved")
+    assert "\n" not in str(error.value) and not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("change", [attach_masks, prune_dead_units, encoder_linears])
+def test_changing_an_accelerated_model_raises(change, tiny_qa, batch, monkeypatch):
+    ratios = [2.0, 0.5] * 6  # half of the matrices become sparse
+    monkeypatch.setattr(sparse, "measure_speed_up", lambda *functions: ratios.pop())
+    accelerate(tiny_qa, batch)
+    with pytest.raises(ValueError, match="is accelerated and only answers"):
+        change(tiny_qa)
 
 
 def test_slower_products_stay_dense(tiny_qa, batch, monkeypatch):
@@ -137,20 +157,24 @@ def test_slower_products_stay_dense(tiny_qa, batch, monkeypatch):
 def test_without_a_compiler_torchs_product_is_used(tiny_qa, batch, always):
     with compiler_named("no-such-compiler"):
         before = logits(tiny_qa, batch)
-        accelerate(tiny_qa, batch)
+        with pytest.warns(UserWarning, match="'no-such-compiler'.*; install a C compiler") as said:
+            accelerate(tiny_qa, batch)
+        assert len(said) == 1 and "\n" not in str(said[0].message)
         assert {row["product"] for row in tiny_qa.acceleration} == {"torch CSR"}
         assert torch.allclose(logits(tiny_qa, batch), before, atol=1e-5)
 
 
-@pytest.mark.parametrize("compiler", [
-    "", "exit 1", 'for last; do :; done; : > "$last"', None,  # None: no program at all
+@pytest.mark.parametrize("compiler, reason", [
+    ("", "sparse.so"), ("echo no -fopenmp >&2; exit 1", r"\(no -fopenmp\)"),
+    ('for last; do :; done; : > "$last"', "sparse.so"), (None, "Exec format"),  # no program at all
 ], ids=["makes nothing", "fails", "makes an empty file", "cannot run"])
-def test_a_useless_compiler_gives_none(compiler, tmp_path):
+def test_a_useless_compiler_gives_none_and_a_warning(compiler, reason, tmp_path):
     named = tmp_path / "compiler"
     named.write_bytes(b"\0" if compiler is None else f"#!/bin/sh\n{compiler}\n".encode())
     named.chmod(0o755)
     with compiler_named(named):
-        assert compiled_products() is None
+        with pytest.warns(UserWarning, match=reason):
+            assert compiled_products() is None
         with pytest.raises(RuntimeError, match="take a C compiler with OpenMP"):
             sparse_product(torch.ones(1, 1), (), None, 1)
 

@@ -14,6 +14,8 @@ from transformers import (
 )
 
 from helpers import attach_masks, tiny_config
+from smp.fast.dead_units import prune_dead_units
+from smp.fast.sparse import accelerate
 from smp.model.encoder import biases_and_norms
 from smp.model.load import load_student
 from smp.model.question_answerer import QuestionAnswerer
@@ -110,6 +112,72 @@ def test_switching_tasks_gives_the_logits_of_each(base, tmp_path, batch):
     with pytest.raises(KeyError, match="no task 'news': expected one of '0', '1', '2', '3'"):
         pruned.set_mask("news")
     assert pruned.masked_weights.cache_info().currsize == 2
+
+
+def test_answer_is_that_of_the_current_task(base, tmp_path):
+    asked = ["Who wrote it?", "For what?"], "Ada wrote the first program, for a machine of brass."
+    wanted = {}
+    for seed in (0, 1):
+        learn(base, tmp_path / str(seed), "trained", seed)
+        wanted[str(seed)] = load_answerer(base, tmp_path / str(seed), 64)(*asked, n_best=2)
+    pruned = PrunedModel.from_pretrained(base, tmp_path / "0", "0")
+    pruned.load_mask(tmp_path / "1", "1")
+    for name in "010":
+        pruned.set_mask(name)
+        assert pruned.answer(*asked, n_best=2, max_length=64) == wanted[name]
+    assert wanted["0"] != wanted["1"]
+
+
+def test_a_new_task_of_the_current_name_is_set(base, tmp_path, batch):
+    students = [learn(base, tmp_path / str(seed), "trained", seed) for seed in (0, 1)]
+    pruned = PrunedModel.from_pretrained(base, tmp_path / "0")
+    pruned.load_mask(tmp_path / "1", "default")
+    assert torch.equal(logits(pruned.model, batch), logits(students[1], batch))
+
+
+def test_bfloat16_tasks_switch_and_return_to_fp32(base, tmp_path, batch):
+    for seed in (0, 1):
+        learn(base, tmp_path / str(seed), "trained", seed, rate=0.1 * seed)
+    pruned = PrunedModel.from_pretrained(base, tmp_path / "0", "0")
+    pruned.load_mask(tmp_path / "1", "1")
+    wanted = logits(pruned.model, batch)
+    pruned.model.bfloat16()
+    for name in "10":
+        pruned.set_mask(name)
+        assert {parameter.dtype for parameter in pruned.model.parameters()} == {torch.bfloat16}
+    assert torch.allclose(logits(pruned.model, batch).float(), wanted, atol=0.05)
+    pruned.model.float()
+    pruned.set_mask("0")  # the tasks stay in fp32
+    student, _, _ = load_task(base, tmp_path / "0")
+    for name, parameter in student.named_parameters():
+        if "embeddings" not in name:
+            assert torch.equal(pruned.model.get_parameter(name), parameter), name
+
+
+def test_a_bfloat16_base_is_used_in_fp32(tmp_path, tiny_qa, tokenizer, batch):
+    tiny_qa.bfloat16().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    student = learn(str(tmp_path / "base"), tmp_path / "m", "trained")
+    stock = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    pruned = PrunedModel.from_pretrained(stock, tmp_path / "m")
+    assert torch.equal(logits(pruned.model, batch), logits(student, batch))
+
+
+@pytest.mark.parametrize("change", [
+    lambda model, batch: accelerate(model, batch), lambda model, batch: prune_dead_units(model),
+], ids=["accelerate", "prune_dead_units"])
+def test_a_changed_model_takes_no_other_mask(base, tmp_path, batch, change, monkeypatch):
+    monkeypatch.setattr("smp.fast.sparse.MARGIN", 0)
+    learn(base, tmp_path / "m", "trained", density=0.02)
+    pruned = PrunedModel.from_pretrained(base, tmp_path / "m")
+    wanted, merged = logits(pruned.model, batch), pruned.merge_and_unload()
+    change(merged, batch)
+    assert torch.allclose(logits(merged, batch), wanted, atol=1e-5)
+    pruned.set_mask("default")
+    change(pruned.model, batch)
+    with pytest.raises(ValueError, match="was replaced or made smaller") as error:
+        pruned.set_mask("default")
+    assert "\n" not in str(error.value)
 
 
 def test_set_mask_does_not_change_a_merged_model(base, tmp_path, batch):

@@ -1,6 +1,7 @@
 """Mask files load as they were saved; a damaged file raises a one-line error."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from smp.task.mask_file import checksum_with, load_masks, save_masks
+from smp.task.cards import mask_card
+from smp.task.mask_file import checksum_with, current_fields, load_masks, save_masks
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def random_masks(shapes, density, seed=0):
@@ -101,6 +105,48 @@ def test_smp_masks_1_loads(tmp_path):
     )
     loaded, about = load_masks(tmp_path / "m")
     assert about == {"density": 0.3, "base": "tiny"} and same(loaded, masks)
+
+
+SHAPES = {  # one layer of hidden size 8, inner size 12
+    "attention.self.query": (8, 8), "attention.self.key": (8, 8), "attention.self.value": (8, 8),
+    "attention.output.dense": (8, 8), "intermediate.dense": (12, 8), "output.dense": (8, 12),
+}
+
+
+@pytest.mark.parametrize("form, trained, label", [
+    ("1", [], None), ("2", ["head_weights"], "SMP-S + KD"),
+    ("3", ["head_weights", "vectors"], "SMP-S + KD"),
+    ("3-label", ["head_weights", "vectors"], "SMP-S + KD + hidden states"),
+])
+def test_files_of_every_format_load(form, trained, label):
+    """smp-masks-1, -2 and -3 are of the first version that wrote each format (commits 318a442~1,
+    318a442, 7b29306), with method and sharing; -3-label has the fields label, method, variant."""
+    masks, about = load_masks(FIXTURES / f"smp-masks-{form}.safetensors")
+    assert same(masks, {
+        f"encoder.layer.0.{name}": ((np.arange(a * b)**2 % 7 + m) % 5 < 2).reshape(a, b)
+        for m, (name, (a, b)) in enumerate(SHAPES.items())})
+    assert (about["base"], about["base_sha"], about["density"]) == ("tiny", "0123456789ab", 0.3)
+    assert [kind for kind in ("head_weights", "vectors") if kind in about] == trained
+    card = mask_card(about, 1000)
+    assert (f"- method: {label}\n" in card) if label else "- method" not in card
+    if label:
+        assert (about["method"], about["variant"], about["em"]) == ("smp-s", None, 0.25)
+        assert "sharing" not in about and "Exact Match 0.2500, F1 0.5000 on 40 questions" in card
+        head = about["head_weights"]["qa_outputs.weight"]
+        assert np.array_equal(head, np.arange(16, dtype=np.float32).reshape(2, 8) / 16)
+
+
+@pytest.mark.parametrize("method, sharing, label, now", [
+    ("SMP", "SMP-L", "SMP-L", "smp-l"), ("SMP + KD", "SMP-S", "SMP-S + KD", "smp-s"),
+    ("soft movement + KD", None, "soft movement + KD", "soft-movement"),
+    ("fine-tuned", None, "fine-tuned", "fine-tuned"),
+])
+def test_earlier_fields_become_label_method_and_variant(method, sharing, label, now):
+    old = {"em": 1, "method": method, "sharing": sharing, "settings": {"variant": "norm-kept"}}
+    new = current_fields(old)
+    assert new == {"em": 1, "label": label, "method": now, "variant": "norm-kept",
+                   "settings": old["settings"]}
+    assert current_fields(new) is new
 
 
 def test_safetensors_loads_the_file(tmp_path):
