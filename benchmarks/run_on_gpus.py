@@ -59,7 +59,7 @@ def hours(task, card, level, profile, **changes):
     training = settings.epochs * windows * tokens * flops_per_token(tokens) / rate
     training += steps * TRAINED[task] * BYTES[task] / (
         CARDS[card]["bandwidth"] * SHARE_OF_BANDWIDTH)
-    looking = (held_out + settings.n_snapshots * settings.n_valid) * its_tokens * one_way / rate
+    looking = (held_out + settings.n_validations * settings.n_valid) * its_tokens * one_way / rate
     teacher = windows * tokens * one_way / rate if task == "smp-kd" else 0
     return (training + looking + teacher) / 3600
 

@@ -30,10 +30,10 @@ def embedded_tokenizer():
 
 @functools.cache
 def questions():
-    """(DatasetDict, what it is): DATA, or SQuAD where it lies beside the clone, or the almanac."""
+    """(DatasetDict, what it is): DATA, SQuAD where it lies beside the clone, or synthetic."""
     beside = ROOT.parent / "shared" / "data" / "squad"
-    data = os.environ.get("DATA") or (str(beside) if beside.is_dir() else "almanac")
-    counts = {"n_train": 8000, "n_eval": 2000} if data == "almanac" else {}
+    data = os.environ.get("DATA") or (str(beside) if beside.is_dir() else "synthetic")
+    counts = {"n_train": 8000, "n_eval": 2000} if data == "synthetic" else {}
     return load_squad(data, **counts), os.path.basename(data.rstrip("/"))
 
 
@@ -67,9 +67,10 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss=span_
     """
     model = bert(**config)
     settings = choose_settings(
-        "squad", task, batch_size=batch_size, epochs=1, precision=precision, n_snapshots=0,
-        max_length=length, stride=0, score_start=1.0,
-        **({} if task == "fine-tune" else {"density": density, "density_ramp": 1 / (steps + 1)}),
+        "squad", task, batch_size=batch_size, epochs=1, precision=precision, n_validations=0,
+        max_length=length, stride=0, score_init=1.0,
+        **({} if task == "fine-tune" else {
+            "density": density, "density_ramp_fraction": 1 / (steps + 1)}),
     )
     pruning = None if task == "fine-tune" else attach_pruning(model, settings)
     for *_, linear in pruning.masks.matrices if pruning and not skips else ():

@@ -1,4 +1,4 @@
-"""Variants that were tried and are no settings: `make sweep VARIANT=NAME`.
+"""Variants that were tried and are no settings: `python -m experiments.variants NAME`.
 
 A variant replaces one class of a run (see `Parts` in smp/cli/train.py). Its records contain NAME
 among their settings, and in their own names. README.md lists the results.
@@ -22,7 +22,7 @@ from smp.method.masks import Masks, StaticMask
 from smp.model.device import make_accelerator, shard_batch
 from smp.model.load import load_qa_model
 from smp.model.predict import MODEL_INPUTS
-from smp.runs.methods import method_of, record_method
+from smp.runs.methods import method_of
 from smp.runs.names import seedless
 from smp.runs.run import read_model_record
 
@@ -170,7 +170,7 @@ class NormKept(StaticMask):
 
 
 class FactorsLearned(StaticMask):
-    """Each row of W * M times a factor that is learned at `vector_learning_rate`, and shipped."""
+    """Each row of W * M times a learned factor; its rate is `bias_norm_learning_rate`."""
 
     def __init__(self, weight, score_init=0.0):
         super().__init__(weight, score_init)
@@ -270,23 +270,22 @@ VARIANTS = {
     "backward-start": Parts(train=train_from_a_backward_pass),
     "heads-regularised": Parts(masks=masks_with_heads),
 }
-FOLLOWED = ("a teacher whose layers are followed", lambda settings:
-            settings.task == "smp-kd" and settings.hidden_weight,
-            'METHODS with +kd, and SET="hidden_weight=100"')
+FOLLOWED = ("the teacher's hidden states", lambda settings: settings.distill == "hidden",
+            "methods with +hidden")
 OF_SMP = ("frozen weights with scores", lambda settings:
-          method_of(settings).masks == "masks.Masks", "METHODS of SMP")
+          method_of(settings).masks == "masks.Masks", "methods smp-l or smp-s")
 NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it)
     **{name: FOLLOWED for name, parts in VARIANTS.items()
        if parts.hidden_teacher is not HiddenTeacher},
     "norm-kept": OF_SMP,
     "adam-per-matrix": OF_SMP,
-    "row-factors": ("vectors that are trained", lambda settings: settings.trains_biases_and_norms,
-                    'SET="vector_learning_rate=0.003"'),
+    "row-factors": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,
+                    "--bias-norm-learning-rate 0.003"),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
-                       "METHODS without magnitude"),
+                       "methods without magnitude"),
     "heads-regularised": ("the regulariser of SMP", lambda settings:
-                          settings.method == "smp" and settings.regulariser,
-                          "METHODS of SMP, and a regulariser above 0"),
+                          settings.method in ("smp-l", "smp-s") and settings.regulariser,
+                          "methods smp-l or smp-s, and a regulariser above 0"),
 }
 
 
@@ -294,9 +293,8 @@ def check_in_use(variant, settings):
     """ValueError with one line where the part that a variant replaces is not in use."""
     replaced, in_use, expected = NEEDS[variant]
     if not in_use(settings):
-        method = record_method(settings)
-        raise ValueError(f"VARIANT={variant!r} is about {replaced}, which {method} with these "
-                         f"settings has not: expected {expected}")
+        raise ValueError(f"variant {variant} replaces {replaced}, which {settings.method} with "
+                         f"these settings does not use: expected {expected}")
 
 
 def parts_of(variant):
@@ -308,7 +306,7 @@ def run(arguments):
     """A sweep of one variant. -> exit code"""
     variant, *rest = arguments or [""]
     if variant not in VARIANTS:
-        print(f"sweep: VARIANT={variant!r}: expected one of {', '.join(VARIANTS)}", file=sys.stderr)
+        print(f"sweep: variant {variant!r}: expected one of {', '.join(VARIANTS)}", file=sys.stderr)
         return 2
     return main(["sweep", *rest], parts=parts_of(variant))
 

@@ -10,7 +10,7 @@
 #
 # | profile | model | data | time |
 # |---|---|---|---|
-# | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
+# | `quick` | six-layer MiniLM-BERT, embedded | synthetic questions, embedded | about 3 minutes on two cores, no GPU, no network |
 # | `laptop` | the same | 8,000 questions of SQuAD | 10 minutes to half an hour on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
 # | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
@@ -23,15 +23,16 @@
 # Leave a value at `None` to take the profile's.
 
 # %% tags=["parameters"]
-PROFILE = None  # of the table above, in quotes; None: squad with a GPU, else quick
+PROFILE = None  # of the table above, in quotes; None: quick
 MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
-DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "almanac"
+DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "synthetic"
 N_TRAIN = None  # questions to train on
 N_VALID = None  # questions held out of train, for the curves
 N_EVAL = None  # questions to evaluate on
 EPOCHS = None
 DENSITY = None  # of no use here; the same parameters serve all three notebooks
-SHARING = None  # likewise
+METHOD = None  # likewise
+DISTILL = None  # likewise
 TEACHER = None  # likewise
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
@@ -52,7 +53,7 @@ from smp.runs.settings import changed_settings, choose_settings
 # %%
 settings = choose_settings(
     PROFILE, "fine-tune", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
-    epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    epochs=EPOCHS, method=METHOD, distill=DISTILL, density=DENSITY, seed=SEED,
     **SET,
 )
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
@@ -78,7 +79,7 @@ from smp.look.figures import plot_lengths, plot_training, show_answers, show_exa
 from smp.data.reading import data_fingerprint, load_squad
 
 # %%
-from smp.data.windows import featurise
+from smp.data.windows import featurise, fit_windows, split_passages
 
 # %%
 data = load_squad(
@@ -100,7 +101,7 @@ show_example(example)
 # BERT reads numbers. First the encoder and its tokenizer.
 
 # %%
-from smp.model.load import load_qa_model
+from smp.model.load import load_qa_model, readable_tokens
 
 # %%
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
@@ -113,6 +114,7 @@ model, tokenizer, has_head = load_qa_model(
     settings.model, settings.dropout, settings.max_length
 )
 model_sha = model_fingerprint(model)
+settings = fit_windows(settings, data["train"], tokenizer, readable_tokens(model))
 
 # %% [markdown]
 # Question and passage become one sequence, `[CLS] question [SEP] passage [SEP]`. The labels are the
@@ -145,6 +147,7 @@ features = {
 first = features["train"][0]
 assert first["input_ids"] == by_hand["input_ids"][: len(first["input_ids"])]
 print({part: f"{len(data[part]):,} questions, {len(features[part]):,} windows" for part in data})
+print(split_passages(data["train"], tokenizer, settings.max_length))
 plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_length)
 
 # %% [markdown]
@@ -171,7 +174,8 @@ from smp.runs.training import prepare_training
 from smp.model.predict import evaluate_answers, validator
 
 # %%
-record = begin_record("fine-tuned", settings, model_sha, data_fingerprint(data["eval"]))
+record = begin_record(
+    settings, model_sha, data_fingerprint(data["eval"]), data_fingerprint(data["train"]))
 validate = validator(data["valid"], features["valid"], tokenizer, settings.precision)
 if validate:
     untrained = validate(model)

@@ -12,7 +12,7 @@
 #
 # | profile | model | data | time |
 # |---|---|---|---|
-# | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
+# | `quick` | six-layer MiniLM-BERT, embedded | synthetic questions, embedded | about 3 minutes on two cores, no GPU, no network |
 # | `laptop` | the same | 8,000 questions of SQuAD | 10 minutes to an hour and a half on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
 # | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
@@ -25,15 +25,16 @@
 # Leave a value at `None` to take the profile's.
 
 # %% tags=["parameters"]
-PROFILE = None  # of the table above, in quotes; None: squad with a GPU, else quick
+PROFILE = None  # of the table above, in quotes; None: quick
 MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
-DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "almanac"
+DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "synthetic"
 N_TRAIN = None  # questions to train on
 N_VALID = None  # questions held out of train, for the curves
 N_EVAL = None  # questions to evaluate on
 EPOCHS = None
 DENSITY = None  # share of the encoder's weights that stay, above 0 and at most 1
-SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
+METHOD = None  # "smp-l" or "smp-s"
+DISTILL = None  # of no use here; the same parameters serve all three notebooks
 TEACHER = None  # of no use here; the same parameters serve all three notebooks
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
@@ -54,12 +55,12 @@ from smp.runs.settings import changed_settings, choose_settings
 # %%
 settings = choose_settings(
     PROFILE, "smp", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
-    epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    epochs=EPOCHS, method=METHOD, distill=DISTILL, density=DENSITY, seed=SEED,
     **SET,
 )
-if settings.method != "smp":
-    raise ValueError(f"SET={SET}: expected another setting than method, for this notebook prunes by "
-                     "SMP; `make sweep METHODS=...` runs the others")
+if settings.method not in ("smp-l", "smp-s"):
+    raise ValueError(f"METHOD is {settings.method!r}: this notebook has smp-l and smp-s; "
+                     "`smp sweep --methods` runs the others")
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
     print(f"  {name:20}{value}")
@@ -86,7 +87,7 @@ from smp.look.figures import plot_lengths, plot_training, show_answers, show_exa
 from smp.data.reading import data_fingerprint, load_squad
 
 # %%
-from smp.data.windows import featurise
+from smp.data.windows import featurise, fit_windows, split_passages
 
 # %%
 data = load_squad(
@@ -96,7 +97,7 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.model.load import load_qa_model, load_student
+from smp.model.load import load_qa_model, load_student, readable_tokens
 
 # %%
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
@@ -106,9 +107,10 @@ from transformers import set_seed
 
 set_seed(settings.seed)  # before a new head is drawn
 model, tokenizer, head = load_student(
-    settings.model, settings.dropout, settings.max_length, settings.head
+    settings.model, settings.dropout, settings.max_length, settings.student_head
 )
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
+settings = fit_windows(settings, data["train"], tokenizer, readable_tokens(model))
 revision = getattr(model.config, "_commit_hash", None)  # where it came from the Hub
 print(f"{settings.model}: {params_total:,} parameters, head: {head}")
 
@@ -137,6 +139,7 @@ features = {
     part: featurise(data[part], tokenizer, settings.max_length, settings.stride) for part in data
 }
 print({part: f"{len(data[part]):,} questions, {len(features[part]):,} windows" for part in data})
+print(split_passages(data["train"], tokenizer, settings.max_length))
 plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_length)
 
 # %% [markdown]
@@ -177,7 +180,7 @@ print("what the model sees\n", toy_weights * toy_mask)
 
 # %% [markdown]
 # Now the whole encoder. The scores start at 0, or in short runs from the sizes of the weights
-# (`score_start`). At density 1 every weight is kept whatever its score, so the masked model must
+# (`score_init`). At density 1 every weight is kept whatever its score, so the masked model must
 # answer exactly as the untouched one, to the last bit.
 
 # %% [markdown]
@@ -194,9 +197,9 @@ model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
     freeze_encoder(model, settings.trains_biases_and_norms)
-    share = same_share if settings.sharing == "local" else partial(
+    share = same_share if settings.method == "smp-l" else partial(
         competing_share, temperature=settings.temperature)
-    masks = Masks(encoder_linears(model), share, settings.score_start)  # faster on a CPU: KeepTop
+    masks = Masks(encoder_linears(model), share, settings.score_init)  # faster on a CPU: KeepTop
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.counts())
@@ -216,7 +219,8 @@ for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
           f"lambda {pruning.regulariser_at(part, 1):5.0f}")
 
 # %%
-record = begin_record("SMP", settings, model_sha, data_fingerprint(data["eval"]))
+record = begin_record(
+    settings, model_sha, data_fingerprint(data["eval"]), data_fingerprint(data["train"]))
 
 # %% [markdown]
 # # 3. Training

@@ -12,7 +12,7 @@
 #
 # | profile | model | data | time |
 # |---|---|---|---|
-# | `quick` | six-layer MiniLM-BERT, embedded | the almanac, embedded | about 3 minutes on two cores, no GPU, no network |
+# | `quick` | six-layer MiniLM-BERT, embedded | synthetic questions, embedded | about 3 minutes on two cores, no GPU, no network |
 # | `laptop` | the same | 8,000 questions of SQuAD | half an hour to an hour and a half on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
 # | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
@@ -25,15 +25,16 @@
 # Leave a value at `None` to take the profile's.
 
 # %% tags=["parameters"]
-PROFILE = None  # of the table above, in quotes; None: squad with a GPU, else quick
+PROFILE = None  # of the table above, in quotes; None: quick
 MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
-DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "almanac"
+DATA = None  # a Hub name, a SQuAD-format .json/.json.gz/.json.xz or folder, or "synthetic"
 N_TRAIN = None  # questions to train on
 N_VALID = None  # questions held out of train, for the curves
 N_EVAL = None  # questions to evaluate on
 EPOCHS = None
 DENSITY = None  # share of the encoder's weights that stay, above 0 and at most 1
-SHARING = None  # "local" (SMP-L) or "shared" (SMP-S)
+METHOD = None  # "smp-l" or "smp-s"
+DISTILL = None  # "logits", or "hidden" for the teacher's hidden states too
 TEACHER = None  # a folder, .zip or Hub name; None: what the first notebook saved, else made here
 SEED = None
 RESULTS = None  # folder for records and models; None: results/ of the clone, or here
@@ -54,12 +55,12 @@ from smp.runs.settings import changed_settings, choose_settings
 # %%
 settings = choose_settings(
     PROFILE, "smp-kd", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
-    epochs=EPOCHS, density=DENSITY, sharing=SHARING, seed=SEED,
+    epochs=EPOCHS, method=METHOD, distill=DISTILL, density=DENSITY, seed=SEED,
     **SET,
 )
-if settings.method != "smp":
-    raise ValueError(f"SET={SET}: expected another setting than method, for this notebook prunes by "
-                     "SMP; `make sweep METHODS=...` runs the others")
+if settings.method not in ("smp-l", "smp-s"):
+    raise ValueError(f"METHOD is {settings.method!r}: this notebook has smp-l and smp-s; "
+                     "`smp sweep --methods` runs the others")
 print(f"profile {settings.profile}, changed: {changed_settings(settings) or 'nothing'}")
 for name, value in vars(settings).items():
     print(f"  {name:20}{value}")
@@ -86,7 +87,7 @@ from smp.look.figures import plot_lengths, plot_training, show_answers, show_exa
 from smp.data.reading import data_fingerprint, load_squad
 
 # %%
-from smp.data.windows import featurise
+from smp.data.windows import featurise, fit_windows, split_passages
 
 # %%
 data = load_squad(
@@ -96,7 +97,7 @@ data = load_squad(
 show_example(data["train"][0])
 
 # %%
-from smp.model.load import load_qa_model, load_student
+from smp.model.load import load_qa_model, load_student, readable_tokens
 
 # %%
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
@@ -106,9 +107,10 @@ from transformers import set_seed
 
 set_seed(settings.seed)  # before a new head is drawn
 model, tokenizer, head = load_student(
-    settings.model, settings.dropout, settings.max_length, settings.head
+    settings.model, settings.dropout, settings.max_length, settings.student_head
 )
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
+settings = fit_windows(settings, data["train"], tokenizer, readable_tokens(model))
 revision = getattr(model.config, "_commit_hash", None)  # where it came from the Hub
 print(f"{settings.model}: {params_total:,} parameters, head: {head}")
 
@@ -137,6 +139,7 @@ features = {
     part: featurise(data[part], tokenizer, settings.max_length, settings.stride) for part in data
 }
 print({part: f"{len(data[part]):,} questions, {len(features[part]):,} windows" for part in data})
+print(split_passages(data["train"], tokenizer, settings.max_length))
 plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_length)
 
 # %% [markdown]
@@ -180,7 +183,7 @@ from smp.runs.training import prepare_training
 from smp.model.predict import evaluate_answers, validator
 
 # %%
-data_sha = data_fingerprint(data["eval"])
+data_sha, train_sha = (data_fingerprint(data[part]) for part in ("eval", "train"))
 found = None if TEACHER else find_teacher(results, model_sha, settings.data)
 if TEACHER:
     teacher_name, teacher_record = TEACHER, None
@@ -197,7 +200,7 @@ else:
     )
     set_seed(teaching.seed)
     teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)
-    teacher_record = begin_record("fine-tuned", teaching, model_sha, data_sha)
+    teacher_record = begin_record(teaching, model_sha, data_sha, train_sha)
     checkpoints = run_checkpoints(teacher_record, results, CHECKPOINTS)
     training = prepare_training(
         teacher, features["train"], tokenizer, teaching, checkpoints=checkpoints)
@@ -226,16 +229,16 @@ else:
 print(f"the teacher, {Path(teacher_name).name}: EM {teacher_em:.3f}")
 
 # %%
-if settings.head == "teacher":
+if settings.init_head_from_teacher:
     copy_head(model, teacher)
 
 # %% [markdown]
-# It is asked once about every training window; its logits serve every epoch. (With `hidden_weight`
-# it reads every batch along instead.)
+# It is asked once about every training window; its logits serve every epoch. (With DISTILL =
+# "hidden" the teacher runs on every batch instead.)
 
 # %%
 cached = None
-if settings.hidden_weight:
+if settings.distill == "hidden":
     check_layers(model.config, teacher.config)
 else:
     cached = teacher_logits(teacher, features["train"], tokenizer, settings.precision)
@@ -248,7 +251,7 @@ else:
 # %%
 window = features["train"].select([0])
 said = teacher_logits(teacher, window, tokenizer, settings.precision)[0, :, 0].float()
-soft = (said / settings.kd_temperature).softmax(0)
+soft = (said / settings.distill_temperature).softmax(0)
 for token in said.topk(5).indices.tolist():
     word = tokenizer.convert_ids_to_tokens(window["input_ids"][0][token])
     print(f"{word:16} {said.softmax(0)[token]:6.1%}  softened {soft[token]:6.1%}")
@@ -291,7 +294,7 @@ print("what the model sees\n", toy_weights * toy_mask)
 
 # %% [markdown]
 # Now the whole encoder. The scores start at 0, or in short runs from the sizes of the weights
-# (`score_start`). At density 1 every weight is kept whatever its score, so the masked model must
+# (`score_init`). At density 1 every weight is kept whatever its score, so the masked model must
 # answer exactly as the untouched one, to the last bit.
 
 # %% [markdown]
@@ -308,9 +311,9 @@ model.eval()
 with torch.no_grad():
     untouched = model(**probe).start_logits
     freeze_encoder(model, settings.trains_biases_and_norms)
-    share = same_share if settings.sharing == "local" else partial(
+    share = same_share if settings.method == "smp-l" else partial(
         competing_share, temperature=settings.temperature)
-    masks = Masks(encoder_linears(model), share, settings.score_start)  # faster on a CPU: KeepTop
+    masks = Masks(encoder_linears(model), share, settings.score_init)  # faster on a CPU: KeepTop
     assert torch.equal(untouched, model(**probe).start_logits)
 
 params_masked = sum(row["total"] for row in masks.counts())
@@ -330,7 +333,7 @@ for part in (0, 0.1, 0.2, 0.4, 0.6, 0.8, 1):
           f"lambda {pruning.regulariser_at(part, 1):5.0f}")
 
 # %%
-record = begin_record("SMP + KD", settings, model_sha, data_sha,
+record = begin_record(settings, model_sha, data_sha, train_sha,
                       teacher={"name": Path(teacher_name).name, "em": teacher_em,
                                "sha": model_fingerprint(teacher, with_head=True)})
 
@@ -338,7 +341,7 @@ record = begin_record("SMP + KD", settings, model_sha, data_sha,
 # # 4. Training
 #
 # Every student window is held against what the teacher said of it: half the loss is the right
-# answer's, half the teacher's. (With `hidden_weight` the distance of the layers counts besides.)
+# answer's, half the teacher's. (With DISTILL = "hidden" the distance of the layers counts too.)
 
 # %%
 from smp.fast.buffers import reuse_buffers
@@ -364,7 +367,8 @@ training = prepare_training(
     checkpoints=checkpoints, snapshots=snapshots,
 )
 fit(**training, loss=distilled_loss(
-    span_loss, source, settings.kd_weight, settings.kd_temperature, settings.hidden_weight,
+    span_loss, source, settings.distill_weight, settings.distill_temperature,
+    settings.hidden_distill_weight,
 ))
 run = training["watch"].run()
 print(f"{run['steps']:,} steps, {run['seconds'] / 60:.1f} minutes, {run['device']} {run['precision']}")
@@ -516,45 +520,3 @@ checkpoints.clear()
 
 # %%
 show_summary(results)
-
-# %% [markdown]
-# # 8. The authors' masks
-#
-# The authors' own masks are on their
-# [release page](https://github.com/kongds/SMP/releases/tag/SMP-S): SMP-S with a teacher, at 50%, 10%
-# and 3%, each a zip with one bit for each weight of BERT-base's encoder. They need neither the
-# training nor the teacher above, only bert-base-uncased and its frozen label-word head. After a run
-# in whatever profile, download one, name it here and run this cell again. MODEL, DATA and N_EVAL
-# count; what they leave open is as the authors had it: bert-base-uncased, all of SQuAD's dev set,
-# windows of 384 tokens that share 128.
-
-# %%
-from smp.task.authors import load_authors_student
-
-# %%
-from smp.runs.published import PUBLISHED
-
-# %%
-from smp.text import as_percent
-
-# %%
-authors_mask = None  # e.g. "squad_0.10_kd_mag.npy.zip"
-if authors_mask is None:
-    print("to evaluate masks of the authors, name their file in authors_mask")
-else:
-    theirs = choose_settings("paper", "smp-kd", model=MODEL, data=DATA, n_train=1, n_eval=N_EVAL)
-    their_model, their_tokenizer, their_density = load_authors_student(
-        theirs.model, authors_mask, theirs.max_length
-    )
-    asked = load_squad(theirs.data, theirs.n_train, n_eval=theirs.n_eval, seed=theirs.seed)["eval"]
-    their_windows = featurise(asked, their_tokenizer, theirs.max_length, theirs.stride)
-    their_scores, _ = evaluate_answers(
-        their_model, asked, their_windows, their_tokenizer, theirs.precision
-    )
-    rows = [r for r in PUBLISHED["rows"] if (r["method"], r["sharing"]) == ("SMP + KD", "SMP-S")]
-    nearest = min(rows, key=lambda row: abs(row["density"] - their_density))
-    print(f"{Path(authors_mask).name}: {as_percent(their_density)} of the encoder's weights")
-    print(f"here       EM {their_scores['em']:.3f}   F1 {their_scores['f1']:.3f}   "
-          f"{len(asked):,} questions of {Path(theirs.data).name}")
-    print(f"published  EM {nearest['em']:.3f}   F1 {nearest['f1']:.3f}   "
-          f"{PUBLISHED['model']} at {as_percent(nearest['density'])}, {PUBLISHED['data']}")

@@ -50,19 +50,19 @@ def batch():
 
 
 @pytest.fixture(scope="session")
-def almanac():
+def synthetic():
     """DatasetDict of a few embedded questions: 48 to train, 8 held out, 16 to evaluate."""
     from smp.data.reading import load_squad
 
-    return load_squad("almanac", n_train=48, n_valid=8, n_eval=16)
+    return load_squad("synthetic", n_train=48, n_valid=8, n_eval=16)
 
 
 @pytest.fixture(scope="session")
-def windows(almanac, tokenizer):
+def windows(synthetic, tokenizer):
     """The training questions' windows, of at most 96 tokens."""
     from smp.data.windows import featurise
 
-    return featurise(almanac["train"], tokenizer, max_length=96, stride=32)
+    return featurise(synthetic["train"], tokenizer, max_length=96, stride=32)
 
 
 @pytest.fixture(scope="session")

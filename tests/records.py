@@ -1,34 +1,48 @@
 """A record for tests."""
 
+from dataclasses import asdict
+
+from smp.runs.methods import FINE_TUNED, METHODS, method_label, stage_of
 from smp.runs.names import run_name
 from smp.runs.published import whole_model_share
+from smp.runs.settings import choose_settings
 
 
-def make_record(**changes):
-    """A record as a run of the small encoder on the synthetic questions leaves it."""
-    masked, total = 10_616_832, 22_565_376
-    density = changes.get("density", 0.5)
-    kept = int(density * 147456)
+def make_record(method="smp-l", distill="logits", density=0.5, settings=(), **changes):
+    """A record as a run of the small encoder on the synthetic questions leaves it.
+
+    settings: those that differ from the profile's; changes: of any field. The density is rounded
+    to whole weights, and density_target is the same unless it is given.
+    """
+    if method == FINE_TUNED:
+        distill, density = "none", 1.0
+    profile, seed, target = (changes.pop(name, usual) for name, usual in (
+        ("profile", "quick"), ("seed", 0), ("density_target", density)))
+    settings = asdict(choose_settings(
+        profile, stage_of(method, distill), method=method, distill=distill, density=target,
+        seed=seed,
+    )) | dict(settings)
+    freezes = method != FINE_TUNED and METHODS[method].freezes_weights
+    matrix, masked, total = 147_456, 10_616_832, 22_565_376
+    kept = int(density * matrix)
+    layers = [{"layer": 0, "matrix": "query", "kept": kept, "total": matrix}]
     record = {
-        "method": "SMP + KD", "sharing": "SMP-L", "model": "all-MiniLM-L6-v2", "data": "almanac",
-        "model_sha": "aaaa", "data_sha": "bbbb", "profile": "quick", "seed": 0,
-        "density_target": density, "density": kept / 147456,
-        "remaining_of_model": whole_model_share(density, masked, total), "params_total": total,
-        "params_masked": masked, "params_kept": int(density * masked), "bytes_mask_file": 1327104,
-        "em": 0.4804, "f1": 0.5678, "n_train": 3000, "n_eval": 1000, "epochs": 2, "steps": 372,
-        "seconds": 99.5, "device": "cpu", "precision": "fp32", "versions": {"torch": "2.13.0"},
-        "commit": None, "dirty": None, "interrupted": False,
-        "teacher": {"name": "teacher", "em": 0.6}, "settings": {"seed": 0, "density": density},
-        "layers": [{"layer": 0, "matrix": "query", "kept": kept, "total": 147456}],
+        "schema": 2, "method": method, "variant": None,
+        "label": method_label(method, settings["distill"],
+                              freezes and settings["bias_norm_learning_rate"] > 0),
+        "model": "all-MiniLM-L6-v2", "data": "synthetic", "model_sha": "aaaa", "data_sha": "bbbb",
+        "train_sha": "cccc", "profile": profile, "seed": seed, "density_target": target,
+        "density": kept / matrix, "remaining_of_model": whole_model_share(density, masked, total),
+        "params_total": total, "params_masked": masked, "params_kept": int(density * masked),
+        "head": "trained", "bytes_mask_file": 1_327_104 if freezes else None, "bytes_model": None,
+        "em": 0.4804, "f1": 0.5678, "exact_matches": None, "ms_per_question": None,
+        "n_train": 3000, "n_eval": 1000, "epochs": 2, "steps": 372, "seconds": 99.5,
+        "device": "cpu", "precision": "fp32", "threads": None, "versions": {"torch": "2.13.0"},
+        "commit": None, "dirty": None,
+        "teacher": None if distill == "none" else {"name": "teacher", "em": 0.6, "sha": "dddd"},
+        "settings": settings, "layers": [] if method == FINE_TUNED else layers,
         "history": {"step": [1, 2], "loss": [5.1, 4.9], "density": [1.0, 0.5],
                     "lambda": [0.0, 400.0], "valid_step": [2], "valid_em": [0.1],
                     "valid_f1": [0.2]},
-    }
-    record |= changes | {"density": kept / 147456}
-    if changes.get("seed"):
-        record["settings"] = record["settings"] | {"seed": changes["seed"]}
-    if record["method"] == "fine-tuned":
-        record |= {"sharing": None, "density_target": 1.0, "density": 1.0, "layers": [],
-                   "remaining_of_model": 1.0, "params_kept": masked, "teacher": None,
-                   "bytes_mask_file": None}
+    } | changes
     return {"name": run_name(record)} | record

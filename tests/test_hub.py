@@ -65,23 +65,23 @@ def test_cached_models_and_mask_files_load(silent_hub, cache, tiny_qa, tokenizer
     assert find_mask_file("owner/tiny") == cache / "masks.safetensors"
 
 
-def test_cached_data_loads(silent_hub, cache, monkeypatch, tmp_path, almanac):
+def test_cached_data_loads(silent_hub, cache, monkeypatch, tmp_path, synthetic):
     """The cache is laid out as `load_dataset("owner/tiny")` leaves it."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     for split, part in (("train", "train"), ("validation", "eval")):
-        almanac[part].to_parquet(tmp_path / "source" / f"{split}.parquet")
+        synthetic[part].to_parquet(tmp_path / "source" / f"{split}.parquet")
     made = load_dataset("parquet", data_dir=str(tmp_path / "source"))
     (file,) = made["train"].cache_files
     folder = Path(file["filename"]).parent  # parquet/default-.../0.0.0/...
     for path in folder.glob("*.arrow"):
         path.rename(path.with_name(path.name.replace("parquet-", "tiny-")))
     shutil.copytree(folder, tmp_path / "data/owner___tiny/default/0.0.0" / folder.name)
-    assert load_squad("owner/tiny", 10, 0, 10)["train"]["id"][0] in almanac["train"]["id"]
+    assert load_squad("owner/tiny", 10, 0, 10)["train"]["id"][0] in synthetic["train"]["id"]
 
 
 def test_local_names_ask_nothing(base, monkeypatch):
     monkeypatch.setattr(hub, "hub_answers", lambda *_: pytest.fail("the Hub was asked"))
     for name in (base, EMBEDDED_ENCODER):
         load_qa_model(name)
-    load_squad("almanac", 10, 0, 10)
+    load_squad("synthetic", 10, 0, 10)

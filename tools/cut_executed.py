@@ -1,4 +1,4 @@
-"""Cuts executed notebooks to what may and should be published: results/executed/<profile>/*.ipynb.
+"""Cuts executed notebooks to what may and should be published, in results/reference/executed/.
 
 Cells that only define something go (they stand in the notebook itself), and so does what shows
 text of a data set that is not this project's own, and the table of all records, which is as old as
@@ -15,7 +15,7 @@ import nbformat
 SHOWS_DATA = ("show_example(", "show_answers(", "show_broken(", "convert_ids_to_tokens(")
 SHOWS_TABLE = ("show_summary(",)
 LEFT_OUT = "(left out here: it shows text of the data set; run the notebook to see it)\n"
-TABLE_LEFT_OUT = "(left out here: the table as it was then; it is in results/summary.md)\n"
+TABLE_LEFT_OUT = "(left out here: the table as it was then; see results/reference/summary.md)\n"
 
 
 def is_call(cell, names):

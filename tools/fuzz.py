@@ -36,6 +36,7 @@ from smp.model.archive import load_archive
 from smp.runs.read import read_records
 from smp.runs.record import record_json
 from smp.runs.summary import summary_markdown
+from smp.runs.sweep_curves import sweep_markdown
 from smp.task.authors import load_authors_masks, save_authors_masks
 from smp.task.mask_file import CHECKSUM, checksum_with, load_masks, save_masks
 
@@ -343,12 +344,11 @@ class Records:
     """Records of results, up to the tables that are made of them."""
 
     def __init__(self):
-        folder = Path(__file__).resolve().parent.parent / "results"
-        record = read_records(folder)[0]
+        folder = Path(__file__).resolve().parent.parent / "results" / "reference"
+        record = next(one for one in read_records(folder) if one["layers"])  # of a pruned model
         record["history"] = {name: values[:2] for name, values in record["history"].items()}
-        record["layers"] = record["layers"][:1] and [
-            {"layer": 0, "matrix": "query", "kept": 1, "total": 2}]
-        record["density"] = 0.5 if record["layers"] else record["density"]
+        record["layers"] = [{"layer": 0, "matrix": "query", "kept": 1, "total": 2}]
+        record["density"] = 0.5
         self.record = json.loads(record_json(record))
 
     def make(self, chance):
@@ -360,6 +360,7 @@ class Records:
     def check(self, records, name, data):
         expected = json.loads(data)
         assert records == [expected] and summary_markdown(records).count("\n### ") >= 2
+        assert sweep_markdown(records)
 
 
 READERS = {"masks": Masks, "old-masks": OldMasks, "authors": Authors, "squad": Squad,

@@ -46,10 +46,10 @@ def make_training():
     It runs a small SMP training and returns the digest of history and model.
     """
     tokenizer = load_pretrained(AutoTokenizer, "all-MiniLM-L6-v2")
-    windows = featurise(load_squad("almanac", 64, 0, 1)["train"], tokenizer, 96, 32)
+    windows = featurise(load_squad("synthetic", 64, 0, 1)["train"], tokenizer, 96, 32)
     settings = choose_settings(
-        "quick", "smp", density=0.2, sharing="shared", epochs=3, dropout=0.1, precision="fp32",
-        n_masks=6,
+        "quick", "smp", density=0.2, method="smp-s", epochs=3, dropout=0.1, precision="fp32",
+        n_mask_snapshots=6,
     )
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,

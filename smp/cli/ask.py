@@ -1,10 +1,9 @@
 """`smp ask`: answer questions about a text, from the terminal or a pipe."""
 
 import sys
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from smp.task.apply import load_answerer
 
@@ -14,7 +13,7 @@ def read_text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; name a passage as text") from None
+        raise FileNotFoundError(f"{path}: no such file; expected a text file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
@@ -24,12 +23,11 @@ def answer_text(answer: dict) -> str:
     spans = [f"{span['score']:5.0%}  {span['answer']}  [{span['start']}:{span['end']}]"
              for span in answer["n_best"]]
     if answer["no_answer"] > 0.5:
-        spans.insert(0, "no answer within the passage, says the model at "
-                        f"{answer['no_answer']:.0%}; if it is there:")
+        spans.insert(0, f"probably no answer here ({answer['no_answer']:.0%}); best spans:")
     return "\n".join(spans)
 
 
-def read_questions(given: list[str] | None, stream: TextIO) -> Iterator[str]:
+def read_questions(given: Sequence[str], stream: TextIO) -> Iterator[str]:
     """Yield the given questions, else the lines of the terminal or pipe until it ends."""
     if given:
         yield from given
@@ -46,7 +44,7 @@ def read_questions(given: list[str] | None, stream: TextIO) -> Iterator[str]:
         print()
 
 
-def ask(options: Namespace) -> int:
+def ask(options: Any) -> int:
     """Print answers to questions about one passage; return the exit code."""
     passage = read_text(options.passage)
     answerer = load_answerer(options.model, options.masks)

@@ -1,16 +1,19 @@
-"""`smp ship`: export a trained run and measure each format."""
+"""`smp export`: export a trained run and benchmark each format."""
 
 import os
-from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
-from smp.cli.paths import ROOT
+from smp.runs.provenance import results_folder
 from smp.task.export import export_markdown, export_run
 
 
-def export(options: Namespace) -> int:
+def export(options: Any) -> int:
     """Export a run of results/models/, or of any folder; print the table; return the exit code."""
-    is_folder = os.path.isdir(options.run)
-    folder = options.run if is_folder else ROOT / "results" / "models" / options.run
-    report = export_run(folder, options.data, options.base, options.onnx, options.questions)
+    models = results_folder() / "models"
+    folder = Path(options.run if os.path.isdir(options.run) else models / options.run)
+    is_model = (folder / "config.json").exists()
+    report = export_run(folder, options.data, options.base, options.onnx, options.questions,
+                        folder if is_model else models / folder.resolve().name)
     print(export_markdown(report))
     return 0

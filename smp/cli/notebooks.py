@@ -1,15 +1,35 @@
-"""Execution of a notebook: what the terminal shows meanwhile, and the copy that is kept."""
+"""Execution of a notebook, and the copy with outputs that is kept."""
 
 import logging
 import os
 import re
 import shutil
+import signal
 import sys
-import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
+
+from smp.cli.screen import INDENT, Screen
+from smp.files import replace_text_file
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Raise Terminated in the block when SIGTERM arrives."""
+    def stop(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def terminal_text(text: str) -> str:
@@ -30,6 +50,15 @@ def terminal_text(text: str) -> str:
     return "\n".join(line.rstrip(" ") for line in lines)
 
 
+def without_local_paths(text: str) -> str:
+    """Return the text without the current folder, and with short names of Python's and the home."""
+    text = re.sub(r"\S*ipykernel_\d+[/\\]\d+\.py", "<cell>", text)
+    for folder, name in ((Path.cwd(), ""), (sys.prefix, "<python>"), (Path.home(), "~")):
+        if len(Path(folder).parts) > 1:
+            text = text.replace(f"{folder}{os.sep}", name and name + os.sep)
+    return text
+
+
 def tidy_outputs(cell: Any) -> None:
     """Join the outputs of a code cell to one stdout and one stderr, with progress bars at the end.
 
@@ -46,109 +75,65 @@ def tidy_outputs(cell: Any) -> None:
             streams[output.name] = output
             kept.append(output)
     for stream in streams.values():
-        stream.text = terminal_text(stream.text)
+        stream.text = without_local_paths(terminal_text(stream.text))
     cell.outputs = [output for output in kept if output.get("text", "-").strip()]
 
 
-class Screen:
-    """What the terminal shows of a notebook of `total` cells: its prints, its bars, its position.
-
-    Without a terminal: each cell's text when it is done, and sometimes a line of a long bar.
-    """
-
-    def __init__(self, total: int):
-        self.live, self.total, self.heading = sys.stdout.isatty(), total, ""
-        self.status = False  # whether the line with the position is shown
-        self.open = self.stream = ""  # an unfinished line of output, and the stream it belongs to
-        self.owes: str | None = None  # the stream whose next line end was already shown
-        self.printed = time.monotonic()
-
-    def stream_named(self, name: str) -> Any:
-        """Return a file-like object for papermill that shows a stream of the notebook."""
-        return SimpleNamespace(write=partial(self.show, stream=name), flush=sys.stdout.flush)
-
-    def show(self, text: str, stream: str) -> None:
-        """Show a piece of a stream."""
-        if self.live:
-            self.clear()
-            if self.open and stream != self.stream:  # print() beside a bar: the kernel sends them
-                sys.stdout.write("\n" if self.open.strip() else "\r")  # one after the other
-                self.owes = self.stream
-            elif stream == self.owes:
-                text, self.owes = text.removeprefix("\n"), None
-            sys.stdout.write(text)
-            self.open, self.stream = re.split(r"[\r\n]", text)[-1], stream
-        elif time.monotonic() - self.printed > 20 and (line := terminal_text(text).strip()):
-            print(line.split("\n")[-1], flush=True)
-            self.printed = time.monotonic()
-
-    def clear(self) -> None:
-        """Remove the line with the position."""
-        if self.status:
-            sys.stdout.write("\r\x1b[K")
-        self.status = False
-
-    def cell_started(self, cell: Any, cell_index: int) -> None:
-        """Show the position: papermill calls this before each cell."""
-        heading = re.match(r"#+ (.+)", cell.source) if cell.cell_type == "markdown" else None
-        self.heading = heading[1] if heading else self.heading
-        if self.live:
-            self.clear()
-            line = f"      cell {cell_index + 1} of {self.total}  {self.heading}"
-            line = line[: shutil.get_terminal_size().columns - 1]
-            sys.stdout.write("\n" * bool(self.open) + line)
-            sys.stdout.flush()
-            self.status, self.open, self.owes = True, "", None
-
-    def cell_executed(self, cell: Any, **_: Any) -> None:
-        """Print a cell's text if it was not shown live: papermill calls this after each cell."""
-        if not self.live:
-            texts = [o.text for o in cell.outputs if o.output_type == "stream"]
-            if shown := terminal_text("".join(texts)).strip("\n"):
-                print(shown, flush=True)
-
-
-def run_notebook(path: Path, folder: Path, parameters: dict) -> None:
-    """Execute the notebook in its own folder and write the executed copy into `folder`.
-
-    Until it is done, and after a failure, the copy is <name>.failed.ipynb; Ctrl-C removes that.
-    """
-    import nbformat
+def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:
+    """Execute the notebook in the current folder, write `copy` after each cell, return it."""
     import papermill
 
     # Errors reach the user in one line; the sockets of the transport complain when they close.
     for name in ("papermill", "tornado", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    unfinished = folder / f"{path.stem}.failed.ipynb"
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
-    screen = Screen(total=len(nbformat.read(path, as_version=4).cells) + bool(parameters))
+    return papermill.execute_notebook(
+        str(path).translate(braces), str(copy).translate(braces), parameters,
+        cwd=Path.cwd(), kernel_name="python3", progress_bar=False, start_timeout=300,
+        stderr_file=screen.stderr(), on_cell_start=screen.cell_started,
+        extra_arguments=["--log-level=50"],  # else the kernel prints messages of its transport
+    )
+
+
+def run_notebook(path: Path, folder: Path, parameters: dict) -> Any:
+    """Execute the notebook in the current folder, write the executed copy into `folder`, return it.
+
+    Until it is done, and after a failure, the copy is <name>.failed.ipynb. Ctrl-C, SIGTERM and an
+    error while the copy is written (a full disk) remove that.
+    """
+    import nbformat
+
+    unfinished = folder / f"{path.stem}.failed.ipynb"
+    unfinished.unlink(missing_ok=True)  # of an earlier run
     try:
-        notebook = papermill.execute_notebook(
-            str(path).translate(braces), str(unfinished).translate(braces), parameters,
-            cwd=path.parent, kernel_name="python3", progress_bar=False, start_timeout=300,
-            stdout_file=screen.stream_named("stdout"), stderr_file=screen.stream_named("stderr"),
-            on_cell_start=screen.cell_started, on_cell_executed=screen.cell_executed,
-            extra_arguments=["--log-level=50"],  # else the kernel prints messages of its transport
-        )
-    except KeyboardInterrupt:
+        with Screen() as screen:
+            notebook = execute(path, unfinished, parameters, screen)
+        for part in (notebook, *notebook.cells):
+            part.metadata.pop("papermill", None)  # times and this machine's paths
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                tidy_outputs(cell)
+        replace_text_file(folder / path.name, nbformat.writes(notebook) + "\n")
+        unfinished.unlink()
+    except (KeyboardInterrupt, OSError):
         unfinished.unlink(missing_ok=True)
         raise
-    finally:
-        screen.clear()
-    for part in (notebook, *notebook.cells):
-        part.metadata.pop("papermill", None)  # times and this machine's paths
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            tidy_outputs(cell)
-    nbformat.write(notebook, unfinished)
-    os.replace(unfinished, folder / path.name)
+    return notebook
+
+
+def record_name(notebook: Any) -> str | None:
+    """Return NAME of the last printed line "record: NAME.json" of an executed notebook, or None."""
+    printed = [output.text for cell in notebook.cells if cell.cell_type == "code"
+               for output in cell.outputs if output.get("name") == "stdout"]
+    names = re.findall(r"^record: (\S+)\.json$", "\n".join(printed), re.MULTILINE)
+    return names[-1] if names else None
 
 
 def error_line(error: BaseException) -> str:
     """Return "ValueError: …", one line of whatever stopped a notebook."""
     name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     if name == "DeadKernelError":
-        return "its Python process died, perhaps for want of memory; try a smaller N_TRAIN or MODEL"
+        return "Kernel died, possibly out of memory. Reduce n_train or use a smaller model."
     return f"{name}: {(text.strip().splitlines() or [''])[-1]}"
 
 
@@ -159,5 +144,6 @@ def prepare_environment() -> None:
     os.environ["JUPYTER_PATH"] = os.pathsep.join([own, other] if other else [own])
     # tqdm.auto shows widgets in a notebook, unseen here, except in Spyder.
     os.environ["SPYDER_TEXT_BARS"] = "1"
-    os.environ["TQDM_NCOLS"] = str(min(shutil.get_terminal_size().columns - 1, 99))
+    columns = shutil.get_terminal_size().columns - 1 - len(INDENT)
+    os.environ["TQDM_NCOLS"] = str(min(columns, 99) if sys.stderr.isatty() else 99)
     os.environ["TQDM_NROWS"] = "20"  # a terminal without a size would get no bars

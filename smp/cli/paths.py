@@ -1,4 +1,4 @@
-"""Where the clone and its notebooks are."""
+"""The notebooks: in the clone, or in the installed package."""
 
 import time
 from pathlib import Path
@@ -9,6 +9,26 @@ NOTEBOOKS = {
     "smp": "Static_Model_Pruning/BERT_SMP.ipynb",
     "smp_kd": "Static_Model_Pruning/BERT_SMP_KD.ipynb",
 }
+
+
+def notebook_path(name: str, root: Path = ROOT) -> Path:
+    """Return the file of a notebook of NOTEBOOKS: of the clone, else of the installed package.
+
+    Raises ValueError with one line if the file is missing.
+    """
+    is_clone = (root / NOTEBOOKS["finetune"]).is_file()
+    packaged = root / "smp" / "notebooks" / Path(NOTEBOOKS[name]).name
+    path = root / NOTEBOOKS[name] if is_clone else packaged
+    if not path.is_file():
+        fix = "build it with `make notebooks`" if is_clone else "install the package again"
+        raise ValueError(f"{path} is missing: {fix}")
+    return path
+
+
+def shown_path(path: str | Path) -> str:
+    """Return the path relative to the current folder if it is inside, else absolute."""
+    full, here = Path(path).absolute(), Path.cwd()
+    return str(full.relative_to(here) if full.is_relative_to(here) else full)
 
 
 def minutes_since(start: float) -> str:

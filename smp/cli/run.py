@@ -1,47 +1,104 @@
-"""`smp run`: execute the three notebooks and print the table."""
+"""`smp run`: execute the three notebooks and print their results."""
 
-import os
+import json
 import sys
 import time
-from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from smp.cli.notebooks import error_line, prepare_environment, run_notebook
-from smp.cli.parameters import read_parameters, relative_parameters
-from smp.cli.paths import NOTEBOOKS, ROOT, minutes_since
+from smp.cli.notebooks import (
+    Terminated,
+    error_line,
+    prepare_environment,
+    record_name,
+    run_notebook,
+    sigterm_as_interrupt,
+)
+from smp.cli.parameters import relative_parameters
+from smp.cli.paths import NOTEBOOKS, ROOT, minutes_since, notebook_path, shown_path
+from smp.cli.report import (
+    closing_lines,
+    command_name,
+    notebook_settings,
+    opening_lines,
+    read_reference,
+    result_text,
+)
+from smp.cli.screen import INDENT
+from smp.runs.provenance import results_folder
+from smp.runs.record import check_record
+
+REFERENCE = ROOT / "results" / "reference"
 
 
-def run(options: Namespace) -> int:
-    """Execute the chosen notebooks one after another, then print the table; return the exit code.
+def read_run(results: Path, notebook: Any) -> dict | None:
+    """Return the record that an executed notebook wrote, None if it wrote none."""
+    name = record_name(notebook)
+    if name is None:
+        return None
+    try:
+        return check_record(json.loads((results / f"{name}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
 
-    Raises ValueError with one line, before anything runs, for a wrong value or a missing notebook.
-    """
-    chosen = [ROOT / NOTEBOOKS[name] for name in NOTEBOOKS if name in (options.only or NOTEBOOKS)]
-    parameters = read_parameters(options)
-    for path in chosen:
-        if not path.is_file():
-            raise ValueError(f"{path.name} is missing: `make notebooks` builds it")
-    results = Path(parameters.get("RESULTS", ROOT / "results"))
-    executed = results / "executed" / parameters["PROFILE"]
-    executed.mkdir(parents=True, exist_ok=True)
-    prepare_environment()
-    begin = time.monotonic()
-    for number, path in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {path.name}", flush=True)
-        start = time.monotonic()
+
+def run_one(path: Path, executed: Path, results: Path, parameters: dict) -> dict | None:
+    """Execute one notebook, print its result in two lines, return its record."""
+    start = time.monotonic()
+    notebook = run_notebook(path, executed, relative_parameters(Path.cwd(), parameters))
+    files = [shown_path(executed / path.name)]
+    if record := read_run(results, notebook):
+        files.insert(0, shown_path(results / f"{record['name']}.json"))
+        print(f"{INDENT}{record['label']}: {result_text(record)}, F1 {record['f1']:.3f}, "
+              f"{record['n_eval']:,} evaluation questions")
+    print(f"{INDENT}{minutes_since(start)}: {', '.join(files)}", flush=True)
+    return record
+
+
+def run_all(paths: list[Path], results: Path, parameters: dict) -> list[dict] | int:
+    """Execute the notebooks one after another; return their records, or the exit code."""
+    executed, records = results / "executed" / parameters["PROFILE"], []
+    for number, path in enumerate(paths, 1):
+        print(f"[{number}/{len(paths)}] {path.name}", flush=True)
+        failed = executed / f"{path.stem}.failed.ipynb"
         try:
-            run_notebook(path, executed, relative_parameters(path.parent, parameters))
-        except KeyboardInterrupt:
-            print(f"\nrun: interrupted; {path.name} left no executed copy", file=sys.stderr)
-            return 130
+            with sigterm_as_interrupt():
+                executed.mkdir(parents=True, exist_ok=True)
+                records.append(run_one(path, executed, results, parameters))
+        except KeyboardInterrupt as stop:
+            print(f"run: interrupted; {path.name} left no executed copy", file=sys.stderr)
+            return 143 if isinstance(stop, Terminated) else 130
         except Exception as error:  # of any kind: a notebook's errors reach the user as one line
-            unfinished = os.path.relpath(executed / f"{path.stem}.failed.ipynb")
-            print(f"{path.name} stopped: {error_line(error)} (so far: {unfinished})",
-                  file=sys.stderr)
+            copy = "no executed copy was written"
+            if failed.exists():
+                copy = f"outputs until then: {shown_path(failed)}"
+            print(f"{path.name} failed: {error_line(error)} ({copy})", file=sys.stderr)
             return 1
-        copy = os.path.relpath(executed / path.name)
-        print(f"      {minutes_since(start)}, with outputs: {copy}", flush=True)
-    print(f"{minutes_since(begin)} in all\n", flush=True)
+    return [record for record in records if record]
+
+
+def run(only: Sequence[str], parameters: dict[str, Any], reference: Path = REFERENCE) -> int:
+    """Execute the chosen notebooks in the current folder, print the results, return the exit code.
+
+    only: names of NOTEBOOKS, () for all. parameters: {PARAMETER: value}, with PROFILE. reference:
+    folder of the records that the results are compared with. Raises ValueError with one line,
+    before anything runs, for a wrong value or a missing notebook.
+    """
+    chosen = [name for name in NOTEBOOKS if name in (only or NOTEBOOKS)]
+    paths = [notebook_path(name) for name in chosen]
+    settings = {name: notebook_settings(name, parameters) for name in chosen}
+    results = Path(parameters.get("RESULTS") or results_folder()).absolute()
+    expected = read_reference(reference)
+    print("\n".join(opening_lines(settings, results, expected, command_name())), flush=True)
+    prepare_environment()
+    records = run_all(paths, results, parameters)
+    if isinstance(records, int):
+        return records
+    print("\n" + "\n".join(
+        closing_lines(records, expected, results, results / "executed" / parameters["PROFILE"],
+                      command_name())))
     from smp.cli.table import table  # late, because it imports matplotlib
 
-    return table(results)
+    table(results)
+    return 0

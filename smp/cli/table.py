@@ -1,17 +1,20 @@
-"""`smp table`: compute the tables, the pictures and the commands from the records."""
+"""`smp table`: compute the tables and the pictures from the records."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from smp.cli.commands import commands_markdown
+from smp.cli.parameters import read_path
 from smp.cli.paths import ROOT
 from smp.files import replace_text_file, replaced_file
 from smp.runs.curves import plot_records
+from smp.runs.methods import FINE_TUNED
 from smp.runs.names import group_records
+from smp.runs.provenance import results_folder
 from smp.runs.published import PUBLISHED
-from smp.runs.read import read_records, read_results
-from smp.runs.summary import write_summary
+from smp.runs.read import read_records
+from smp.runs.summary import write_readme, write_summary
 from smp.runs.sweep_curves import plot_sweep, sweep_markdown
 
 
@@ -23,41 +26,38 @@ def draw_group(records: list[dict], draw: Callable, rank: Callable, path: Path) 
         draw(chosen, published).savefig(draft, dpi=150)
 
 
-def table(results: Path) -> int:
-    """Print the summary of a folder of records; return the exit code.
+def table(results: Path) -> str:
+    """Write summary.md and summary.png of a folder of records and return the text.
 
-    It goes into summary.md there, with picture and commands, and, in results/, into the README.
+    A folder with several pruning methods has methods.md and methods.png too.
     """
-    readme = ROOT / "README.md"
-    is_own = results.resolve() == ROOT / "results" and readme.is_file()
-    try:
-        print(write_summary(results, readme if is_own else None))
-        finished = read_records(results)
-        if finished:
-            replace_text_file(results / "commands.md", commands_markdown(finished))
-            draw_group(read_results(results), plot_records,
-                       lambda group: (group[0]["n_eval"], group[0]["n_train"]),
-                       results / "summary.png")
-    except (OSError, ValueError) as error:
-        print(f"table: {error}", file=sys.stderr)
-        return 1
-    return 0
+    text, records = write_summary(results), read_records(results)
+    if records:
+        draw_group(records, plot_records,
+                   lambda group: (group[0]["n_eval"], group[0]["n_train"]),
+                   results / "summary.png")
+    pruned = [record for record in records if record["method"] != FINE_TUNED]
+    if len({record["method"] for record in pruned}) > 1:
+        replace_text_file(results / "methods.md", sweep_markdown(records))
+        draw_group(pruned, plot_sweep, len, results / "methods.png")
+    return text
 
 
-def sweep_table(results: Path) -> int:
-    """Print the table of the records in results/sweep/, if any; return the exit code.
-
-    It goes into summary.md there, with picture and commands.
-    """
-    folder = results / "sweep"
-    try:
-        if records := read_records(folder):
-            text = sweep_markdown(records)
-            replace_text_file(folder / "summary.md", text)
-            replace_text_file(folder / "commands.md", commands_markdown(records, of_a_sweep=True))
-            print(text)
-            draw_group(records, plot_sweep, len, folder / "summary.png")
-    except (OSError, ValueError) as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return 1
+def table_verb(options: Any) -> int:
+    """Print the tables of a folder, or write those of the reference; return the exit code."""
+    results = Path(read_path("results", options.results)) if options.results else results_folder()
+    if options.reference and options.results:
+        raise ValueError("--reference is a folder of the clone: leave out --results")
+    if not options.reference:
+        if not results.is_dir():
+            raise ValueError(f"{results}: no such folder; `smp run` makes it")
+        print(table(results))
+        return 0
+    reference = ROOT / "results" / "reference"
+    if not reference.is_dir():
+        raise ValueError("--reference: the reference records are in the clone only; run it there")
+    for folder in (reference, reference / "sweep", reference / "tried"):
+        table(folder)
+    write_readme(reference, ROOT / "README.md")
+    print(f"{reference / 'summary.md'}, methods.md and README.md are computed", file=sys.stderr)
     return 0

@@ -74,16 +74,17 @@ def attach_pruning(model: nn.Module, settings: Settings, parts: Parts = DEFAULT_
     kind = method_class(method.masks)
     if kind.trains_weights == method.freezes_weights:
         raise ValueError(
-            f"METHODS: the line of {method.method!r} has freezes_weights={method.freezes_weights}, "
+            f"METHODS: the line of {settings.method!r} has freezes_weights="
+            f"{method.freezes_weights}, "
             f"its class {method.masks} has trains_weights={kind.trains_weights}: set one of them"
         )
     if method.freezes_weights:
         freeze_encoder(model, settings.trains_biases_and_norms and parts.trains_biases_and_norms)
-    share = same_share if settings.sharing == "local" else functools.partial(
-        competing_share, temperature=settings.temperature)
+    share = functools.partial(competing_share, temperature=settings.temperature) \
+        if method.competes else same_share
     on_cpu = make_accelerator(settings.precision).device.type == "cpu"
     masks = (parts.masks(model) if parts.masks else kind)(
-        encoder_linears(model), share, settings.score_start,
+        encoder_linears(model), share, settings.score_init,
         choose=KeepTop() if on_cpu else None, static_mask=parts.static_mask,
     )
     if parts.static_mask is None:
@@ -97,13 +98,13 @@ def teacher_loss(settings: Settings, student: Any, teacher: Any,
     """Return the loss of a student with a teacher: its cached logits, or its hidden states too.
 
     logits: (n_windows, length, 2) of the teacher; student and teacher: stock models. Only one of
-    the two is used: the models if settings.hidden_weight is above 0, else the logits.
+    the two is used: the models if settings.distill is "hidden", else the logits.
     """
-    if settings.hidden_weight:
+    if settings.distill == "hidden":
         check_layers(student.config, teacher.config)
         source = parts.hidden_teacher(
             student, teacher, encoder_layers, make_accelerator(settings.precision))
     else:
         source = CachedTeacher(logits)
-    return distilled_loss(span_loss, source, settings.kd_weight, settings.kd_temperature,
-                          settings.hidden_weight)
+    return distilled_loss(span_loss, source, settings.distill_weight, settings.distill_temperature,
+                          settings.hidden_distill_weight)

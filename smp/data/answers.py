@@ -126,6 +126,14 @@ def answer_f1(prediction: str, reference: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def exact_matches(predictions: list[dict], references: list[list[str]]) -> np.ndarray:
+    """Return a bool for each prediction: whether it equals one of its reference answers."""
+    return np.array([
+        normalize_answer(one["prediction_text"]) in map(normalize_answer, allowed)
+        for one, allowed in zip(predictions, references, strict=True)
+    ])
+
+
 class SquadMetric(evaluate.Metric):
     """SQuAD v1.1 Exact Match and F1 as fractions, by the definition of evaluate-v1.1.py."""
 

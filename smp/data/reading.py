@@ -136,7 +136,7 @@ def squad_rows_of_hub(name: str) -> tuple[list[dict], ...]:
         raise FileNotFoundError(
             f"{name}: neither an existing file or folder nor a dataset that the Hub would give "
             f"({type(error).__name__}: {cause}); check the name and the connection, or give "
-            "'almanac' or the path of a SQuAD .json file"
+            "'synthetic' or the path of a SQuAD .json file"
         ) from None
     for split in ("train", "validation"):
         found = splits[split].column_names if split in splits else []
@@ -157,7 +157,7 @@ def squad_rows_of_hub(name: str) -> tuple[list[dict], ...]:
 def synthetic_rows(n_train: int, n_valid: int, n_eval: int) -> tuple[list[dict], ...]:
     """Return train, validation and eval rows, the same for every seed, so that seeds compare."""
     spare = 10 if n_valid else 0  # so that validation can start at a passage without train rows
-    rows, held_out = ([*chain(*squad_articles(make_synthetic_squad(split, n), "almanac"))]
+    rows, held_out = ([*chain(*squad_articles(make_synthetic_squad(split, n), "synthetic"))]
                       for split, n in (("train", n_train + n_valid + spare), ("test", n_eval)))
     pages = {row["context"] for row in rows[:n_train]}
     later = sorted(rows[n_train:], key=lambda row: row["context"] in pages)
@@ -189,7 +189,7 @@ def leave_out_longer(rows: list[dict], longest_passage: int) -> list[dict]:
     short = [row for row in rows if len(row["context"].split()) <= longest_passage]
     if not short:
         raise ValueError(
-            f"LONGEST_PASSAGE={longest_passage}: all {len(rows):,} questions are on longer passages"
+            f"longest_passage {longest_passage}: all {len(rows):,} questions are on longer passages"
         )
     return short
 
@@ -200,7 +200,7 @@ def load_squad(data: Path | str, n_train: int | None = None, n_valid: int = 0,
     """Return a DatasetDict with "train", "valid" (taken out of train) and "eval".
 
     Rows: id, title, context, question, answers = {"text": [..], "answer_start": [..]}.
-    data: "almanac" (synthetic, embedded) | a SQuAD .json, .json.gz or .json.xz, whose last tenth
+    data: "synthetic" (embedded) | a SQuAD .json, .json.gz or .json.xz, whose last tenth
     of articles is "eval" | a folder with one *train* and one *dev*, *valid* or *test* file of that
     kind | a Hub dataset with splits train and validation, unless a file has its name.
     n_train, n_valid, n_eval: questions, sampled with `seed`; None means all ("eval" keeps the
@@ -209,9 +209,9 @@ def load_squad(data: Path | str, n_train: int | None = None, n_valid: int = 0,
     Raises FileNotFoundError, or ValueError for data that is not SQuAD v1.1 or too small.
     """
     if not isinstance(data, (str, os.PathLike)) or not str(data):
-        raise ValueError(f"data = {data!r}: expected 'almanac', a path or a Hub dataset name")
+        raise ValueError(f"data = {data!r}: expected 'synthetic', a path or a Hub dataset name")
     name, path = str(data), Path(os.path.expanduser(data))
-    if name == "almanac":
+    if name == "synthetic":
         n_train = 1600 if n_train is None else n_train
         n_eval = 400 if n_eval is None else n_eval
         for part, count, low in (("train", n_train, 1), ("valid", n_valid, 0), ("eval", n_eval, 1)):

@@ -11,6 +11,8 @@ import re
 
 from smp.data.words import SKY_FACTS, SYNTHETIC_WORDS, TOWN_FACTS, TRADE_FACTS, TRAVEL_FACTS
 
+SEED_TEXT = "almanac"  # of the random seeds and in the ids: another text makes other questions
+
 
 def read_fact_tables(table: str) -> dict[str, dict]:
     """Return {domain: {"names", "facts": [{"kind", "apart", "together", "questions"}]}}.
@@ -101,14 +103,14 @@ def make_synthetic_squad(split: str, n_questions: int, seed: int = 0) -> dict:
     Raises ValueError for another split or n_questions < 1.
     """
     if split not in ("train", "test"):
-        raise ValueError(f'almanac split {split!r}: expected "train" or "test"')
+        raise ValueError(f'synthetic split {split!r}: expected "train" or "test"')
     if n_questions < 1:
-        raise ValueError(f"almanac n_questions {n_questions}: expected at least 1")
+        raise ValueError(f"synthetic n_questions {n_questions}: expected at least 1")
     domains = [*read_fact_tables(TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS).values()]
     articles: list[dict] = []
     n = 0
     while n < n_questions:
-        rng = random.Random(f"almanac {split} {seed} {len(articles)}")
+        rng = random.Random(f"{SEED_TEXT} {split} {seed} {len(articles)}")
         domain = domains[len(articles) % len(domains)]
         while True:
             title, context, asked = draft_passage(domain, split, rng)
@@ -118,7 +120,8 @@ def make_synthetic_squad(split: str, n_questions: int, seed: int = 0) -> dict:
         qas = []
         for question, texts in asked[: min(rng.randint(3, 5), n_questions - n)]:
             answers = [{"text": text, "answer_start": context.index(text)} for text in texts]
-            qas.append({"id": f"almanac-{split}-{n:06d}", "question": question, "answers": answers})
+            name = f"{SEED_TEXT}-{split}-{n:06d}"
+            qas.append({"id": name, "question": question, "answers": answers})
             n += 1
         articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
     return {"version": "1.1", "data": articles}

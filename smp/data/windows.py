@@ -2,6 +2,7 @@
 
 import hashlib
 import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,18 @@ def window_length(examples: Dataset, tokenizer: Any, most: int = 384) -> int:
     """
     needed = np.quantile(pair_lengths(examples, tokenizer), 0.99, method="inverted_cdf")
     return min(max(64, -(-int(needed) // 32) * 32), most, tokenizer.model_max_length)
+
+
+def fit_windows(settings: Any, examples: Dataset, tokenizer: Any, limit: int | None) -> Any:
+    """Return the settings, a dataclass, with max_length chosen from the questions if it is None.
+
+    limit: tokens that the model reads at once, None without a limit. The stride is at most half of
+    a chosen length.
+    """
+    if settings.max_length is not None:
+        return settings
+    length = window_length(examples, tokenizer, min(384, limit or 384))
+    return replace(settings, max_length=length, stride=min(settings.stride, length // 2))
 
 
 def split_passages(examples: Dataset, tokenizer: Any, max_length: int) -> str:

@@ -143,6 +143,6 @@ def matrix_rows(masks: Any) -> list[list]:
 
 def run_snapshots(begun: dict, results: Path | str, heads: int | None = None) -> SnapshotWriter:
     """Return the writer of a run whose record was begun: results/snapshots/<name>.safetensors."""
-    about = {name: begun[name] for name in ("name", "model", "method", "sharing", "density_target")}
+    about = {name: begun[name] for name in ("name", "model", "label", "density_target")}
     path = Path(results) / "snapshots" / f"{begun['name']}.safetensors"
     return SnapshotWriter(path, heads=heads, **about)

@@ -56,7 +56,7 @@ class SoftPruning(Pruning):
 
     def before_forward(self, step: int, steps: int) -> None:
         chosen = self.settings
-        risen = cubic_ramp(step, steps, chosen.density_ramp, chosen.density_hold)
+        risen = cubic_ramp(step, steps, chosen.density_ramp_fraction, chosen.density_hold_fraction)
         self.weight = chosen.regulariser * risen
         self.density = self.masks.refresh_above(chosen.threshold * risen)
 

@@ -36,8 +36,9 @@ def regulariser_by_density(density: float, goal: float, final: float) -> float:
 class Pruning:
     """The masks of a model over time: what the training loop calls in each step.
 
-    settings: has density, density_ramp, density_hold, regulariser, regulariser_ramp and
-    regulariser_rule. `density` and `weight` are the current v(t) and lambda(t).
+    settings: has density, density_ramp_fraction, density_hold_fraction, regulariser,
+    regulariser_ramp_fraction and regulariser_rule. `density` and `weight` are the current v(t) and
+    lambda(t).
     """
 
     def __init__(self, masks: Any, settings: Any):
@@ -47,7 +48,8 @@ class Pruning:
     def density_at(self, step: float, steps: float) -> float:
         """Return v(t) as the settings define it."""
         chosen = self.settings
-        return density_at(step, steps, chosen.density, chosen.density_ramp, chosen.density_hold)
+        return density_at(step, steps, chosen.density, chosen.density_ramp_fraction,
+                          chosen.density_hold_fraction)
 
     def regulariser_at(self, step: float, steps: float) -> float:
         """Return lambda(t) as the settings define it."""
@@ -55,7 +57,7 @@ class Pruning:
         if chosen.regulariser_rule == "density":
             density = self.density_at(step, steps)
             return regulariser_by_density(density, chosen.density, chosen.regulariser)
-        return regulariser_at(step, steps, chosen.regulariser, chosen.regulariser_ramp)
+        return regulariser_at(step, steps, chosen.regulariser, chosen.regulariser_ramp_fraction)
 
     def before_forward(self, step: int, steps: int) -> None:
         """Choose the masks of this step. Masks change at no other time in a step."""

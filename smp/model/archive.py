@@ -161,9 +161,9 @@ def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module
         check_tensors(tensors, expected, source)
         vocabulary = read_vocabulary(files["vocab.txt"], config) if "vocab.txt" in files else None
     except FileNotFoundError:
-        raise FileNotFoundError(f"TEACHER={name!r}: there is no such file or folder") from None
+        raise FileNotFoundError(f"teacher {name!r}: there is no such file or folder") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"TEACHER={name!r}: {error}") from None
+        raise ValueError(f"teacher {name!r}: {error}") from None
     model = BertForQuestionAnswering(config)
     model.load_state_dict(tensors)  # strict: nothing missing, nothing left over
     return model.eval(), vocabulary

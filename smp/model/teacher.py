@@ -36,14 +36,14 @@ def load_teacher(name: str, tokenizer: Any, max_length: int | None,
         vocabulary, inputs = its_tokenizer.get_vocab(), its_tokenizer.model_input_names
         if not has_head or teacher.config.num_labels != 2:
             raise ValueError(
-                f"TEACHER={name!r} has no question-answering head with a start and an end logit: "
+                f"teacher {name!r} has no question-answering head with a start and an end logit: "
                 "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
             )
     check_vocabulary(name, teacher, vocabulary, tokenizer, student_config)
     typed = "token_type_ids" in inputs and getattr(teacher.config, "type_vocab_size", 0) > 1
     if typed and "token_type_ids" not in tokenizer.model_input_names:
         raise ValueError(
-            f"TEACHER={name!r} reads token_type_ids, which the student's tokenizer does not make: "
+            f"teacher {name!r} reads token_type_ids, which the student's tokenizer does not make: "
             "save the teacher's tokenizer with the student's model"
         )
     return teacher.eval()
@@ -59,14 +59,14 @@ def check_vocabulary(name: str, teacher: nn.Module, vocabulary: dict[str, int] |
     if vocabulary is None:
         if teacher.config.vocab_size != student_config.vocab_size:
             raise ValueError(
-                f"TEACHER={name!r} has no vocab.txt, and knows {teacher.config.vocab_size:,} "
+                f"teacher {name!r} has no vocab.txt, and knows {teacher.config.vocab_size:,} "
                 f"tokens where the student knows {student_config.vocab_size:,}: add the "
                 "vocab.txt it was trained with"
             )
         print(f"{Path(name).name} has no vocab.txt: its tokens are taken to be the student's")
     elif vocabulary != tokenizer.get_vocab():
         raise ValueError(
-            f"TEACHER={name!r} has another vocabulary ({len(vocabulary):,} tokens) than the "
+            f"teacher {name!r} has another vocabulary ({len(vocabulary):,} tokens) than the "
             f"student ({len(tokenizer):,}): token by token they cannot be compared"
         )
 
@@ -90,8 +90,8 @@ def copy_head(student: nn.Module, teacher: nn.Module) -> None:
             part.load_state_dict(theirs[name].state_dict())
         except (KeyError, RuntimeError):
             raise ValueError(
-                f"HEAD='teacher': the teacher has no {name} of the student's form "
-                f"({type(part).__name__}); name another TEACHER, or set head=trained"
+                f"init_head_from_teacher is True, but the teacher has no {name} of the student's "
+                f"form ({type(part).__name__}): name another teacher, or set it to False"
             ) from None
 
 
@@ -101,6 +101,6 @@ def check_layers(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
     theirs, wide = teacher.num_hidden_layers, teacher.hidden_size
     if (layers, width) != (theirs, wide):
         raise ValueError(
-            f"HIDDEN_WEIGHT needs a teacher with the student's {layers} layers of {width}, this "
-            f"one has {theirs} of {wide}: name another TEACHER, or set hidden_weight=0"
+            f"distill is 'hidden': expected a teacher with the student's {layers} layers of "
+            f"{width}, this one has {theirs} of {wide}; name another, or set distill to logits"
         )

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,37 +10,38 @@ from matplotlib.figure import Figure
 
 from smp.plotting import BLUE, GREEN, INK, ORANGE, RED, mix_with_white, new_figure, tidy_axes
 from smp.runs.differences import what_differs
-from smp.runs.methods import method_names
-from smp.runs.names import record_group, record_label
+from smp.runs.methods import FINE_TUNED, METHODS
+from smp.runs.names import record_group
 from smp.text import as_percent, short_name
 
 METHOD_STYLES = {
-    "SMP-L": dict(color=ORANGE, marker="o"),
-    "SMP-S": dict(color=BLUE, marker="s"),
+    "smp-l": dict(color=ORANGE, marker="o"),
+    "smp-s": dict(color=BLUE, marker="s"),
     "movement": dict(color=GREEN, marker="^"),
-    "soft movement": dict(color=RED, marker="v"),
+    "movement-s": dict(color=GREEN, marker="<"),
+    "soft-movement": dict(color=RED, marker="v"),
     "magnitude": dict(color=INK, marker="D"),
 }
 NEW_METHOD_COLOURS = ("#56B4E9", "#CC79A7", "#F0E442")  # Okabe & Ito, not used above
 
 
-def method_styles() -> dict[str, dict]:
-    """Return {method as tables name it: colour and marker}, also of methods that were added."""
-    added = [name for name in method_names() if name not in ("smp", *METHOD_STYLES)]
+def method_styles(removed: Iterable[str] = ()) -> dict[str, dict]:
+    """Return {method: colour and marker}, also of methods that were added, or removed since."""
+    others = [name for name in dict.fromkeys([*METHODS, *removed]) if name not in METHOD_STYLES]
     return METHOD_STYLES | {
         name: dict(color=NEW_METHOD_COLOURS[i % len(NEW_METHOD_COLOURS)], marker="Xp<>"[i % 4])
-        for i, name in enumerate(added)
+        for i, name in enumerate(others)
     }
 
 
 def row_style(row: dict) -> tuple[str, str]:
     """Return colour (in SMP: with a teacher or not) and marker of a record or published row."""
-    if row["method"] in ("SMP", "SMP + KD"):
-        colour = ORANGE if row["method"] == "SMP" else BLUE
-        return colour, "o" if row["sharing"] == "SMP-L" else "s"
-    if row["method"] == "fine-tuned":
+    if row["method"] == FINE_TUNED:
         return INK, "*"
-    style = method_styles()[row["method"].removesuffix(" + KD")]
+    style = method_styles([row["method"]])[row["method"]]
+    if row["method"].startswith("smp"):
+        distilled = row.get("settings", row)["distill"] != "none"
+        return BLUE if distilled else ORANGE, style["marker"]
     return style["color"], style["marker"]
 
 
@@ -75,16 +77,16 @@ def plot_records(records: list[dict], published: list[dict] | None = None) -> Fi
     check_one_group(records)
     fig, axes = new_figure(1, 1, 7.2, 3.6)
     ax = axes[0, 0]
-    dense = [record["em"] for record in records if record["method"] == "fine-tuned"]
+    dense = [record["em"] for record in records if record["method"] == FINE_TUNED]
     if dense:
         ax.axhline(np.mean(dense), color=INK, linewidth=1.2, linestyle="--",
                    label=f"fine-tuned, {np.mean(dense):.3f}")
     series: dict[tuple[str, str, str], dict] = {}  # style: {density: {steps: [EM]}}
     differs = what_differs(records)
     for record in records:
-        if record["method"] != "fine-tuned":
+        if record["method"] != FINE_TUNED:
             apart = differs[record["name"]]
-            label = record_label(record) + f", {apart}" * bool(apart)
+            label = record["label"] + f", {apart}" * bool(apart)
             density = float(f"{record['density']:.3g}")  # k = ⌊v·n⌋ leaves 0.0999998 for 0.1
             runs = series.setdefault((label, *row_style(record)), {}).setdefault(density, {})
             runs.setdefault(record["steps"], []).append(record["em"])
@@ -106,7 +108,7 @@ def plot_records(records: list[dict], published: list[dict] | None = None) -> Fi
         ax.plot(*zip(*pairs) if pairs else ([], []), linestyle="", alpha=0.35,
                 **style | {"markersize": 4})
     published = [row for row in published or []  # other methods are in a sweep's picture
-                 if row["method"] in ("SMP", "SMP + KD", "fine-tuned")]
+                 if row["method"] in ("smp-l", "smp-s", FINE_TUNED)]
     for row in published:
         colour, marker = row_style(row)
         ax.plot(row["density"], row["em"], markerfacecolor="none", linestyle="", markersize=6,

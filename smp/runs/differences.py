@@ -1,12 +1,11 @@
 """In which settings records differ, as text for tables and pictures."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
-from smp.runs.methods import record_methods
-from smp.runs.names import SHOWN_ELSEWHERE, group_records, identifying_settings, marks, record_label
-from smp.runs.settings import choose_settings
+from smp.runs.methods import METHODS, method_rank, stage_of
+from smp.runs.names import SHOWN_ELSEWHERE, as_json, group_records, identifying_settings, marks
+from smp.runs.settings import SETTING_DEFAULTS, choose_settings
 from smp.text import file_part
 
 SHOWN_ABOVE = {  # in the heading of a table, or decided by it
@@ -17,11 +16,11 @@ SHOWN_ABOVE = {  # in the heading of a table, or decided by it
 def disagreeing(settings: list[dict]) -> set[str]:
     """Return the names of the settings that do not have the same value in all of them."""
     return {name for name in {name for one in settings for name in one}
-            if len({json.dumps(one.get(name)) for one in settings}) > 1}
+            if len({as_json(one.get(name)) for one in settings}) > 1}
 
 
 def setting_text(name: str, value: Any) -> str:
-    """Return e.g. regulariser 40000, density_ramp 0.819 (three digits), head teacher."""
+    """Return e.g. regulariser 40000, density_ramp_fraction 0.819 (three digits), head trained."""
     return f"{name} {float(f'{value:.3g}'):g}" if isinstance(value, float) else f"{name} {value}"
 
 
@@ -37,7 +36,7 @@ def shown_settings(record: dict) -> dict:
 def what_differs(records: list[dict]) -> dict[str, str]:
     """Return {name: "setting value, ..."}, in which records of one label differ at one density."""
     found = {}
-    for alike in group_records(records, record_label):
+    for alike in group_records(records, lambda record: record["label"]):
         differing = set()
         for rivals in group_records(alike, lambda record: record["density_target"]):
             differing |= disagreeing(list(map(identifying_settings, rivals))) - SHOWN_ELSEWHERE
@@ -48,12 +47,12 @@ def what_differs(records: list[dict]) -> dict[str, str]:
     return found
 
 
-def retained_row(record: dict) -> tuple[int, str, str]:
+def retained_row(record: dict) -> tuple[tuple[int, int], str, str]:
     """Return the row of a record: (rank of its method, its label, its teacher's whole name)."""
     shown = shown_settings(record)
     also = [f", {name} {shown[name]}" for name in ("teacher", "variant") if name in shown]
-    return (record_methods().index(record["method"]),
-            "".join([record_label(record), *also, marks(record)]),
+    return (method_rank(record["method"], shown["distill"]),
+            "".join([record["label"], *also, marks(record)]),
             identifying_settings(record).get("teacher", ""))
 
 
@@ -63,16 +62,22 @@ def changed_settings_of(records: list[dict]) -> dict[str, str]:
     Those of SHOWN_ABOVE count only if the method has several values.
     """
     labels = {}
-    for group in group_records(records, lambda record: (record["method"], record["sharing"])):
+    for group in group_records(records, lambda record: record["label"]):
         differing = disagreeing(list(map(identifying_settings, group)))
         for record in group:
             own, settings = record["settings"], identifying_settings(record)
-            fixed = ("task", "method", "density", "seed") + ("sharing",) * bool(record["sharing"])
-            usual = asdict(choose_settings(
-                record["profile"], **{name: own[name] for name in fixed if name in own}))
+            method, distill = settings["method"], settings["distill"]
+            try:
+                usual = asdict(choose_settings(
+                    record["profile"], stage_of(method, distill), distill=distill,
+                    method=method if method in METHODS else None,  # it was removed, or fine-tuned
+                    density=settings["density"], seed=settings["seed"],
+                )) | {"method": method}
+            except ValueError:  # a profile that is gone
+                usual = SETTING_DEFAULTS | {"method": method}
             labels[record["name"]] = ", ".join(
                 setting_text(name, settings[name])
-                for name in sorted(differing | (own.keys() - SHOWN_ABOVE))
+                for name in sorted(differing | {"variant"} | (own.keys() - SHOWN_ABOVE))
                 if name in settings and settings[name] != usual.get(name)
             )
     return labels

@@ -10,15 +10,27 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from smp.runs.methods import record_methods
+from smp.runs.methods import FINE_TUNED, method_rank
 from smp.runs.record import plain_value
 from smp.runs.settings import SETTING_DEFAULTS
 from smp.text import file_part, short_name
 
 SHOWN_ELSEWHERE = set(  # in a table's heading or other columns; or without effect on the model
-    "profile task method sharing density model data n_train n_valid n_eval longest_passage epochs "
-    "seed precision n_snapshots n_masks".split()
+    "profile method distill density model data n_train n_valid n_eval longest_passage epochs "
+    "seed precision n_validations n_mask_snapshots".split()
 )
+
+
+def as_json(value: Any) -> str:
+    """Return compact JSON, sorted, in which equal numbers are the same text: 1 and 1.0."""
+    def plain(part: Any) -> Any:
+        if isinstance(part, float) and part.is_integer():
+            return int(part)
+        if isinstance(part, list):
+            return [plain(item) for item in part]
+        return {k: plain(v) for k, v in part.items()} if isinstance(part, dict) else part
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
 
 
 def changed_from_defaults(settings: dict) -> dict:
@@ -33,8 +45,13 @@ def with_defaults(settings: dict) -> dict:
 
 
 def identifying_settings(record: dict) -> dict:
-    """Return `with_defaults`, and "teacher", without seed, if it is not the fine-tuned encoder."""
+    """Return `with_defaults`, "variant", and "teacher" if it is not the fine-tuned encoder.
+
+    The teacher is named without its seed.
+    """
     settings = with_defaults(record["settings"])
+    if record["variant"]:
+        settings |= {"variant": record["variant"]}
     name = record["teacher"]["name"] if record["teacher"] else ""
     kind = re.sub(r"_seed\d+_[0-9a-f]{6}$", "", name)
     own = kind.startswith(f"{file_part(record['model'])}_") and kind.endswith("_fine-tuned")
@@ -42,20 +59,16 @@ def identifying_settings(record: dict) -> dict:
 
 
 def run_name(record: dict) -> str:
-    """Return the name of a run, e.g. all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_1a2b3c."""
-    identity = {key: record[key] for key in ("profile", "model_sha", "data_sha", "method")}
+    """Return the name of a run, e.g. all-MiniLM-L6-v2_synthetic_smp-l-kd_0.50_seed0_1a2b3c."""
+    identity = {key: record[key] for key in ("profile", "model_sha", "data_sha", "variant")}
     identity["settings"] = changed_from_defaults(record["settings"])
     if record["teacher"]:
         identity["teacher"] = record["teacher"]["name"]
-    text = json.dumps(plain_value(identity, "record"), sort_keys=True, separators=(",", ":"))
-    parts = [file_part(record["model"]), file_part(record["data"])]
-    if record["method"] == "fine-tuned":
-        parts.append("fine-tuned")
-    else:
-        kd = "-kd" if "KD" in record["method"] else ""
+    text = as_json(plain_value(identity, "record"))
+    parts = [file_part(record["model"]), file_part(record["data"]), record["method"]]
+    if record["method"] != FINE_TUNED:
         target = record["density_target"]
-        method = record["method"].removesuffix(" + KD").replace(" ", "-")
-        parts.append((record["sharing"] or method).lower() + kd)
+        parts[-1] += "-kd" * (record["settings"]["distill"] != "none")
         parts.append(f"{target:.2f}" if round(target, 2) == target else f"{target:g}")
     parts += [f"seed{record['seed']}", hashlib.sha256(text.encode()).hexdigest()[:6]]
     return "_".join(parts)
@@ -82,13 +95,8 @@ def record_order(record: dict) -> tuple:
     values += [settings.get(name, "") for name in ("teacher", "variant")]
     comparable = [(0, v) if isinstance(v, int | float) else (1, str(v)) for v in values]
     return (-record["n_eval"], -record["n_train"], *record_group(record),
-            record_methods().index(record["method"]), -round(record["density"], 3),
-            record_label(record), comparable, record["steps"], record["seed"], record["name"])
-
-
-def method_label(method: str, sharing: str | None) -> str:
-    """Return SMP-S + KD of method "SMP + KD" and sharing "SMP-S"."""
-    return method.replace("SMP", sharing) if sharing else method
+            method_rank(record["method"], settings["distill"]), -round(record["density"], 3),
+            record["label"], comparable, record["steps"], record["seed"], record["name"])
 
 
 def model_and_data(record: dict) -> str:
@@ -98,18 +106,6 @@ def model_and_data(record: dict) -> str:
         f" (passages of at most {most} words)" if most else "")
 
 
-def record_label(record: dict) -> str:
-    """Return the method of a run, with additional losses and trained parts."""
-    settings = record["settings"]
-    competes = record["sharing"] is None and settings.get("sharing") == "shared"
-    return (
-        method_label(record["method"], record["sharing"])
-        + " + hidden states" * bool(settings.get("hidden_weight"))
-        + " + biases, LayerNorms" * bool(settings.get("vector_learning_rate"))
-        + ", layers compete" * competes
-    )
-
-
 def marks(record: dict) -> str:
     """Return " (uncommitted changes)" for a run whose code is not that of its commit, else ""."""
     return " (uncommitted changes)" if record["dirty"] else ""
@@ -117,7 +113,6 @@ def marks(record: dict) -> str:
 
 def seedless(record: dict) -> str:
     """Return what two records share if they are the same experiment with different seeds."""
-    keys = "method sharing density_target profile params_total epochs steps".split()
+    keys = "label density_target profile params_total epochs steps".split()
     settings = changed_from_defaults(identifying_settings(record) | {"seed": 0})
-    return json.dumps([[record[key] for key in keys], bool(record["dirty"]), settings],
-                      sort_keys=True)
+    return as_json([[record[key] for key in keys], bool(record["dirty"]), settings])

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from smp.runs.names import record_group, record_order
+from smp.runs.names import record_order
 from smp.runs.record import check_record
 
 
@@ -26,15 +26,3 @@ def read_records(folder: str | Path) -> list[dict]:
             ) from None
         records.append(record)
     return sorted(records, key=record_order)
-
-
-def read_results(folder: str | Path) -> list[dict]:
-    """Return the records of the folder, and those in its sweep/ of the same groups.
-
-    A run that both contain counts once. Raises ValueError as `read_records` does.
-    """
-    records = read_records(folder)
-    groups, names = set(map(record_group, records)), {record["name"] for record in records}
-    others = [record for record in read_records(Path(folder) / "sweep")
-              if record_group(record) in groups and record["name"] not in names]
-    return sorted(records + others, key=record_order)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from smp.files import replace_text_file
-from smp.runs.methods import record_methods
+from smp.runs.methods import DISTILLATIONS
 from smp.text import is_number
 
-RECORD_FIELDS = (
-    "name method sharing model data model_sha data_sha profile seed density_target density "
-    "remaining_of_model params_total params_masked params_kept bytes_mask_file em f1 n_train "
-    "n_eval epochs steps seconds device precision versions commit dirty interrupted teacher "
-    "settings layers history"
+SCHEMA = 2
+RECORD_FIELDS = (  # null: not measured, or not known
+    "schema name label method variant model data model_sha data_sha train_sha profile seed "
+    "density_target density remaining_of_model params_total params_masked params_kept head "
+    "bytes_mask_file bytes_model em f1 exact_matches ms_per_question n_train n_eval epochs steps "
+    "seconds device precision threads versions commit dirty teacher settings layers history"
 ).split()
 
 
@@ -44,13 +45,21 @@ def is_layer(entry: Any) -> bool:
     )
 
 
+def is_hex_of(value: Any, bits: int) -> bool:
+    """Return whether the value is hexadecimal digits of so many bits, filled up to whole bytes."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]*", value)) and (
+        len(value) == 2 * ((bits + 7) // 8))
+
+
 def check_record(record: dict) -> dict:
     """Return the record in plain JSON types and in order; ValueError, one line, for a bad one."""
     if not isinstance(record, dict):
         raise ValueError(f"a record is expected to be a JSON object, not {type(record).__name__}")
     missing = [field for field in RECORD_FIELDS if field not in record]
     if missing:
-        raise ValueError(f"missing {', '.join(missing)}; a record has all fields of RECORD_FIELDS")
+        rest = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(f"missing {', '.join(missing[:3])}{rest}; a record has all fields of "
+                         "RECORD_FIELDS")
     more = sorted(record.keys() - set(RECORD_FIELDS))
     record = {field: plain_value(record[field], field) for field in [*RECORD_FIELDS, *more]}
 
@@ -59,25 +68,29 @@ def check_record(record: dict) -> dict:
             if not good(record.get(field)):
                 raise ValueError(f"{field} is {record[field]!r}, expected {expected}")
 
-    need("name method model data profile device precision", lambda v: isinstance(v, str) and v,
-         "text")
+    need("schema", lambda v: v == SCHEMA, f"{SCHEMA}")
+    need("name label method model data profile device precision head",
+         lambda v: isinstance(v, str) and v, "text")
+    need("variant", lambda v: v is None or isinstance(v, str) and v, "null or a name")
     need("density remaining_of_model em f1", lambda v: is_number(v, 0, 1), "a fraction in [0, 1]")
     need("seed params_total params_masked params_kept n_train n_eval epochs steps seconds",
          is_number, "a number from 0 to 1e18")
     need("bytes_mask_file bytes_model ms_per_question threads",
          lambda v: v is None or is_number(v), "null or a number from 0 to 1e18")
-    need("model model_sha data data_sha",  # in the headings of the tables
+    need("label model model_sha data data_sha",  # in the headings of the tables
          lambda v: isinstance(v, str) and not re.search(r"[<\x00-\x1f]", v),
          "a name, without < or line breaks")
     need("versions settings history", lambda v: isinstance(v, dict), "a dict")
     if not isinstance(record["layers"], list) or not all(map(is_layer, record["layers"])):
         raise ValueError("layers is expected to be a list of {layer, matrix, kept, total}")
-    need("interrupted", lambda v: v is False, "false")
+    need("exact_matches", lambda v: v is None or is_hex_of(v, record["n_eval"]),
+         "null, or a bit for each evaluation question as hexadecimal digits")
+    need("train_sha", lambda v: v is None or isinstance(v, str), "null or text")
     need("density_target", lambda v: is_number(v, 0, 1), "in [0, 1]")
     need("teacher", lambda v: v is None or isinstance(v, dict) and {"name", "em"} <= v.keys()
          and isinstance(v["name"], str), "null or a name and its em")
-    need("method", record_methods().__contains__, f"one of {record_methods()}")
-    need("sharing", (None, "SMP-L", "SMP-S").__contains__, "null, 'SMP-L' or 'SMP-S'")
+    need("settings", lambda v: v.get("distill") in DISTILLATIONS,
+         f"distill to be one of {', '.join(DISTILLATIONS)}")
     if not re.fullmatch(r"[\w+-][\w.+-]*", record["name"], re.ASCII):
         raise ValueError(f"name {record['name']!r} is no safe file name; use run_name(record)")
     kept = sum(entry["kept"] for entry in record["layers"])

@@ -1,30 +1,97 @@
-"""The summary table: how much of the fine-tuned model's EM each method retains at each density."""
+"""EM retained: a run's EM divided by that of the fine-tuned model, with its uncertainty."""
 
+import math
 import statistics
 
+import numpy as np
+
 from smp.runs.differences import retained_row
-from smp.runs.methods import record_methods
-from smp.runs.names import group_records, method_label, model_and_data, seedless
+from smp.runs.methods import FINE_TUNED, method_label, method_rank
+from smp.runs.names import group_records, model_and_data, seedless
 from smp.runs.published import PUBLISHED
-from smp.runs.tables import dense_em, density_missed, em_retained
 from smp.text import as_percent, markdown_table
 
+FEWEST_QUESTIONS = 400  # below, EM retained is withheld
 
-def retained_of_group(records: list[dict]) -> dict[tuple[int, str, str], dict[float, str]]:
+
+def mean_em(runs: list[dict]) -> float:
+    """Return the mean EM of the runs."""
+    return statistics.fmean(run["em"] for run in runs)
+
+
+def dense_runs(rows: list[list[dict]]) -> list[dict]:
+    """Return the fine-tuned row, a run for each seed, of highest mean EM; [] without one."""
+    return max((runs for runs in rows if runs[0]["method"] == FINE_TUNED), key=mean_em, default=[])
+
+
+def matches_of(run: dict) -> np.ndarray:
+    """Return 1.0 or 0.0 for each evaluation question of a run."""
+    packed = np.frombuffer(bytes.fromhex(run["exact_matches"]), np.uint8)
+    return np.unpackbits(packed, count=run["n_eval"]).astype(float)
+
+
+def em_half_interval(run: dict, dense: list[dict]) -> float:
+    """Return half the 95% interval of a run's EM minus the mean of the dense runs', by question.
+
+    The difference is paired where all records have each question's result; else the two are taken
+    as independent, which gives a wider interval.
+    """
+    n = run["n_eval"]
+    if all(one["exact_matches"] for one in [run, *dense]):
+        difference = matches_of(run) - np.mean([matches_of(one) for one in dense], axis=0)
+        variance = float(difference.var())
+    else:
+        variance = sum(em * (1 - em) for em in (run["em"], mean_em(dense)))
+    return 1.96 * math.sqrt(variance / n)
+
+
+def em_retained(runs: list[dict], dense: list[dict]) -> str:
+    """Return "98.6% ± 0.4 (seeds)" or, of one run, "98.6% ± 1.2"; "—" without a dense EM.
+
+    The first ± is the sample standard deviation over seeds, the second `em_half_interval`. Both
+    are percent of the dense EM.
+    """
+    if not dense or mean_em(dense) == 0:
+        return "—"
+    if runs[0]["n_eval"] < FEWEST_QUESTIONS:
+        return f"withheld, {runs[0]['n_eval']} questions"
+    of, share = mean_em(dense), f"{100 * mean_em(runs) / mean_em(dense):.1f}%"
+    if len(runs) > 1:
+        spread = statistics.stdev(run["em"] for run in runs)
+        return f"{share} ± {100 * spread / of:.1f} (seeds)"
+    if runs[0]["name"] in [run["name"] for run in dense]:
+        return share
+    return f"{share} ± {100 * em_half_interval(runs[0], dense) / of:.1f}"
+
+
+def published_retained(em: float) -> str:
+    """Return the share of the paper's fine-tuned EM: 0.793 of 0.804 -> 98.6%."""
+    dense = max(row["em"] for row in PUBLISHED["rows"] if row["method"] == FINE_TUNED)
+    return f"{100 * em / dense:.1f}%"
+
+
+def density_missed(runs: list[dict]) -> str:
+    """Return e.g. " at 12.6%", the mean density, if a run missed its target by over 1%, else ""."""
+    reached, target = [run["density"] for run in runs], runs[0]["density_target"]
+    missed = any(abs(density - target) > 0.01 * target for density in reached)
+    return f" at {as_percent(statistics.fmean(reached))}" if missed else ""
+
+
+def retained_of_group(records: list[dict]) -> dict[tuple, dict[float, str]]:
     """Return {`retained_row`: {target density: EM retained}}, of the longest, then best run.
 
     A run that missed its density counts only if all did.
     """
     rows = group_records(records, seedless)
-    dense = dense_em(rows)
-    best: dict[tuple[int, str, str], dict] = {}
+    dense = dense_runs(rows)
+    best: dict[tuple, dict] = {}
     for runs in rows if dense else ():
-        first, em = runs[0], statistics.fmean(run["em"] for run in runs)
-        if first["method"] == "fine-tuned":
+        first = runs[0]
+        if first["method"] == FINE_TUNED:
             continue
         missed, target = density_missed(runs), first["density_target"]
         cells = best.setdefault(retained_row(first), {})
-        this = (not missed, first["epochs"], em, em_retained(em, dense) + missed)
+        this = (not missed, first["epochs"], mean_em(runs), em_retained(runs, dense) + missed)
         cells[target] = max(cells.get(target, ()), this)
     return {row: {d: cell[-1] for d, cell in cells.items()} for row, cells in best.items()}
 
@@ -40,13 +107,12 @@ def retained_markdown(groups: list[list[dict]]) -> str:
         found += [(where, rows)] * bool(rows)
     if not found:
         return ""
-    dense = dense_em([[row] for row in PUBLISHED["rows"]])
-    theirs: dict[tuple[int, str, str], dict] = {}
+    theirs: dict[tuple, dict] = {}
     for row in PUBLISHED["rows"]:
-        if row["method"] in ("SMP", "SMP + KD"):
-            label = method_label(row["method"], row["sharing"])
-            cells = theirs.setdefault((record_methods().index(row["method"]), label, ""), {})
-            cells[row["density"]] = em_retained(row["em"], dense)
+        if row["method"].startswith("smp"):
+            method = row["method"], row["distill"]
+            key = (method_rank(*method), method_label(*method), "")
+            theirs.setdefault(key, {})[row["density"]] = published_retained(row["em"])
     found.append((f"{PUBLISHED['model']} on {PUBLISHED['data']}, published", theirs))
     densities = sorted({d for _, rows in found for cells in rows.values() for d in cells},
                        reverse=True)
@@ -56,10 +122,10 @@ def retained_markdown(groups: list[list[dict]]) -> str:
         lines += [[name, row[1], *(rows[row].get(density, "—") for density in densities)]
                   for name, row in zip(names, sorted(rows))]
     return "\n\n".join([
-        "### EM Kept, at each share of the encoder's weights",
-        "Of the EM of the fine-tuned model that learned from as many questions (training / "
-        "evaluation). A cell is the longest of a method's runs, of equally long ones the best; "
-        "lengths and settings differ, see the tables below. Movement and magnitude train the "
-        "weights too.",
+        "### EM retained at each share of the encoder's weights",
+        "EM retained is EM divided by the EM of the fine-tuned model that was trained on as many "
+        "questions (training / evaluation). A cell has the longest runs of a method, and the best "
+        "of equally long ones. Lengths and settings differ between cells: see the tables below. "
+        "Movement and magnitude also train the weights.",
         markdown_table(["Encoder and questions", "Model", *map(as_percent, densities)], lines),
     ])

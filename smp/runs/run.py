@@ -7,31 +7,34 @@ from typing import Any
 
 from smp.files import replace_text_file
 from smp.runs.checkpoint import Checkpoints
+from smp.runs.methods import FINE_TUNED, method_label
 from smp.runs.names import run_name
 from smp.runs.provenance import provenance
-from smp.runs.record import record_json, thin_history, write_record
+from smp.runs.record import SCHEMA, record_json, thin_history, write_record
 from smp.runs.settings import Settings
 from smp.runs.summary import write_summary
 from smp.text import file_part, is_number
 
 
-def begin_record(method: str, settings: Settings, model_sha: str, data_sha: str,
+def begin_record(settings: Settings, model_sha: str, data_sha: str, train_sha: str,
                  teacher: dict | None = None, variant: str = "") -> dict:
     """Return what is known before training: all that decides the run's name, and the name.
 
-    method: from `record_method`; teacher: None or {"name", "em", "sha" (of encoder and head)};
-    variant: a name in experiments/variants.py. Of paths only the last part is recorded.
+    data_sha, train_sha: fingerprints of the evaluation and training questions; teacher: None or
+    {"name", "em", "sha" (of encoder and head)}; variant: a name in experiments/variants.py. Of
+    paths only the last part is recorded.
     """
     model, data = file_part(settings.model), file_part(settings.data)
-    is_smp = method.startswith("SMP")
     begun = {
-        "method": method,
-        "sharing": {"local": "SMP-L", "shared": "SMP-S"}[settings.sharing] if is_smp else None,
-        "model": model, "model_sha": model_sha, "data": data, "data_sha": data_sha,
+        "schema": SCHEMA,
+        "label": method_label(settings.method, settings.distill,
+                              settings.freezes_weights and settings.trains_biases_and_norms),
+        "method": settings.method, "variant": variant or None,
+        "model": model, "model_sha": model_sha,
+        "data": data, "data_sha": data_sha, "train_sha": train_sha,
         "profile": settings.profile, "seed": settings.seed, "epochs": settings.epochs,
-        "density_target": settings.density, "teacher": teacher, "interrupted": False,
-        "settings": {**asdict(settings), "model": model, "data": data,
-                     **({"variant": variant} if variant else {})},
+        "density_target": settings.density, "teacher": teacher,
+        "settings": {**asdict(settings), "model": model, "data": data},
         **provenance(),
     }
     return {"name": run_name(begun), **begun}
@@ -46,11 +49,11 @@ def finish_record(begun: dict, run: dict, scores: dict, params_total: int,
     """
     if scores["em"] == 0:
         print(f"EM is 0 on {measured['n_eval']:,} questions: nothing was learned that lasts; train "
-              "longer (EPOCHS, N_TRAIN) or keep more (DENSITY)")
+              "longer (epochs, n_train) or keep more (density)")
     masked = sum(row["total"] for row in layers)
     kept = sum(row["kept"] for row in layers)
     return {
-        "bytes_mask_file": None, **begun, **measured, **scores,
+        "bytes_mask_file": None, "bytes_model": None, **begun, **measured, **scores,
         "params_total": params_total, "params_masked": masked, "params_kept": kept,
         "density": kept / masked if masked else 1.0,
         "remaining_of_model": (params_total - masked + kept) / params_total,
@@ -82,17 +85,19 @@ def read_model_record(path: Path) -> dict | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     print(f"{path} is damaged, so the model beside it is no teacher here: make it again, or "
-          "name it as TEACHER")
+          "name it as the teacher")
     return None
 
 
-def find_teacher(results: str | Path, model_sha: str, data: str) -> tuple[Path, dict] | None:
+def find_teacher(results: str | Path, model_sha: str, data: str, name: str = "*"
+                 ) -> tuple[Path, dict] | None:
     """Return (folder, record) of the newest fine-tuned model of this encoder and data, or None.
 
-    It is one of results/models/. data: the name or path in the settings.
+    It is one of results/models/. data: the name or path in the settings; name: of the run, if only
+    one will do.
     """
-    wanted, found = ("fine-tuned", model_sha, file_part(data)), []
-    for path in sorted(Path(results).glob("models/*/record.json")):
+    wanted, found = (FINE_TUNED, model_sha, file_part(data)), []
+    for path in sorted(Path(results).glob(f"models/{name}/record.json")):
         saved = read_model_record(path)
         if saved and (saved["method"], saved["model_sha"], saved["data"]) == wanted:
             found.append((path.stat().st_mtime, path.parent, saved))

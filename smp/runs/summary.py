@@ -3,29 +3,49 @@
 from pathlib import Path
 
 from smp.files import replace_text_file
-from smp.runs.names import group_records, method_label, record_order
+from smp.runs.methods import method_label
+from smp.runs.names import group_records, model_and_data, record_order, seedless
+from smp.runs.profiles import DEFAULT_PROFILE
 from smp.runs.published import GIVEN_TABLE, PUBLISHED, whole_model_share
-from smp.runs.read import read_results
-from smp.runs.retained import retained_markdown
-from smp.runs.tables import dense_em, em_retained, group_markdown
+from smp.runs.read import read_records
+from smp.runs.retained import (
+    FEWEST_QUESTIONS,
+    dense_runs,
+    mean_em,
+    published_retained,
+    retained_markdown,
+)
+from smp.runs.tables import HEADER, group_markdown, result_row
 from smp.text import as_millions, as_percent, markdown_table
+
+COLUMNS = (
+    "Remaining Weights: share of the encoder's matrices; embeddings are never pruned. EM: share of "
+    "answers that match exactly; F1: overlap of their words. ± in EM and F1: sample standard "
+    "deviation over the runs of a row. EM retained: EM divided by the EM of the table's best "
+    "fine-tuned row. Its ± is half of the 95% interval of the difference over the evaluation "
+    "questions, or, with (seeds), the sample standard deviation over seeds. EM retained is "
+    f"withheld below {FEWEST_QUESTIONS} evaluation questions. Size on disk: the mask file, which "
+    "needs the base model, or the whole model when its weights were trained. ms per question: "
+    "dense arithmetic on the run's machine, possibly beside other work; `smp export` measures the "
+    "gain of pruning. Training time: the steps, without the teacher's logits."
+)
 
 
 def reference_markdown() -> str:
     """Return the paper's numbers and the table this project started from, marked as such."""
     total, masked = PUBLISHED["params_total"], PUBLISHED["params_masked"]
-    dense, published = dense_em([[row] for row in PUBLISHED["rows"]]), []
+    published = []
     for row in PUBLISHED["rows"]:
         whole = whole_model_share(row["density"], masked, total)
         published.append([
-            method_label(row["method"], row["sharing"]),
+            method_label(row["method"], row["distill"]),
             f"{as_percent(row['density'])} ({as_percent(whole)} of the model)",
             f"{as_millions(whole * total)} of {as_millions(total)}",
-            f"{row['em']:.3f}", f"{row['f1']:.3f}", em_retained(row["em"], dense),
+            f"{row['em']:.3f}", f"{row['f1']:.3f}", published_retained(row["em"]),
         ])
-    given = [[row["method"], as_percent(row["density"]), row["size"], f"{row['em']:.2f}"]
+    given = [[row["label"], as_percent(row["density"]), row["size"], f"{row['em']:.2f}"]
              for row in GIVEN_TABLE["rows"]]
-    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept"]
+    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM retained"]
     return "\n\n".join([
         f"### {PUBLISHED['model']} on {PUBLISHED['data']}: published, not measured here",
         f"Source: {PUBLISHED['source']}. Remaining of the model and sizes are our arithmetic.",
@@ -43,23 +63,44 @@ def summary_markdown(records: list[dict]) -> str:
     kept = retained_markdown(groups)
     parts = [kept] * bool(kept) + [group_markdown(group) for group in groups]
     if records:
-        parts.append("Remaining Weights: of the encoder's matrices, for embeddings are never "
-                     "pruned. EM: answers that match exactly; F1: overlap of their words. EM Kept: "
-                     "of the EM of the table's fine-tuned row, of several the best. To Ship: masks "
-                     "and head, beside the base model; of a fine-tuned model all of it. "
-                     "ms/Question: with the zeros multiplied, on the run's machine and beside "
-                     "whatever else it did; what pruning gains, `python -m smp ship` measures side "
-                     "by side. Training: the steps; a teacher of whom only answers are wanted "
-                     "is asked before them, and that is not in it.")
+        parts.append(COLUMNS)
     else:
-        parts.append("Nothing was measured yet: `make run` trains the three models and fills this.")
-    if any("±" in part for part in parts):
-        parts.append("± is the sample standard deviation over the runs of a row.")
+        parts.append("Nothing was measured yet: `smp run` trains the three models and fills this.")
     if not any("bert-base-uncased" in record["model"].lower()
                and "squad" in record["data"].lower() for record in records):
-        parts.append("BERT-base on SQuAD: not measured yet; `make run PROFILE=paper` on a GPU "
-                     "with a network does it.")
+        parts.append("BERT-base on SQuAD: not measured yet; `smp run --profile paper` measures it "
+                     "on a GPU with a network.")
     return "\n\n".join([*parts, reference_markdown()]) + "\n"
+
+
+def headline_rows(records: list[dict]) -> list[list[dict]]:
+    """Return the fine-tuned row of a group, and its longest, then best SMP row at each density."""
+    rows = group_records(sorted(records, key=record_order), seedless)
+    best: dict[float, list[dict]] = {}
+    for runs in rows:
+        first = runs[0]
+        if first["method"].startswith("smp") and not first["variant"]:
+            now = best.setdefault(first["density_target"], runs)
+            best[first["density_target"]] = max(
+                now, runs, key=lambda one: (one[0]["epochs"], mean_em(one)))
+    return [dense_runs(rows), *(best[density] for density in sorted(best, reverse=True))]
+
+
+def readme_markdown(records: list[dict]) -> str:
+    """Return the README's tables: of the largest group of records, and of the default profile."""
+    groups = [group for group in group_records(sorted(records, key=record_order))
+              if dense_runs(group_records(group, seedless))]
+    chosen = groups[:1] + [one for one in groups[1:] if one[0]["profile"] == DEFAULT_PROFILE]
+    parts = []
+    for group in chosen:
+        rows = headline_rows(group)
+        first = group[0]
+        parts += [
+            f"**{model_and_data(first)}**: {first['n_train']:,} training questions, "
+            f"{first['n_eval']:,} evaluation questions",
+            markdown_table(HEADER[:7], [result_row(runs, rows[0])[:7] for runs in rows]),
+        ]
+    return "\n\n".join(parts)
 
 
 def between_markers(page: str, text: str, name: str = "README") -> str:
@@ -76,16 +117,15 @@ def between_markers(page: str, text: str, name: str = "README") -> str:
     return page[: page.index(first)] + text + page[page.index(last) + len(last):]
 
 
-def write_summary(folder: str | Path, readme: str | Path | None = None) -> str:
-    """Write folder/summary.md, and the same tables into the readme; return the text.
-
-    Raises ValueError, with nothing written, for a broken record or a readme without its markers.
-    """
-    text = summary_markdown(read_results(folder))
-    pages = {Path(folder) / "summary.md": text}
-    if readme is not None:
-        readme = Path(readme)
-        pages[readme] = between_markers(readme.read_bytes().decode(), text, readme.name)
-    for path, page in pages.items():
-        replace_text_file(path, page)
+def write_summary(folder: str | Path) -> str:
+    """Write folder/summary.md and return its text; raise ValueError for a broken record."""
+    text = summary_markdown(read_records(folder))
+    replace_text_file(Path(folder) / "summary.md", text)
     return text
+
+
+def write_readme(folder: str | Path, readme: Path) -> None:
+    """Write `readme_markdown` of the records of a folder into the readme, between its markers."""
+    text = readme_markdown(read_records(folder))
+    page = between_markers(readme.read_bytes().decode(), text, readme.name)
+    replace_text_file(readme, page)

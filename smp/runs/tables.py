@@ -7,17 +7,20 @@ from smp.runs.names import (
     group_records,
     marks,
     model_and_data,
-    record_label,
     record_order,
     seedless,
 )
+from smp.runs.retained import dense_runs, em_retained
 from smp.text import as_millions, as_percent, markdown_table
+
+HEADER = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM retained",
+          "Size on disk", "ms per question", "Schedule", "Training time"]
 
 
 def bytes_on_disk(record: dict) -> int | None:
     """Return bytes of the mask file if the weights are the base model's, else of the model."""
     masks = record["bytes_mask_file"]
-    return record.get("bytes_model") if masks is None else masks
+    return record["bytes_model"] if masks is None else masks
 
 
 def measured_mean(values: list, form: str, scale: float = 1) -> str:
@@ -33,26 +36,8 @@ def mean_and_spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
-def density_missed(runs: list[dict]) -> str:
-    """Return e.g. " at 12.6%", the mean density, if a run missed its target by over 1%, else ""."""
-    reached, target = [run["density"] for run in runs], runs[0]["density_target"]
-    missed = any(abs(density - target) > 0.01 * target for density in reached)
-    return f" at {as_percent(statistics.fmean(reached))}" if missed else ""
-
-
-def em_retained(em: float, dense: float | None) -> str:
-    """Return the share of the fine-tuned model's EM, 0.793 of 0.804 -> 98.6%; "—" without one."""
-    return f"{100 * em / dense:.1f}%" if dense else "—"
-
-
-def dense_em(rows: list[list[dict]]) -> float | None:
-    """Return the EM of the best fine-tuned row, the mean over its seeds; None without one."""
-    return max((statistics.fmean(run["em"] for run in runs) for runs in rows
-                if runs[0]["method"] == "fine-tuned"), default=None)
-
-
-def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list[str]:
-    """Return one row; dense: EM of the table's fine-tuned model; differs: from `what_differs`."""
+def result_row(runs: list[dict], dense: list[dict], differs: str = "") -> list[str]:
+    """Return one row; dense: the table's fine-tuned runs; differs: from `what_differs`."""
     first = runs[0]
     total = first["params_total"]
     whole = statistics.fmean(run["remaining_of_model"] for run in runs)
@@ -64,14 +49,14 @@ def result_row(runs: list[dict], dense: float | None, differs: str = "") -> list
     epochs = f"{first['epochs']:g} epoch" + "s" * (first["epochs"] != 1)
     minutes = statistics.fmean(run["seconds"] for run in runs) / 60
     return [
-        record_label(first) + marks(first),
+        first["label"] + marks(first),
         f"{as_percent(density)} ({as_percent(whole)} of the model)",
         f"{as_millions(whole * total)} of {as_millions(total)}",
         mean_and_spread([run["em"] for run in runs]),
         mean_and_spread([run["f1"] for run in runs]),
-        em_retained(statistics.fmean(run["em"] for run in runs), dense),
+        em_retained(runs, dense),
         measured_mean(list(map(bytes_on_disk, runs)), "{:.2f} MB", 1e6),
-        measured_mean([run.get("ms_per_question") for run in runs], "{:.1f}"),
+        measured_mean([run["ms_per_question"] for run in runs], "{:.1f}"),
         f"{epochs}, {first['steps']:,} steps, {seeds_text}" + f", {differs}" * bool(differs),
         f"{minutes:.0f} min, {first['device']} {first['precision']}",
     ]
@@ -86,12 +71,10 @@ def group_heading(record: dict) -> str:
 def group_markdown(records: list[dict]) -> str:
     """Return heading and table of one group of comparable records."""
     first, rows = records[0], group_records(sorted(records, key=record_order), seedless)
-    dense, differs = dense_em(rows), what_differs(records)
-    header = ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
-              "To Ship", "ms/Question", "Trained for", "Training"]
+    dense, differs = dense_runs(rows), what_differs(records)
     return "\n\n".join([
         group_heading(first),
         f"Model `{first['model_sha']}`, data `{first['data_sha']}`.",
         markdown_table(
-            header, [result_row(runs, dense, differs[runs[0]["name"]]) for runs in rows]),
+            HEADER, [result_row(runs, dense, differs[runs[0]["name"]]) for runs in rows]),
     ])

@@ -14,6 +14,7 @@ from smp.data.batches import endless_batches, make_loader
 from smp.data.windows import windows_fingerprint
 from smp.model.device import make_accelerator, pick_precision, shard_batch
 from smp.runs.checkpoint import Checkpoints
+from smp.runs.methods import FINE_TUNED
 from smp.runs.settings import Settings
 from smp.runs.training_state import TrainingState, package_versions
 from smp.runs.watch import CURVES, Watch
@@ -23,7 +24,7 @@ def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
     """Return what is trained, with learning rates: scores, weights, biases and LayerNorms, head."""
     groups: dict[str, list[nn.Parameter]] = {"scores": [], "weights": [], "vectors": [], "head": []}
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
-    fine_tuning = settings.task == "fine-tune"
+    fine_tuning = settings.method == FINE_TUNED
     of_encoder = "vectors" if settings.freezes_weights else "weights"
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -34,7 +35,7 @@ def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
         groups["weights"] += groups.pop("head")
     rates = {
         "scores": settings.learning_rate, "head": settings.head_learning_rate,
-        "vectors": settings.vector_learning_rate,
+        "vectors": settings.bias_norm_learning_rate,
         "weights": settings.learning_rate if fine_tuning else settings.weight_learning_rate,
     }
     return [{"params": members, "lr": rates[part]} for part, members in groups.items() if members]
@@ -54,7 +55,7 @@ def prepare_training(
     if not any(features["start_positions"]):
         raise ValueError(
             f"none of the {len(features):,} training windows holds its answer, so there is nothing "
-            f"to learn: check the data, or raise MAX_LENGTH={settings.max_length}"
+            f"to learn: check the data, or raise max_length, {settings.max_length}"
         )
     set_seed(settings.seed)  # dropout depends on this run alone
     accelerator = make_accelerator(settings.precision)
@@ -63,7 +64,8 @@ def prepare_training(
     optimizer = optimizer_class(
         parameter_groups(model, settings), betas=(0.9, 0.999), weight_decay=0.0, fused=True
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup * steps), steps)
+    rising = int(settings.warmup_fraction * steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, rising, steps)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     trained = {names[id(parameter)]: parameter
                for group in optimizer.param_groups for parameter in group["params"]}

@@ -21,7 +21,7 @@ class Watch:
     """The hooks of `fit`, and the curves that they record.
 
     state: the `TrainingState` of the run, which holds the curves. pruning: a `Pruning`, or None to
-    fine-tune. validate: model -> {"em", "f1"}, called settings.n_snapshots times. checkpoints: a
+    fine-tune. validate: model -> {"em", "f1"}, called settings.n_validations times. checkpoints: a
     `Checkpoints`, from whose newest the run resumes. snapshots: a `SnapshotWriter` for masks.
     `first_step` is the number of steps that were done before.
     """
@@ -36,7 +36,7 @@ class Watch:
         self.pruning, self.validate, self.checkpoints = pruning, validate, checkpoints
         self.steps, self.first = steps, is_first_process()
         self.snapshots = snapshots if pruning is not None and self.first else None
-        count = settings.n_snapshots
+        count = settings.n_validations
         self.validations = {round(steps * (i + 1) / count) for i in range(count)}
         self.state, self.first_step = state, 0
         self.history, self.losses = state.curves["history"], state.curves["losses"]
@@ -46,9 +46,10 @@ class Watch:
                 print(f"going on after step {self.first_step:,} of {steps:,}, "
                       f"from {checkpoints.folder}")
         self.snapshot_steps = self.snapshots.begin(
-            steps, pruning.density_at, settings.n_masks, self.first_step) if self.snapshots else ()
+            steps, pruning.density_at, settings.n_mask_snapshots, self.first_step
+        ) if self.snapshots else ()
         self.began = time.perf_counter() - state.curves["seconds"]
-        self.bar = tqdm(initial=self.first_step, total=steps, desc=settings.task, unit=" steps",
+        self.bar = tqdm(initial=self.first_step, total=steps, desc=settings.stage, unit=" steps",
                         disable=not self.first)
 
     def masked(self, step: int) -> None:
@@ -109,7 +110,7 @@ class Watch:
         settings = self.settings
         rates = f"({settings.learning_rate:g})"
         if settings.trains_biases_and_norms:
-            rates += f", that of vectors ({settings.vector_learning_rate:g})"
+            rates += f", that of vectors ({settings.bias_norm_learning_rate:g})"
         good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
         raise FloatingPointError(
             f"{problem} at step {step:,}: lower the learning rate {rates}, or set precision to fp32"

@@ -50,11 +50,11 @@ def describe_task(
         "base_revision": revision,
         "base_sha": begun["model_sha"], "density": begun["density_target"], "head": head,
         "em": scores["em"], "f1": scores["f1"], "n_eval": n_eval,
-        **{key: begun[key] for key in "name method sharing data data_sha settings".split()},
+        **{key: begun[key] for key in "name label method variant data data_sha settings".split()},
     }
     if head == "trained":
         about["head_weights"] = as_arrays(head_tensors(head_parts(model)))
-    if begun["settings"].get("vector_learning_rate"):
+    if begun["settings"]["bias_norm_learning_rate"]:
         about["vectors"] = as_arrays(biases_and_norms(model))
     return about
 

@@ -114,7 +114,7 @@ def load_authors_student(
     model, tokenizer, head = load_student(name, max_length=max_length)
     if head != "label words":
         raise ValueError(
-            f"MODEL={name!r} has no masked-LM head, and the authors' masks were learned for one: "
+            f"model {name!r} has no masked-LM head, and the authors' masks were learned for one: "
             "name bert-base-uncased"
         )
     masks = load_authors_masks(path, model)

@@ -2,7 +2,6 @@
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from smp.task.mask_file import current_fields
 from smp.text import as_percent
 
 PLAIN_HEAD = """\
@@ -89,8 +88,8 @@ def mask_card(about: dict, size: int) -> str:
 
 def model_card(record: dict) -> str:
     """Return the card of a saved model, from the record of its run."""
-    about = current_fields(record | {"base": record["model"], "base_sha": record["model_sha"]})
-    has_vectors = record["settings"].get("vector_learning_rate", 0) > 0
+    about = record | {"base": record["model"], "base_sha": record["model_sha"]}
+    has_vectors = record["settings"]["bias_norm_learning_rate"] > 0
     notes, code = "", PLAIN_HEAD
     if record["method"] != "fine-tuned":
         notes += PRUNED_NOTE

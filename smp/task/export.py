@@ -29,24 +29,32 @@ from smp.task.formats import export_onnx, onnx_reader, read_in_turns, torch_read
 from smp.task.mask_file import TRAINED, load_masks
 from smp.text import as_millions, markdown_table
 
+MASK_FIELDS = {"name", "label", "method", "base", "base_sha", "head", "settings", "data"}
+
 
 def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
     """Return (record, result of `load_masks` or None without masks) of a saved run.
 
-    Raises ValueError or FileNotFoundError with one line.
+    Of a folder that contains a mask file and no model, the record is the file's metadata. Raises
+    ValueError or FileNotFoundError with one line.
     """
-    path = folder / "record.json"
+    path, masks = folder / "record.json", folder / MASK_FILE
+    if masks.is_file() and not (folder / "config.json").exists():
+        found = load_masks(masks)
+        if missing := MASK_FIELDS - found[1].keys():
+            raise ValueError(f"{masks}: its metadata lack {', '.join(sorted(missing))}")
+        return found[1] | {"model": found[1]["base"], "model_sha": found[1]["base_sha"]}, found
     find_model(str(folder))  # raises if the folder has no model
     try:
         record = check_record(json.loads(path.read_text(encoding="utf-8")))
-        if record.get("head") not in ("label words", "embedding rows", "trained"):
-            raise ValueError(f"its head is {record.get('head')!r}")
     except FileNotFoundError:
         reason = f"{folder} has no record.json: name a run in results/models"
         raise FileNotFoundError(reason) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no record of a run: {error}") from None
-    return record, load_masks(folder / MASK_FILE) if record["bytes_mask_file"] else None
+    if record["head"] not in ("label words", "embedding rows", "trained"):
+        raise ValueError(f"{path} is no record of a run: its head is {record['head']!r}")
+    return record, load_masks(masks) if record["bytes_mask_file"] else None
 
 
 def entropy_bytes(masks: dict[str, np.ndarray]) -> float:
@@ -73,7 +81,7 @@ def add_base_and_masks(forms: dict, folder: Path, base: str, head: str) -> None:
         from_masks, _, _ = load_task(base, folder)
         untouched, _, _ = load_student(base, head=head)
     except (FileNotFoundError, ValueError) as error:
-        print(f"the mask file was not tried on its base, name it with --base: {error}")
+        print(f"The mask file was not measured on its base model; name it with --base: {error}")
         return
     size = (folder / MASK_FILE).stat().st_size
     forms["base, not pruned"] = torch_reader(untouched), untouched, None
@@ -81,10 +89,13 @@ def add_base_and_masks(forms: dict, folder: Path, base: str, head: str) -> None:
 
 
 def add_compact(
-    forms: dict, folder: Path, model: nn.Module, tokenizer: Any, example: dict
+    forms: dict, folder: Path, model: nn.Module, tokenizer: Any, example: dict, base: str
 ) -> tuple[dict, list[dict]]:
-    """Save the compact model; add it with dense and CSR products; return what both steps did."""
-    small, host = copy.deepcopy(model), stock_model(model, str(folder))
+    """Save the compact model; add it with dense and CSR products; return what both steps did.
+
+    base: where the model, or the base of its masks, was loaded from.
+    """
+    small, host = copy.deepcopy(model), stock_model(model, base)
     removed = prune_dead_units(small)
     if host is not model:  # a label-word head is saved with its masked language model
         prune_dead_units(host)
@@ -107,35 +118,43 @@ def questions_of_run(settings: dict, data: str | None) -> Dataset:
 
 def export_run(
     folder: Path | str, data: str | None = None, base: str | None = None, onnx: bool = False,
-    questions: int = 200,
+    questions: int = 200, into: Path | None = None,
 ) -> dict:
-    """Write a run's model card, compact/, model.onnx if `onnx`, and the measurements in ship.json.
+    """Write a run's model card, compact/, model.onnx if `onnx`, and measurements in export.json.
 
-    folder: a run in results/models/; data, base: its questions and its base model, if not as in the
-    record. Returns the content of ship.json. Raises ValueError or FileNotFoundError with one line.
+    folder: a run in results/models/, or a folder with a mask file; data, base: its questions and
+    its base model, if not as in the record; into: where to write, if not into the folder. Returns
+    the content of export.json. Raises ValueError or FileNotFoundError with one line.
     """
     folder = Path(folder)
+    into = into or folder
     record, found = read_run(folder)
     settings = record["settings"]
     asked = questions_of_run(settings, data)
     asked = asked.select(range(min(questions, len(asked))))
-    model, tokenizer = load_saved(str(folder))
+    base = base or (found[1].get("base", record["model"]) if found else None)
+    is_model = (folder / "config.json").exists()
+    if is_model or not base:
+        model, tokenizer = load_saved(str(folder))
+    else:
+        model, tokenizer, _ = load_task(base, folder)
+    into.mkdir(parents=True, exist_ok=True)
     features = featurise(asked, tokenizer, settings["max_length"], settings["stride"])
     windows = sorted(window_inputs(features), key=lambda window: window["input_ids"].shape[1])
     example = windows[len(windows) // 2]
     report = {"run": record["name"], "mask_file": None, "questions": len(asked)}
     forms: dict[str, tuple] = {}  # {name: (reader, model with its parameters, bytes or None)}
-    if found:
+    if found and base:
         report["mask_file"] = measure_mask_file(folder / MASK_FILE, *found)
-        base = base or found[1].get("base", record["model"])
         add_base_and_masks(forms, folder, base, record["head"])
-    forms["plain model"] = torch_reader(model), model, model_bytes(folder)
+    forms["plain model"] = torch_reader(model), model, model_bytes(folder) if is_model else None
     if record["method"] != "fine-tuned":
-        report["compact"], report["csr"] = add_compact(forms, folder, model, tokenizer, example)
+        report["compact"], report["csr"] = add_compact(
+            forms, into, model, tokenizer, example, str(folder) if is_model else str(base))
     if onnx:
-        size = export_onnx(model, example, folder / "model.onnx")
-        forms["ONNX"] = onnx_reader(folder / "model.onnx"), model, size
-    replace_text_file(folder / "README.md", model_card(record))
+        size = export_onnx(model, example, into / "model.onnx")
+        forms["ONNX"] = onnx_reader(into / "model.onnx"), model, size
+    replace_text_file(into / "README.md", model_card(record))
     read = read_in_turns({name: form[0] for name, form in forms.items()}, asked, features)
     _, answers, logits = read["plain model"]
     texts, finite = [answer["prediction_text"] for answer in answers], np.isfinite(logits)
@@ -147,7 +166,7 @@ def export_run(
          "largest_difference": float(np.abs(theirs[finite] - logits[finite]).max())}
         for name, (speed, own, theirs) in read.items()
     ]
-    replace_text_file(folder / "ship.json", json.dumps(report, indent=1) + "\n")
+    replace_text_file(into / "export.json", json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -160,22 +179,23 @@ def export_markdown(report: dict) -> str:
         for form in report["forms"]
     ]
     first = report["forms"][0]["form"]
-    header = ["Form", "To Ship", "Parameters, not 0", "ms/Question", "Times Faster", "Same Answers",
-              "Largest Difference"]
+    header = ["Format", "Size on disk", "Parameters, not 0", "ms per question", "Speed-up",
+              "Answer agreement", "Max logit difference"]
     lines = [
-        f"{report['run']}: {report['questions']} questions one by one, read by each form in turns, "
-        f"{report['threads']} threads; median, times faster than: {first}; answers and logits "
-        "beside those of the plain model.", markdown_table(header, rows),
+        f"{report['run']}: {report['questions']} questions, one at a time, the formats in turns, "
+        f"{report['threads']} threads. Median time; speed-up over: {first}. Answers and logits are "
+        "compared with those of the plain model.", markdown_table(header, rows),
     ]
     if masks := report["mask_file"]:
         lines.append(
-            f"mask file: {masks['bytes']:,} bytes, of them {masks['bytes_head']:,} of a head and "
-            f"{masks['bytes_vectors']:,} of biases and LayerNorms; the rest is "
-            f"{masks['above_bound']:.3f} of the entropy bound, {masks['bytes_entropy_bound']:,}"
+            f"Mask file: {masks['bytes']:,} bytes, of which the head takes {masks['bytes_head']:,} "
+            f"and biases and LayerNorms {masks['bytes_vectors']:,}. The rest is "
+            f"{masks['above_bound']:.3f} times the entropy of the masks, "
+            f"{masks['bytes_entropy_bound']:,} bytes."
         )
     if "compact" in report:
         before, after = report["compact"]["parameters"]
         sparse = sum(one["product"] != "dense" for one in report["csr"])
-        lines.append(f"compact: {before:,} parameters became {after:,}; of {len(report['csr'])} "
-                     f"matrices {sparse} are read faster as CSR")
+        lines.append(f"Compact: {before:,} parameters became {after:,}. {sparse} of "
+                     f"{len(report['csr'])} matrices are faster as CSR.")
     return "\n\n".join(lines)

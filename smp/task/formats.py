@@ -26,7 +26,7 @@ def export_onnx(model: nn.Module, example: dict[str, torch.Tensor], path: Path) 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime")
                if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -r requirements.txt")
+        raise ValueError(f"ONNX needs {', '.join(missing)}: pip install \"bert-smp[export]\"")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     sides = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     pair = {name: torch.cat([tensor] * 2) for name, tensor in example.items()}  # 1 would stay 1

@@ -10,6 +10,7 @@ import torch
 
 from helpers import attach_masks
 from smp.cli.main import main
+from smp.cli.options import parse
 from smp.method.masks import kept_count
 from smp.runs import methods
 from smp.runs.read import read_records
@@ -17,6 +18,7 @@ from smp.runs.sweep_curves import plot_sweep
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "new-method.md").read_text("utf-8")
 FILE, LINE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+(COMMAND,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -48,17 +50,24 @@ def test_each_row_keeps_its_largest_products(row_product, tiny_qa):
 
 
 def test_a_sweep_runs_it_beside_smp_and_its_table_names_it(row_product, base, tmp_path, capsys):
-    assert main(["sweep", "--profile=quick", f"--model={base}", f"--results={tmp_path}",
+    """The page's command, with other methods, densities and sizes."""
+    program, *command = COMMAND.split()
+    assert program == "smp" and "row-product" in parse(command)[1].methods
+    results = tmp_path / "results"
+    assert main([command[0], "--profile=quick", f"--model={base}", f"--results={results}",
                  "--methods", "smp-l", "row-product", "--densities", "0.3", "--n-train=24",
-                 "--n-valid=0", "--n-eval=4", "--set", "max_length=96", "stride=32",
-                 "precision=fp32"]) == 0
+                 "--n-valid=0", "--n-eval=4", "--max-length=96", "--stride=32",
+                 "--precision=fp32"]) == 0
     printed = capsys.readouterr().out
     assert "| row product" in printed and "| SMP-L" in printed
-    records = {record["method"]: record for record in read_records(tmp_path / "sweep")}
-    assert records.keys() == {"SMP", "row product"}
-    assert records["row product"]["density"] == pytest.approx(0.3, abs=0.02)
-    masks = list((tmp_path / "sweep" / "models").glob("*row-product*/masks.safetensors"))
+    records = {record["method"]: record for record in read_records(results)}
+    assert records.keys() == {"smp-l", "row-product"}
+    assert records["row-product"]["label"] == "row product"
+    assert records["row-product"]["density"] == pytest.approx(0.3, abs=0.02)
+    masks = list((results / "models").glob("*row-product*/masks.safetensors"))
     assert len(masks) == 1  # frozen weights: the masks are the task
+    tables = set(re.findall(r"`results/(\S+)`", PAGE)) - {""}
+    assert tables and all((results / name).is_file() for name in tables)
     legend = plot_sweep(list(records.values())).legends[0]
     assert {text.get_text() for text in legend.get_texts()} == {"SMP-L", "row product"}
-    assert torch.isfinite(torch.tensor(records["row product"]["history"]["loss"])).all()
+    assert torch.isfinite(torch.tensor(records["row-product"]["history"]["loss"])).all()

@@ -12,10 +12,11 @@ from smp.runs.methods import METHODS
 from smp.runs.settings import choose_settings
 
 
-@pytest.mark.parametrize("sharing, temperature", [("local", 1.0), ("shared", 1.0), ("shared", 4.0)])
-def test_settings_reach_the_masks(sharing, temperature, tiny_qa):
-    settings = choose_settings("quick", "smp", density=0.3, sharing=sharing,
-                               temperature=temperature, score_start=2.0, precision="fp32")
+@pytest.mark.parametrize("method, sharing, temperature", [
+    ("smp-l", "local", 1.0), ("smp-s", "shared", 1.0), ("smp-s", "shared", 4.0)])
+def test_settings_reach_the_masks(method, sharing, temperature, tiny_qa):
+    settings = choose_settings("quick", "smp", density=0.3, method=method,
+                               temperature=temperature, score_init=2.0, precision="fp32")
     plain = attach_masks(copy.deepcopy(tiny_qa), sharing, temperature, start=2.0)
     pruning = attach_pruning(tiny_qa, settings)
     assert isinstance(pruning.masks.choose, KeepTop) and plain.choose is None
@@ -33,7 +34,7 @@ def test_settings_reach_the_masks(sharing, temperature, tiny_qa):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_weights_or_scores_as_its_line_states(method, tiny_qa):
     chosen = METHODS[method]
-    pruning = attach_pruning(tiny_qa, choose_settings("quick", "smp", **chosen.settings))
+    pruning = attach_pruning(tiny_qa, choose_settings("quick", "smp", method=method))
     weights = [linear.parametrizations.weight.original for *_, linear in pruning.masks.matrices]
     assert all(weight.requires_grad != chosen.freezes_weights for weight in weights)
     assert bool(pruning.masks.scores) == (method != "magnitude")

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from helpers import SQUAD, needs_squad
-from smp.data.answers import SquadMetric, best_spans, decode_answers, normalize_answer
+from smp.data.answers import (
+    SquadMetric,
+    best_spans,
+    decode_answers,
+    exact_matches,
+    normalize_answer,
+)
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
 
@@ -122,7 +128,7 @@ def test_best_spans_by_hand():
 @pytest.fixture(scope="module")
 def windows(bert):
     """Examples and their windows of 48 tokens, several to an example."""
-    examples = load_squad("almanac", n_train=40, n_eval=1)["train"]
+    examples = load_squad("synthetic", n_train=40, n_eval=1)["train"]
     return examples, featurise(examples, bert, 48, 16)
 
 
@@ -290,6 +296,15 @@ def test_scores_equal_the_official_definition(rows):
     ]
     said = {str(i): text for i, (text, _) in enumerate(rows)}
     assert score(said, references) == pytest.approx(official_score(said, references), abs=1e-12)
+    exact = exact_matches([{"prediction_text": text} for text, _ in rows],
+                          [known for _, known in rows])
+    alone = [official_score(said, [reference])["em"] for reference in references]
+    assert exact.dtype == bool and exact.tolist() == alone
+
+
+def test_exact_matches_need_one_prediction_for_each_question():
+    with pytest.raises(ValueError):
+        exact_matches([{"prediction_text": "x"}], [["x"], ["y"]])
 
 
 def test_scores_by_hand():

@@ -136,14 +136,14 @@ def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_synthetic_data_has_1600_train_and_400_eval_rows(tmp_path):
-    data = load_squad("almanac", n_valid=40)
+    data = load_squad("synthetic", n_valid=40)
     assert {name: len(part) for name, part in data.items()} == {
         "train": 1600,
         "valid": 40,
         "eval": 400,
     }
     assert all(part.features == SQUAD_FEATURES for part in data.values())
-    few = load_squad("almanac", n_train=30, n_valid=7, n_eval=5, seed=3)
+    few = load_squad("synthetic", n_train=30, n_valid=7, n_eval=5, seed=3)
     assert [len(few[name]) for name in ("train", "valid", "eval")] == [30, 7, 5]
     assert few["train"]["id"][:] == data["train"]["id"][:30], "same for any seed"
     for part in (data, few):
@@ -355,9 +355,9 @@ def test_missing_paths_raise(path):
     assert one_line(error).startswith(str(path))
 
 
-@pytest.mark.parametrize("data", [None, "", 3, ["almanac"]])
+@pytest.mark.parametrize("data", [None, "", 3, ["synthetic"]])
 def test_data_of_another_type_raises(data):
-    with pytest.raises(ValueError, match="expected 'almanac', a path or a Hub dataset name"):
+    with pytest.raises(ValueError, match="expected 'synthetic', a path or a Hub dataset name"):
         load_squad(data)
 
 
@@ -392,7 +392,7 @@ def test_impossible_counts_raise(pages, counts, message):
     one_line(error)
     if message.endswith(("or more", "number")):
         with pytest.raises(ValueError, match=message):
-            load_squad("almanac", **counts)
+            load_squad("synthetic", **counts)
 
 
 @pytest.mark.parametrize("n_valid", [0, 1, 10, 60])
@@ -422,7 +422,7 @@ def test_longest_passage_leaves_out_longer_ones(pages):
             assert short[part]["id"][:] and len(short[part]) == sum(
                 n <= most for n in words(whole, part))
             assert max(words(short, part)) <= most
-    with pytest.raises(ValueError, match="LONGEST_PASSAGE=1: all 120 questions are on longer"):
+    with pytest.raises(ValueError, match="longest_passage 1: all 120 questions are on longer"):
         load_squad(pages, longest_passage=1)
 
 
@@ -730,7 +730,7 @@ def test_the_seed_fixes_an_order_that_is_new_each_epoch(examples, bert):
 
 
 def test_batches_are_of_similar_length(bert):
-    features = featurise(load_squad("almanac", n_train=600, n_eval=1)["train"], bert, 256, 64)
+    features = featurise(load_squad("synthetic", n_train=600, n_eval=1)["train"], bert, 256, 64)
     used = sum(map(len, features["input_ids"]))
     sizes = [batch["input_ids"].numel() for batch in make_loader(features, bert, 16, True)]
     assert used / sum(sizes) > 0.95
@@ -753,7 +753,7 @@ def test_loading_writes_no_file(tmp_path, bert):
         "from smp.data.batches import make_loader\nfrom smp.data.reading import load_squad\n"
         "from smp.data.windows import featurise\nfrom transformers import AutoTokenizer\n"
         f"t = AutoTokenizer.from_pretrained({bert.name_or_path!r})\n"
-        "f = featurise(load_squad('almanac', 20, 0, 5)['train'], t, 64, 16)\n"
+        "f = featurise(load_squad('synthetic', 20, 0, 5)['train'], t, 64, 16)\n"
         "list(make_loader(f, t, 4, True))"
     )
     env = {

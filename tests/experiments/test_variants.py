@@ -19,7 +19,9 @@ from experiments.variants import (
     seeds_beside,
 )
 from helpers import attach_masks, linears_of, tiny_config
-from smp.cli.sweep import Sweep, plan_sweep
+from records import make_record
+from smp.cli.grid import Grid
+from smp.cli.sweep import plan_sweep
 from smp.cli.train import Parts
 from smp.method.hidden import HiddenTeacher
 from smp.method.masks import Masks
@@ -28,16 +30,11 @@ from smp.model.encoder import encoder_layers
 from smp.model.load import load_qa_model
 from smp.runs.names import run_name
 
-FINE_TUNED = {
-    "method": "fine-tuned", "sharing": None, "model": "m", "model_sha": "a", "data": "d",
-    "data_sha": "b", "profile": "quick", "density_target": 1.0, "params_total": 1, "epochs": 1,
-    "steps": 9, "n_train": 40, "interrupted": False, "dirty": False, "teacher": None, "em": 0.5,
-}
 TEACHERS = {  # what their records say
-    "teacher": {"settings": {"seed": 0}},
-    "another seed": {"settings": {"seed": 1}},
-    "more steps": {"settings": {"seed": 1}, "steps": 10},
-    "smaller batches": {"settings": {"seed": 1, "batch_size": 4}},
+    "teacher": {},
+    "another seed": {"seed": 1},
+    "more steps": {"seed": 1, "steps": 10},
+    "smaller batches": {"seed": 1, "settings": {"batch_size": 4}},
 }
 
 PLAIN = Parts()
@@ -53,15 +50,17 @@ def folders(tmp_path_factory, tokenizer):
         (model.bert if name == "encoder" else model).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     for name, told in TEACHERS.items():
-        (folder / name / "record.json").write_text(json.dumps(FINE_TUNED | told))
+        record = make_record("fine-tuned", **told)
+        (folder / name / "record.json").write_text(json.dumps(record))
     return folder / "encoder", folder / "teacher"
 
 
-def train(folders, results, method="smp-s+kd", parts=PLAIN, **changes):
+def train(folders, results, method="smp-s+hidden", parts=PLAIN, **changes):
     encoder, teacher = folders
     (settings,) = plan_sweep("quick", [method], [0.5], [0], **{
-        "model": str(encoder), "n_train": 48, "n_valid": 0, "n_eval": 4, "n_snapshots": 1,
-        "hidden_weight": 1, "regulariser": 1e6, "vector_learning_rate": 0.003, "precision": "fp32",
+        "model": str(encoder), "n_train": 48, "n_valid": 0, "n_eval": 4, "n_validations": 1,
+        "hidden_distill_weight": 1, "regulariser": 1e6, "bias_norm_learning_rate": 0.003,
+        "precision": "fp32",
     } | changes)
     learned, merge = [], Masks.merge
 
@@ -71,7 +70,7 @@ def train(folders, results, method="smp-s+kd", parts=PLAIN, **changes):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Masks, "merge", keep_scores)
-        return Sweep([settings], results, str(teacher), parts=parts).run(settings), learned
+        return Grid([settings], results, str(teacher), parts=parts).run(settings), learned
 
 
 def teacher_of(kind, student, teacher):
@@ -94,15 +93,16 @@ def test_a_variant_trains_otherwise_and_its_record_says_so(
     if name != "heads-regularised":  # too little in six steps for a mask to show it everywhere
         assert record["history"]["loss"] != plain["history"]["loss"]
     assert np.isfinite(record["history"]["loss"]).all()
-    assert record["settings"] == plain["settings"] | {"variant": name}
+    assert record["settings"] == plain["settings"]
+    assert (record["variant"], plain["variant"]) == (name, None)
     assert record["name"] == run_name(record) != plain["name"]
-    assert (tmp_path / "sweep" / f"{record['name']}.json").exists()
+    assert (tmp_path / f"{record['name']}.json").exists()
 
 
 @pytest.mark.parametrize("name, method, changes, expected", [
-    ("attention-maps", "smp-s", {}, "a teacher whose layers are followed, which SMP with"),
-    ("several-teachers", "smp-s+kd", {"hidden_weight": 0}, "expected METHODS with .kd, and SET="),
-    ("row-factors", "smp-s", {"vector_learning_rate": 0}, "vectors that are trained, which SMP"),
+    ("attention-maps", "smp-s", {}, "the teacher's hidden states, which smp-s with"),
+    ("several-teachers", "smp-s+kd", {}, "expected methods with .hidden"),
+    ("row-factors", "smp-s", {"bias_norm_learning_rate": 0}, "biases and LayerNorms, which smp-s"),
     ("backward-start", "magnitude", {}, "scores that are learned, which magnitude"),
     ("heads-regularised", "movement", {}, "the regulariser of SMP, which movement"),
     ("heads-regularised", "smp-l", {"regulariser": 0}, "a regulariser above 0"),
@@ -110,8 +110,9 @@ def test_a_variant_trains_otherwise_and_its_record_says_so(
 def test_a_variant_of_what_is_not_in_use_gets_one_line(
     name, method, changes, expected, folders, tmp_path
 ):
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError, match=f"variant {name} replaces .*{expected}") as error:
         train(folders, tmp_path, method, variants.parts_of(name), **changes)
+    assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -123,8 +124,8 @@ def test_a_variant_of_what_is_not_in_use_gets_one_line(
 ])
 def test_a_variant_of_smp_refuses_the_other_methods(name, method):
     """Their records would otherwise name a method whose masks or optimizer were replaced."""
-    (settings,) = plan_sweep("quick", [method], [0.5], [0], vector_learning_rate=0.003)
-    with pytest.raises(ValueError, match=f"VARIANT='{name}' is about .* expected") as error:
+    (settings,) = plan_sweep("quick", [method], [0.5], [0], bias_norm_learning_rate=0.003)
+    with pytest.raises(ValueError, match=f"variant {name} replaces .* expected") as error:
         variants.parts_of(name).check(settings)
     assert "\n" not in str(error.value)
 
@@ -168,7 +169,7 @@ def test_the_maps_are_those_of_the_model(tiny_qa, batch):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_teachers_that_count_are_the_seeds_of_the_one_that_is_named(folders, tmp_path):
+def test_the_teachers_that_count_are_seeds_of_the_named_one(folders, tmp_path):
     _, teacher = folders
     (beside,) = seeds_beside(teacher)
     assert beside.name == "another seed"
@@ -176,7 +177,7 @@ def test_the_teachers_that_count_are_the_seeds_of_the_one_that_is_named(folders,
     assert seeds_beside(tmp_path / "one without a record") == []
 
 
-def test_several_teachers_are_told_apart_from_one_and_count_alike(folders, batch):
+def test_several_teachers_differ_from_one_and_count_alike(folders, batch):
     _, folder = folders
     student = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
     alone = [teacher_of(HiddenTeacher, student, load_qa_model(str(folder.with_name(name)))[0])
@@ -231,7 +232,7 @@ def test_a_soup_of_what_does_not_mix_gets_one_line(folders, tmp_path, tiny_qa, t
 
 @pytest.mark.parametrize("other, said", [
     ('{"n_train": 90, "data": "squad"}', "learned from 90 questions of squad"),
-    ('{"n_train": 40, "data": "almanac"}', "learned from 40 questions of almanac"),
+    ('{"n_train": 40, "data": "synthetic"}', "learned from 40 questions of synthetic"),
     ("[]", "record.json is damaged"), ('{"data": "squad"}', "record.json is damaged"),
     ('{"n_train": 40, "data": "squad"}', None),
 ])
@@ -269,7 +270,7 @@ def test_row_factors_multiply_the_rows_of_the_masked_weight(tiny_qa):
         torch.testing.assert_close(gradient, (weight * one.mask).sum(1, keepdim=True))
 
 
-def test_adam_per_matrix_moves_a_matrix_in_proportion_to_its_gradient():
+def test_adam_per_matrix_steps_are_proportional_to_the_gradient():
     part = torch.nn.Parameter(torch.zeros(3))
     adam = variants.AdamPerMatrix([{"params": [part], "lr": 0.1}], betas=(0.9, 0.999))
     part.grad = torch.tensor([1.0, -2.0, 4.0])

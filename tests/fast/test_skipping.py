@@ -118,7 +118,7 @@ def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, kind)
 def test_a_run_ends_with_the_masks_of_a_dense_run(tiny_qa, windows, tokenizer, products):
     settings = choose_settings(
         "quick", "smp", precision="fp32", max_length=96, stride=32, epochs=3, batch_size=8,
-        n_snapshots=1, density=0.2,
+        n_validations=1, density=0.2,
     )
     masks, losses = [], []
     for skips in (False, True):

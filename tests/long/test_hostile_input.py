@@ -452,18 +452,18 @@ def spoil(name, value):
 
 
 FFN = "bert.encoder.layer.0.output.dense.weight"
-NOT_LOADED = ("MODEL='…' cannot be loaded (…); name an encoder such as BERT or RoBERTa, with all "
+NOT_LOADED = ("model '…' cannot be loaded (…); name an encoder such as BERT or RoBERTa, with all "
               "its files whole")
-NOT_WHOLE = ("MODEL='…': the checkpoint lacks bert.…, or has it in another shape than its "
+NOT_WHOLE = ("model '…': the checkpoint lacks bert.…, or has it in another shape than its "
              "config.json says; expected a whole pretrained encoder")
-NO_WORDS = ("MODEL='…' has no tokenizer with words in it; save the model's own beside it "
+NO_WORDS = ("model '…' has no tokenizer with words in it; save the model's own beside it "
             "(tokenizer.json or vocab.txt)")
-NOT_FINITE = ("MODEL='…': … holds NaN or infinity; expected a checkpoint of numbers, perhaps one "
+NOT_FINITE = ("model '…': … holds NaN or infinity; expected a checkpoint of numbers, perhaps one "
               "saved in fp32")
-NOT_TENSORS = ("MODEL='…': its pytorch_model.bin is damaged, or holds more than tensors, which may "
+NOT_TENSORS = ("model '…': its pytorch_model.bin is damaged, or holds more than tensors, which may "
                "be code; save it as safetensors where it can be trusted")
-NOT_THERE = "MODEL='…' is neither a complete local folder nor reachable on the Hub (…): …"
-LAYERS = "MODEL='…': its config.json says … layers, expected 1 to 1000"
+NOT_THERE = "model '…' is neither a complete local folder nor reachable on the Hub (…): …"
+LAYERS = "model '…': its config.json says … layers, expected 1 to 1000"
 SAFE = "model.safetensors"
 MODELS = {
     "a whole model": (qa, with_files(), Right((2, True))),
@@ -479,11 +479,11 @@ MODELS = {
         qa, with_files(lambda folder: BertTokenizer(
             vocab={word: i for i, word in enumerate([*WORDS, *map(str, range(40))])}
         ).save_pretrained(folder)),
-        "MODEL='…': the tokenizer has 51 tokens, the model 40; they do not belong together"),
+        "model '…': the tokenizer has 51 tokens, the model 40; they do not belong together"),
     "a token of a number too high": (
         qa, with_files(lambda folder: BertTokenizer(
             vocab={word: i for i, word in enumerate(WORDS)} | {"ada": 40}).save_pretrained(folder)),
-        "MODEL='…': the tokenizer has 41 tokens, the model 40; they do not belong together"),
+        "model '…': the tokenizer has 41 tokens, the model 40; they do not belong together"),
     "a config that is no JSON": (qa, with_files(holding("config.json", b"{")), NOT_THERE),
     "a config that is no text": (qa, with_files(holding("config.json", b"\xff\0")), NOT_THERE),
     "a config that is a list": (qa, with_files(holding("config.json", b"[]")), NOT_LOADED),
@@ -557,10 +557,10 @@ MODELS = {
     "a model of words": (student, with_files(saved="words"), Right("label words")),
     "a file for a folder": (
         qa, lambda w: w.file(SAFE, b""),
-        "MODEL='…model.safetensors': no such folder; name a saved model or a Hub name"),
+        "model '…model.safetensors': no such folder; name a saved model or a Hub name"),
     "a user without a home": (
         qa, lambda w: "~nosuchuser/bert",
-        "MODEL='~nosuchuser/bert': no such folder; name a saved model or a Hub name"),
+        "model '~nosuchuser/bert': no such folder; name a saved model or a Hub name"),
     "a model's name no file can have": (qa, lambda w: "b" * 5000, NOT_THERE),
     "NUL in a model's name": (qa, lambda w: "b\0b", NOT_THERE),
 }
@@ -596,7 +596,7 @@ def zip_bomb(world):
     return path
 
 
-NO_HEAD = ("TEACHER='…' has no question-answering head with a start and an end logit: expected a "
+NO_HEAD = ("teacher '…' has no question-answering head with a start and an end logit: expected a "
            "model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves")
 TEACHERS = {
     "a whole teacher": (teacher, with_files(), Right("a teacher")),
@@ -606,35 +606,35 @@ TEACHERS = {
     "a teacher of words": (teacher, with_files(saved="words"), NO_HEAD),
     "a teacher without its words": (
         teacher, with_files(without("tokenizer.json", "tokenizer_config.json", "config.json")),
-        "MODEL='…': the folder has no config.json, so it is not a saved model"),
+        "model '…': the folder has no config.json, so it is not a saved model"),
     "a teacher of other words": (
         teacher, with_files(lambda folder: BertTokenizer(
             vocab={word: i for i, word in enumerate([*WORDS[:-2], "it", "did"])}
         ).save_pretrained(folder)),
-        "TEACHER='…' has another vocabulary (11 tokens) than the student (11): token by token they "
+        "teacher '…' has another vocabulary (11 tokens) than the student (11): token by token they "
         "cannot be compared"),
     "a teacher of shorter windows": (
         teacher, lambda w: (w.model(), 129),
-        "'…' reads 128 tokens, fewer than MAX_LENGTH=129: lower MAX_LENGTH, or name another model"),
+        "'…' reads 128 tokens, fewer than max_length 129: lower max_length, or name another model"),
     "a teacher with NaN in its head": (
         teacher, with_files(spoil("qa_outputs.weight", float("nan"))), NOT_FINITE),
     "a whole archive": (teacher, archive, Right("a teacher")),
     "an archive with NaN": (
         teacher, lambda w: archive(w, qa_outputs__bias=torch.tensor([0, torch.nan])),
-        "TEACHER='…teacher.zip': qa_outputs.bias holds NaN or infinity, expected numbers"),
+        "teacher '…teacher.zip': qa_outputs.bias holds NaN or infinity, expected numbers"),
     "an archive that is a bomb": (
         teacher, bounded("ALWAYS_UNPACKED", 2**20, zip_bomb),
-        "TEACHER='…teacher.zip': pytorch_model.bin unpacks to 10,000,000 bytes, expected at most "
+        "teacher '…teacher.zip': pytorch_model.bin unpacks to 10,000,000 bytes, expected at most "
         "1,048,576"),
     "an archive's config too deep": (
         teacher, with_files(as_pickle(dict), holding("config.json", DEEP.encode()),
                             without("tokenizer.json", "tokenizer_config.json")),
-        "TEACHER='…': its config.json describes no stock BERT (maximum recursion depth exceeded…)"),
+        "teacher '…': its config.json describes no stock BERT (maximum recursion depth exceeded…)"),
     "an archive of a user without a home": (
         teacher, lambda w: "~nosuchuser/t.zip",
-        "TEACHER='~nosuchuser/t.zip': there is no such file or folder"),
+        "teacher '~nosuchuser/t.zip': there is no such file or folder"),
     "an archive's name no file can have": (
-        teacher, lambda w: "t" * 5000 + ".zip", "TEACHER='ttt….zip': …File name too long…"),
+        teacher, lambda w: "t" * 5000 + ".zip", "teacher 'ttt….zip': …File name too long…"),
 }
 
 
@@ -781,37 +781,40 @@ SETTINGS = {
     name: (setting, lambda w, made=made: dict(made), expected) for name, made, expected in (
         ("a seed", dict(seed=2**32 - 1), Right(dict(seed=2**32 - 1))),
         ("a seed too high", dict(seed=2**32),
-         "SEED=4294967296: expected a number below 4294967296"),
+         "seed is 4294967296: expected a number below 4294967296"),
         ("epochs without end", dict(epochs=1e308),
-         "EPOCHS=1e+308: expected a number below 4294967296"),
-        ("a billion snapshots", dict(n_snapshots=10**9),
-         "N_SNAPSHOTS=1000000000: expected a whole number from 0 to 1000"),
+         "epochs is 1e+308: expected a number below 4294967296"),
+        ("a billion validations", dict(n_validations=10**9),
+         "n_validations is 1000000000: expected a whole number from 0 to 1000"),
         ("minus infinity", dict(regulariser=-float("inf")),
-         "REGULARISER=-inf: expected a number below 4294967296"),
+         "regulariser is -inf: expected a number below 4294967296"),
         ("not a number", dict(learning_rate=float("nan")),
-         "LEARNING_RATE=nan: expected a number above 0"),
-        ("a method in a list", dict(method=["smp"]), "METHOD=['smp']: expected one of smp, …"),
+         "learning_rate is nan: expected a number above 0"),
+        ("a method in a list", dict(method=["smp-l"]),
+         "method is ['smp-l']: expected one of smp-l, …"),
         ("a profile in a list", dict(profile=["quick"]),
-         "PROFILE=['quick']: expected one of quick, …"),
-        ("a sharing in a list", dict(sharing=["local"]),
-         "SHARING=['local']: expected \"local\" (SMP-L) or \"shared\" (SMP-S)"),
+         "profile is ['quick']: expected one of quick, …"),
+        ("a distillation in a list", dict(distill=["logits"]),
+         "distill is ['logits']: expected one of none, logits, hidden"),
+        ("a number for yes or no", dict(init_head_from_teacher=1),
+         "init_head_from_teacher is 1: expected False, or True with the head auto or trained"),
         ("a number as text", dict(density="0.5"),
-         "DENSITY='0.5': expected a number above 0 and at most 1"),
+         "density is '0.5': expected a number above 0 and at most 1"),
         ("a number in a list", dict(density=[0.5]),
-         "DENSITY=[0.5]: expected a number above 0 and at most 1"),
+         "density is [0.5]: expected a number above 0 and at most 1"),
         ("an array", dict(density=np.array([0.5, 0.6])),
-         "DENSITY=array([0.5, 0.6]): expected a number above 0 and at most 1"),
+         "density is array([0.5, 0.6]): expected a number above 0 and at most 1"),
         ("a complex number", dict(density=1j),
-         "DENSITY=1j: expected a number above 0 and at most 1"),
-        ("a temperature of zero", dict(kd_temperature=0),
-         "KD_TEMPERATURE=0: expected a number above 0"),
+         "density is 1j: expected a number above 0 and at most 1"),
+        ("a temperature of zero", dict(distill_temperature=0),
+         "distill_temperature is 0: expected a number above 0"),
         ("a window of no tokens", dict(max_length=0),
-         "MAX_LENGTH=0: expected a whole number from 1"),
+         "max_length is 0: expected a whole number from 1"),
         ("a path that is no text", dict(model=io),
-         "MODEL=<module 'io'…>: expected a name or a path, as text"),
+         "model is <module 'io'…>: expected a name or a path, as text"),
         ("lines in a value", dict(precision="fp\n32"),
-         "PRECISION='fp\\n32': expected \"auto\", \"fp32\", \"bf16\" or \"fp16\""),
-        ("lines in a name", {"a\nb": 1}, "unknown setting 'a\\nb': expected one of …"),
+         "precision is 'fp\\n32': expected \"auto\", \"fp32\", \"bf16\" or \"fp16\""),
+        ("lines in a name", {"a\nb": 1}, "unknown setting 'a\\nb': did you mean …?"),
     )
 }
 
@@ -883,12 +886,22 @@ RECORDS = {
     "a heading for a name": (
         records, record_with(data="a\n# b"),
         no_record("data is 'a\\n# b', expected a name, without < or line breaks")),
+    "a record of the first edition": (
+        records, record_text(lambda record: json.dumps(
+            {name: value for name, value in record.items() if name != "schema"})),
+        no_record("missing schema; a record has all fields of RECORD_FIELDS")),
+    "a record of an edition to come": (
+        records, record_with(schema=3), no_record("schema is 3, expected 2")),
+    "a distillation nobody knows": (
+        records, record_with(settings={"distill": ["logits"]}),
+        no_record("settings is {'distill': ['logits']}, expected distill to be one of none, "
+                  "logits, hidden")),
     "no density asked for": (
         records, record_with(density_target=None),
         no_record("density_target is None, expected in [0, 1]")),
 }
 PASSED_OVER = ("…record.json is damaged, so the model beside it is no teacher here: make it again, "
-               "or name it as TEACHER")
+               "or name it as the teacher")
 GOOD = dict(method="fine-tuned", model_sha="a", data="b", data_sha="c", em=0.5)
 
 
@@ -948,16 +961,6 @@ def command(*words, make=None):
     return made
 
 
-def in_place_of_results(make):
-    """`table`, which looks into results/ of the project, looks elsewhere."""
-    def made(world):
-        world.monkeypatch.setattr(command_line, "ROOT", world.folder)
-        make(world)
-        return ["table"]
-
-    return made
-
-
 def unwritable(world):
     real = os.access
     world.monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
@@ -967,50 +970,59 @@ SWEEP = ["sweep", "--profile=quick", "--results=HERE/new"]
 COMMANDS = {
     "results below a file": (
         main, command("run", "--results=HERE/file/new", make=lambda w: w.file("file", "")),
-        "run: RESULTS='…/file/new': …/file is no folder; name one to write in"),
+        "run: --results …/file/new: …/file is not a folder; name a writable folder"),
     "results behind a link to nowhere": (
         main, command("run", "--results=HERE/link/x",
                       make=lambda w: (w.folder / "link").symlink_to("nowhere")),
-        "run: RESULTS='…/link/x': …/link is no folder; name one to write in"),
+        "run: --results …/link/x: …/link is not a folder; name a writable folder"),
     "results that cannot be written": (
         main, command("run", "--results=HERE/new/x", make=unwritable),
-        "run: RESULTS='…/new/x': cannot write in …; name another"),
+        "run: --results …/new/x: cannot write in …; name a writable folder"),
     "a sweep into what cannot be written": (
         main, command(*SWEEP, make=unwritable),
-        "sweep: RESULTS='…/new': cannot write in …; name another"),
+        "sweep: --results …/new: cannot write in …; name a writable folder"),
     "checkpoints below a file": (
         main, command("run", "--checkpoints=HERE/file/new", make=lambda w: w.file("file", "")),
-        "run: CHECKPOINTS='…/file/new': …/file is no folder; name one to write in"),
+        "run: --checkpoints …/file/new: …/file is not a folder; name a writable folder"),
     "a method beside the grid": (
-        main, command(*SWEEP, "--set", "method=movement"),
-        "sweep: SET='method=movement': expected another setting, METHODS of a sweep says it"),
+        main, command(*SWEEP, "--method=movement"), "sweep: --method: a sweep takes --methods"),
     "a task beside the grid": (
-        main, command(*SWEEP, "--set", "task=smp"),
-        "sweep: SET='task=smp': expected another setting, METHODS of a sweep says it"),
-    "a sharing beside the grid": (
-        main, command(*SWEEP, "--set", "sharing=shared"),
-        "sweep: SET='sharing=shared': expected SHARING=shared, it has its own option (in a sweep "
-        "METHODS)"),
-    "an option among the settings": (
-        main, command("run", "--set", "epochs=2"),
-        "run: SET='epochs=2': expected EPOCHS=2, it has its own option"),
-    "a setting without a name": (
-        main, command("run", "--set", "=5"), "run: unknown setting '': expected one of …"),
+        main, command(*SWEEP, "--task=smp"), "sweep: unknown option --task: …"),
+    "a distillation beside the grid": (
+        main, command(*SWEEP, "--distill", "hidden"), "sweep: --distill: a sweep takes --methods"),
+    "settings in one option": (
+        main, command("run", "--set", "epochs=2"), "run: unknown option --set: …"),
+    "an option without a name": (
+        main, command("run", "--=5"), "run: Unrecognized options: --=5"),
+    "an option of bytes": (
+        main, command("run", "--\udcff=5"), "run: Unrecognized options: --\\udcff=5"),
+    "lines in an option": (
+        main, command("run", "--a\nb=5"), "run: unknown option --a\\nb: …"),
     "a setting that is not finite": (
-        main, command("run", "--set", "learning_rate=1e999"),
-        "run: LEARNING_RATE=inf: expected a number below 4294967296"),
+        main, command("run", "--learning-rate=1e999"),
+        "run: learning_rate is inf: expected a number below 4294967296"),
     "a density that is none": (
         main, command(*SWEEP, "--densities", "0.5", "nan"),
-        "sweep: DENSITY=nan: expected a number above 0 and at most 1"),
+        "sweep: density is nan: expected a number above 0 and at most 1"),
+    "no densities": (
+        main, command(*SWEEP, "--densities"), "sweep: --densities: expected one or more"),
     "a number of 5000 digits as option": (
         main, command("run", f"--n-train={DIGITS}"),
-        "run: N_TRAIN='999…': expected a whole number"),
+        "run: --n-train 999…: expected a whole number"),
+    "lines in a number": (
+        main, command("run", "--n-train=1\n2"), "run: --n-train 1…2: expected a whole number"),
+    "lines in a path": (
+        main, command("run", "--data=./a\nb"), "run: --data ./a\\nb: no such file or folder"),
+    "a path of bytes": (
+        main, command("run", "--model=./\udcff"), "run: --model ./\\udcff: no such file or folder"),
     "a seed too high as option": (
         main, command("run", f"--seed={2**32}"),
-        "run: SEED=4294967296: expected a number below 4294967296"),
+        "run: seed is 4294967296: expected a number below 4294967296"),
     "a name of bytes": (
         main, command("run", "--profile=\udcff"),
-        "run: PROFILE='\\udcff': expected one of quick, …"),
+        "run: profile is '\\udcff': expected one of quick, …"),
+    "a verb of bytes": (
+        main, command("r\udcffn"), "smp: unknown verb 'r\\udcffn': did you mean …? Known: …"),
     "a sweep of a model without its tokenizer": (
         main, command(*SWEEP, "--model=HERE/qa", make=with_files(
             without("tokenizer.json", "tokenizer_config.json"))), "sweep: " + NO_WORDS),
@@ -1020,17 +1032,26 @@ COMMANDS = {
         "sweep: " + NOT_TENSORS),
     "a sweep of a model for short windows": (
         main, command(*SWEEP, "--model=HERE/qa", make=with_files()),
-        "sweep: '…qa' reads 128 tokens, fewer than MAX_LENGTH=160: lower MAX_LENGTH, or name "
+        "sweep: '…qa' reads 128 tokens, fewer than max_length 160: lower max_length, or name "
         "another model"),
     "a sweep over damaged records": (
-        main, command(*SWEEP[:2], "--results=HERE", make=record_text(lambda record: DEEP, "sweep")),
+        main, command(*SWEEP[:2], "--results=HERE/results",
+                      make=record_text(lambda record: DEEP)),
         "sweep: " + no_record("maximum recursion depth exceeded…")),
     "a table of damaged records": (
-        main, in_place_of_results(record_text(lambda record: DEEP)),
+        main, command("table", make=record_text(lambda record: DEEP)),
         "table: " + no_record("maximum recursion depth exceeded…")),
     "a table of a folder": (
-        main, in_place_of_results(folder_named("x.json")),
+        main, command("table", make=folder_named("x.json")),
         "table: x.json is not a result record: …; run it again or move the file away"),
+    "a repeat of what is too deep": (
+        main, command("repeat", "HERE/x.json", make=lambda w: w.file("x.json", DEEP)),
+        "repeat: …/x.json is not a result record: maximum recursion depth exceeded…"),
+    "a repeat of a folder": (
+        main, command("repeat", "HERE/results/x.json", make=folder_named("x.json")),
+        "repeat: …/x.json is not a result record: …Is a directory…"),
+    "their masks as a folder": (
+        main, command("authors", "HERE"), "authors: …: no such file"),
 }
 
 CASES = (

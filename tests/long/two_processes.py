@@ -22,10 +22,10 @@ from smp.runs.settings import choose_settings
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 tokenizer = load_pretrained(AutoTokenizer, "all-MiniLM-L6-v2")
-data = load_squad("almanac", 45, 0, 21)  # batches of 8 end with one of 5: 3 rows and 2
+data = load_squad("synthetic", 45, 0, 21)  # batches of 8 end with one of 5: 3 rows and 2
 windows = {part: featurise(data[part], tokenizer, 96, 32) for part in ("train", "eval")}
 settings = choose_settings("quick", "smp", density=0.3, epochs=3, dropout=0.0, precision="fp32",
-                           n_snapshots=2, score_start=1.0)
+                           n_validations=2, score_init=1.0)
 set_seed(0)
 model = BertForQuestionAnswering(BertConfig(
     vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,

@@ -59,9 +59,9 @@ def test_probabilities_are_one_softmax_over_all_windows(count, length, data):
     np.testing.assert_allclose(probabilities, expected, rtol=1e-9)
 
 
-def test_readings_equal_evaluation_and_model(tiny_qa, tokenizer, almanac):
+def test_readings_equal_evaluation_and_model(tiny_qa, tokenizer, synthetic):
     """The answers are those of the evaluation, the probabilities those of the model by hand."""
-    examples = almanac["eval"].select(range(6))
+    examples = synthetic["eval"].select(range(6))
     windows = featurise(examples, tokenizer, max_length=96, stride=32)
     assert len(windows) == len(examples)
     readings = read_passages(tiny_qa, examples, windows, tokenizer, "fp32")
@@ -78,8 +78,8 @@ def test_readings_equal_evaluation_and_model(tiny_qa, tokenizer, almanac):
         np.testing.assert_array_equal(reading["tokens"], np.array(window["offsets"])[inside])
 
 
-def test_a_passage_of_many_windows_is_one_reading(tiny_qa, tokenizer, almanac):
-    examples = almanac["eval"].select(range(3))
+def test_a_passage_of_many_windows_is_one_reading(tiny_qa, tokenizer, synthetic):
+    examples = synthetic["eval"].select(range(3))
     windows = featurise(examples, tokenizer, max_length=40, stride=8)
     assert len(windows) > len(examples)
     whole = featurise(examples, tokenizer, max_length=128, stride=32)

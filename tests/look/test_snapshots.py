@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import attach_masks, tiny_config
-from smp.look.snapshot_writer import SnapshotWriter, mask_numbers, snapshot_steps
+from records import make_record
+from smp.look.snapshot_writer import (
+    SnapshotWriter,
+    mask_numbers,
+    run_snapshots,
+    snapshot_steps,
+)
 from smp.look.snapshots import SCORE_BINS, Snapshots
 from smp.method.schedule import Pruning, density_at
 from smp.runs.settings import choose_settings
@@ -36,7 +42,8 @@ def density_of(settings):
 @settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 40), st.floats(0.01, 1), st.floats(0.05, 1))
 def test_steps_end_with_the_last_and_are_at_most_count(steps, n, density, ramp):
-    chosen = choose_settings("quick", "smp", density=density, density_ramp=ramp, n_masks=n)
+    chosen = choose_settings("quick", "smp", density=density, density_ramp_fraction=ramp,
+                             n_mask_snapshots=n)
     found = snapshot_steps(steps, density_of(chosen), n)
     assert len(found) <= n and all(0 <= step <= steps for step in found)
     assert steps in found and (0 in found) == (n > 1)
@@ -44,11 +51,11 @@ def test_steps_end_with_the_last_and_are_at_most_count(steps, n, density, ramp):
 
 def test_steps_are_closer_where_the_density_falls():
     chosen = choose_settings("quick", "smp", density=0.1)
-    steps = sorted(snapshot_steps(10_000, density_of(chosen), chosen.n_masks))
-    assert len(steps) == chosen.n_masks == 24
+    steps = sorted(snapshot_steps(10_000, density_of(chosen), chosen.n_mask_snapshots))
+    assert len(steps) == chosen.n_mask_snapshots == 24
     gaps = np.diff(steps)
     assert (np.diff(gaps) >= -2).all() and gaps[-1] > 3 * gaps[0]
-    densities = [density_at(step, 10_000, 0.1, chosen.density_ramp) for step in steps]
+    densities = [density_at(step, 10_000, 0.1, chosen.density_ramp_fraction) for step in steps]
     assert max(-np.diff(densities)) < 0.08  # no large leap between two of them
     dense = density_of(choose_settings("quick", "smp", density=1.0))
     even = sorted(snapshot_steps(10_000, dense, 24))
@@ -167,8 +174,16 @@ def test_a_full_disk_loses_one_snapshot_only(tmp_path, capsys):
     assert Snapshots(path).steps == [0, 2]
 
 
+def test_the_snapshots_of_a_run_have_its_name_and_label(tmp_path):
+    keeper = run_snapshots(make_record("smp-s", density=0.1), tmp_path, heads=4)
+    name = keeper.about["name"]
+    assert keeper.path == tmp_path / "snapshots" / f"{name}.safetensors"
+    assert keeper.about == {"name": name, "model": "all-MiniLM-L6-v2", "label": "SMP-S + KD",
+                            "density_target": 0.1, "heads": 4}
+
+
 def test_a_run_resumed_elsewhere_prints_missing_steps(tmp_path, capsys):
-    chosen = choose_settings("quick", "smp", density=0.5, n_masks=3)
+    chosen = choose_settings("quick", "smp", density=0.5, n_mask_snapshots=3)
     keeper = SnapshotWriter(tmp_path / "s.safetensors")
     wanted = keeper.begin(10, density_of(chosen), 3)
     assert wanted == snapshot_steps(10, density_of(chosen), 3) and capsys.readouterr().out == ""

@@ -15,8 +15,8 @@ from smp.runs.training import parameter_groups
 
 
 def short(method, **changes):
-    return choose_settings("quick", "smp", method=method, batch_size=8, n_snapshots=1,
-                           density=0.2, epochs=2, score_start=0.0, precision="fp32", **changes)
+    return choose_settings("quick", "smp", method=method, batch_size=8, n_validations=1,
+                           density=0.2, epochs=2, score_init=0.0, precision="fp32", **changes)
 
 
 def top(values, share):
@@ -27,16 +27,16 @@ def top(values, share):
     return torch.from_numpy(mask).view_as(values)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "movement", "soft movement"])
+@pytest.mark.parametrize("method", ["magnitude", "movement", "soft-movement"])
 def test_a_loop_written_out_by_hand_gives_the_same(method, tiny_qa, windows, tokenizer):
     """Two epochs with the weights trained, transcribed from the papers: Adam written out, masks
     by sorting, gradients from explicit leaves W' = W * M."""
     settings = short(method, **({"regulariser": 30.0, "learning_rate": 0.5}
-                                if method == "soft movement" else {}))
+                                if method == "soft-movement" else {}))
     twin = copy.deepcopy(tiny_qa).train()
     pruning = attach_pruning(tiny_qa, settings)
     run = train(tiny_qa, windows, tokenizer, settings, pruning)
-    steps, hold, ramp = run["steps"], settings.density_hold, settings.density_ramp
+    steps, hold, ramp = run["steps"], settings.density_hold_fraction, settings.density_ramp_fraction
     assert steps >= 12 and len(set(run["history"]["density"])) > 5
 
     matrices = [name for name, p in twin.named_parameters()
@@ -70,7 +70,7 @@ def test_a_loop_written_out_by_hand_gives_the_same(method, tiny_qa, windows, tok
                 penalty = settings.regulariser * risen * s * (1 - s) / (len(matrices) * s.numel())
                 grads[name + ".scores"] = leaf.grad * values[name] + penalty
         norm = float(torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt())
-        rising = int(settings.warmup * steps)
+        rising = int(settings.warmup_fraction * steps)
         pace = t / rising if t < rising else (steps - t) / (steps - rising)
         for name, grad in grads.items():
             grad = grad * min(1.0, 1.0 / (norm + 1e-6))
@@ -102,7 +102,7 @@ def test_magnitude_follows_the_weights_as_they_change(tiny_qa):
             weight.data = torch.randn_like(weight)
 
 
-def test_gradients_of_weights_and_scores_are_those_of_an_explicit_masked_weight(tiny_qa, batch):
+def test_gradients_equal_those_of_an_explicit_masked_weight(tiny_qa, batch):
     masks = attach_masks(tiny_qa, kind=MovementMasks)
     for score in masks.scores:
         score.data = torch.randn_like(score)
@@ -125,11 +125,11 @@ def test_gradients_of_weights_and_scores_are_those_of_an_explicit_masked_weight(
 
 
 @pytest.mark.parametrize("method, changes, rates", [
-    ("smp", {}, {"scores": 2e-2, "head": 3e-3}), ("magnitude", {}, {"weights": 3e-4}),
-    ("smp", {"vector_learning_rate": 7e-4}, {"scores": 2e-2, "vectors": 7e-4, "head": 3e-3}),
+    ("smp-l", {}, {"scores": 2e-2, "head": 3e-3}), ("magnitude", {}, {"weights": 3e-4}),
+    ("smp-l", {"bias_norm_learning_rate": 7e-4}, {"scores": 2e-2, "vectors": 7e-4, "head": 3e-3}),
     ("movement", {}, {"scores": 1e-2, "weights": 3e-4}),
-    ("movement", {"vector_learning_rate": 7e-4}, {"scores": 1e-2, "weights": 3e-4}),
-    ("soft movement", {}, {"scores": 1e-2, "weights": 3e-4}),
+    ("movement", {"bias_norm_learning_rate": 7e-4}, {"scores": 1e-2, "weights": 3e-4}),
+    ("soft-movement", {}, {"scores": 1e-2, "weights": 3e-4}),
 ])
 def test_each_part_has_the_learning_rate_of_its_method(method, changes, rates, tiny_qa):
     settings = short(method, **changes)
@@ -142,7 +142,7 @@ def test_each_part_has_the_learning_rate_of_its_method(method, changes, rates, t
     assert trained == sum(p.numel() for p in tiny_qa.parameters() if p.requires_grad)
 
 
-def test_soft_movement_lets_the_matrices_compete_and_says_what_it_kept(tiny_qa):
+def test_matrices_compete_in_soft_movement_and_are_counted(tiny_qa):
     masks = attach_masks(tiny_qa, kind=SoftMovementMasks)
     for number, score in enumerate(masks.scores):
         score.data = torch.full_like(score, -3.0 if number % 2 else 3.0)
@@ -155,7 +155,7 @@ def test_soft_movement_lets_the_matrices_compete_and_says_what_it_kept(tiny_qa):
 
 
 def test_threshold_and_penalty_of_soft_movement_rise_together(tiny_qa):
-    settings = short("soft movement")
+    settings = short("soft-movement")
     pruning = attach_pruning(tiny_qa, settings)
     for score in pruning.masks.scores:
         score.data = torch.randn_like(score) * 3

@@ -76,7 +76,8 @@ def test_the_distilled_loss_mixes_both(alpha):
     batch = {"row": torch.tensor([4, 1]), "input_ids": torch.ones(2, 7),
              "attention_mask": torch.ones(2, 7),
              "start_positions": torch.tensor([0, 3]), "end_positions": torch.tensor([2, 6])}
-    loss = teacher_loss(choose_settings("quick", "smp-kd", kd_weight=alpha), None, None, teacher)
+    settings = choose_settings("quick", "smp-kd", distill_weight=alpha)
+    loss = teacher_loss(settings, None, None, teacher)
     ce = span_loss(student[..., 0], student[..., 1], batch)
     kd = distillation_loss(student, teacher[[4, 1], :7].float(), batch["attention_mask"], 2.0)
     got = loss(student[..., 0], student[..., 1], batch)
@@ -295,7 +296,7 @@ def test_an_odd_archive_is_refused_in_one_line(tmp_path, archived, tokenizer, ca
     with pytest.raises(ValueError) as error:
         load_teacher(path, tokenizer, 128, tiny_config())
     text = str(error.value)
-    assert message in text and "\n" not in text and text.startswith(f"TEACHER={path!r}")
+    assert message in text and "\n" not in text and text.startswith(f"teacher {path!r}")
     assert capsys.readouterr().out == ""
 
 

@@ -42,7 +42,7 @@ def distance_of_models(student, teacher, batch):
     ), batch["attention_mask"].sum(1).tolist())
 
 
-def test_the_distance_is_that_of_the_formula_and_padding_does_not_count():
+def test_the_distance_is_that_of_the_formula_without_padding():
     rng, lengths = np.random.default_rng(0), [5, 9, 7]
     student, teacher = (rng.normal(size=(4, 3, 9, 8)).astype(np.float32) for _ in range(2))
     mask = torch.tensor([[1] * n + [0] * (9 - n) for n in lengths])
@@ -54,7 +54,7 @@ def test_the_distance_is_that_of_the_formula_and_padding_does_not_count():
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_teacher_is_at_no_distance_from_its_copy_and_keeps_no_hooks(tiny_qa, batch):
+def test_a_copy_is_at_no_distance_and_reading_adds_no_hooks(tiny_qa, batch):
     teacher = copy.deepcopy(tiny_qa)
     hidden = HiddenTeacher(tiny_qa, teacher, encoder_layers, make_accelerator("fp32"))
     tiny_qa(**batch)
@@ -78,8 +78,9 @@ def test_the_distance_moves_the_scores_of_every_layer(tiny_qa, windows, tokenize
             if "encoder" in name and "dense.weight" in name:
                 weight.add_(0.05 * torch.randn(weight.shape))
     settings = choose_settings(
-        "quick", "smp-kd", kd_weight=1.0, hidden_weight=2.0, density=0.9, regulariser=0.0,
-        score_start=0.0, epochs=0.5, max_length=96, stride=32, n_snapshots=0, precision="fp32",
+        "quick", "smp-kd", distill="hidden", distill_weight=1.0, hidden_distill_weight=2.0,
+        density=0.9, regulariser=0.0, score_init=0.0, epochs=0.5, max_length=96, stride=32,
+        n_validations=0, precision="fp32",
     )
     tiny_qa.qa_outputs.weight.data.zero_()  # so that the KL is 0 and without a gradient below
     tiny_qa.qa_outputs.weight.requires_grad_(False)
@@ -90,15 +91,14 @@ def test_the_distance_moves_the_scores_of_every_layer(tiny_qa, windows, tokenize
     assert all(bool((scores != 0).any()) for scores in masks.scores)
 
 
-def test_a_teacher_that_reads_along_says_what_a_teacher_asked_before_has_said(
-    tiny_qa, windows, tokenizer
-):
+def test_a_teacher_in_the_loop_gives_its_cached_logits(tiny_qa, windows, tokenizer):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
     torch.nn.init.normal_(teacher.qa_outputs.weight)  # so that it says something
-    choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32", kd_weight=1.0)
+    choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32",
+                               distill_weight=1.0)
     said = teacher_logits(teacher, windows, tokenizer, "fp32")
     asked = teacher_loss(choose(), None, None, said)
-    along = teacher_loss(choose(hidden_weight=3.0), tiny_qa, teacher)
+    along = teacher_loss(choose(distill="hidden", hidden_distill_weight=3.0), tiny_qa, teacher)
     for batch in make_loader(windows, tokenizer, 3, shuffle=True):
         inputs = {name: batch[name] for name in MODEL_INPUTS}
         out = tiny_qa(**inputs)
@@ -135,8 +135,8 @@ def test_every_layer_of_every_family_is_watched(family, batch):
 def test_a_teacher_of_another_shape_is_refused_in_one_line(tiny_qa):
     for changes in ({"num_hidden_layers": 3}, {"hidden_size": 64}):
         other = BertForQuestionAnswering(tiny_config(**changes))
-        with pytest.raises(ValueError, match="HIDDEN_WEIGHT needs a teacher with the student's 2 "
-                           "layers of 32, this one has") as error:
+        with pytest.raises(ValueError, match="distill is 'hidden': expected a teacher with the "
+                           "student's 2 layers of 32, this one has") as error:
             check_layers(tiny_qa.config, other.config)
         assert "\n" not in str(error.value)
 
@@ -151,5 +151,6 @@ def test_the_student_starts_from_the_teachers_head(tiny_qa, windows, tokenizer):
     copy_head(student, teacher)
     assert torch.equal(teacher_logits(student, windows, tokenizer, "fp32"), said[0])
     wide = BertForQuestionAnswering(tiny_config(hidden_size=64))
-    with pytest.raises(ValueError, match="HEAD='teacher': the teacher has no qa_outputs of the"):
+    with pytest.raises(ValueError, match="init_head_from_teacher is True, but the teacher has "
+                       "no qa_outputs of the student's form"):
         copy_head(student, wide)

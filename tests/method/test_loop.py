@@ -23,14 +23,15 @@ from smp.runs.settings import choose_settings
 from smp.runs.training import prepare_training
 
 
-def short(task="smp", **changes):
-    plain = dict(precision="fp32", max_length=96, stride=32, epochs=1, batch_size=8, n_snapshots=2)
-    return choose_settings("quick", task, **plain | changes)
+def short(stage="smp", **changes):
+    plain = dict(precision="fp32", max_length=96, stride=32, epochs=1, batch_size=8,
+                 n_validations=2)
+    return choose_settings("quick", stage, **plain | changes)
 
 
 def prune(model, windows, tokenizer, **changes):
     settings = short(**changes)
-    pruning = Pruning(attach_masks(model, settings.sharing), settings)
+    pruning = Pruning(attach_masks(model), settings)
     return train(model, windows, tokenizer, settings, pruning=pruning), pruning.masks
 
 
@@ -46,13 +47,13 @@ class Watch(Pruning):
         self.look(self)
 
 
-@pytest.mark.parametrize("sharing", ["local", "shared"])
+@pytest.mark.parametrize("method, sharing", [("smp-l", "local"), ("smp-s", "shared")])
 @pytest.mark.parametrize("density", [0.5, 0.1])
-def test_weights_stay_bit_identical_and_density_exact_in_every_step(
-    tiny_qa, windows, tokenizer, sharing, density, tmp_path
+def test_weights_stay_identical_and_densities_exact_in_each_step(
+    tiny_qa, windows, tokenizer, method, sharing, density, tmp_path
 ):
     before = copy.deepcopy(tiny_qa.bert.state_dict())
-    settings = short(density=density, sharing=sharing)
+    settings = short(density=density, method=method)
     seen = []
 
     def look(pruning):
@@ -92,14 +93,14 @@ def test_same_seed_same_masks_another_seed_others(tiny_qa, windows, tokenizer):
     assert any(not np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_evaluation_changes_no_mask_and_no_mode(tiny_qa, almanac, windows, tokenizer):
+def test_evaluation_changes_no_mask_and_no_mode(tiny_qa, synthetic, windows, tokenizer):
     _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
     before = masks.numpy()
     for score in masks.scores:
         score.data.neg_()  # a refresh would now choose others
     tiny_qa.train()
-    features = featurise(almanac["eval"], tokenizer, 96, 32)
-    scores, predictions = evaluate_answers(tiny_qa, almanac["eval"], features, tokenizer, "fp32")
+    features = featurise(synthetic["eval"], tokenizer, 96, 32)
+    scores, predictions = evaluate_answers(tiny_qa, synthetic["eval"], features, tokenizer, "fp32")
     assert all(np.array_equal(before[name], mask) for name, mask in masks.numpy().items())
     assert tiny_qa.training
     assert 0 <= scores["em"] <= scores["f1"] <= 1 and len(predictions) == 16
@@ -116,21 +117,37 @@ def test_predicted_logits_are_those_of_each_window_alone(tiny_qa, windows, token
         assert np.isneginf(start[row, length:]).all()
 
 
-def test_the_saved_baked_model_scores_the_same(tmp_path, tiny_qa, almanac, windows, tokenizer):
+def test_exact_matches_are_a_bit_for_each_question(tiny_qa, synthetic, tokenizer, monkeypatch):
+    """A model that answers as labelled, except questions 0, 1, 3 and 11 of 13."""
+    wrong = [0, 1, 3, 11]
+    examples = synthetic["train"].select(range(13))
+    features = featurise(examples, tokenizer, 160, 32)
+    assert features["example"][:] == list(range(13))
+    start, end = np.zeros((2, 13, 160))
+    for row in range(13):
+        label = features["start_positions"][row], features["end_positions"][row]
+        start[row, label[0]] = end[row, label[1]] = -9 if row in wrong else 9
+    monkeypatch.setattr("smp.model.predict.predict_logits", lambda *_, **__: (start, end))
+    scores, _ = evaluate_answers(tiny_qa, examples, features, tokenizer, "fp32")
+    assert scores["exact_matches"] == f"{0b00101111_11101000:04x}" and scores["em"] == 9 / 13
+
+
+def test_the_saved_baked_model_scores_the_same(tmp_path, tiny_qa, synthetic, windows, tokenizer):
     _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
-    features = featurise(almanac["eval"], tokenizer, 96, 32)
-    scores, masked = evaluate_answers(tiny_qa, almanac["eval"], features, tokenizer, "fp32")
+    features = featurise(synthetic["eval"], tokenizer, 96, 32)
+    scores, masked = evaluate_answers(tiny_qa, synthetic["eval"], features, tokenizer, "fp32")
     masks.merge()
     save_model(tiny_qa, tokenizer, tmp_path / "baked")
     plain, _, _ = load_qa_model(str(tmp_path / "baked"))
-    again, baked = evaluate_answers(plain, almanac["eval"], features, tokenizer, "fp32")
+    again, baked = evaluate_answers(plain, synthetic["eval"], features, tokenizer, "fp32")
     assert baked == masked and (again["em"], again["f1"]) == (scores["em"], scores["f1"])
     assert scores["ms_per_question"] > 0
 
 
 def test_fine_tuning_moves_every_weight_that_hears_of_the_loss(tiny_qa, windows, tokenizer):
     before = {n: p.detach().clone() for n, p in tiny_qa.named_parameters()}
-    run = train(tiny_qa, windows, tokenizer, short("fine-tune", learning_rate=1e-3, warmup=0.0))
+    run = train(tiny_qa, windows, tokenizer,
+                short("fine-tune", learning_rate=1e-3, warmup_fraction=0.0))
     # a key's bias adds the same to every position's logit: the softmax does not see it
     still = [n for n, p in tiny_qa.named_parameters() if torch.equal(p, before[n])]
     assert all(name.endswith("key.bias") for name in still), still
@@ -143,7 +160,7 @@ def test_a_loss_that_is_not_finite_says_so(tiny_qa, windows, tokenizer):
         train(tiny_qa, windows, tokenizer, short("fine-tune"))
 
 
-def test_scores_that_overflow_say_so_and_name_the_last_good_checkpoint(
+def test_overflowing_scores_raise_with_the_last_good_checkpoint(
     tiny_qa, windows, tokenizer, tmp_path
 ):
     settings = short(density=0.5, epochs=4)
@@ -183,7 +200,7 @@ def test_windows_without_answers_are_refused(tiny_qa, windows, tokenizer):
 
 
 def test_validation_comes_at_even_distances(tiny_qa, windows, tokenizer):
-    settings = short(density=0.5, epochs=2, n_snapshots=4)
+    settings = short(density=0.5, epochs=2, n_validations=4)
     calls = []
     pruning = Pruning(attach_masks(tiny_qa), settings)
     run = train(tiny_qa, windows, tokenizer, settings, pruning,
@@ -224,7 +241,7 @@ def test_a_run_tells_how_many_threads_shared_its_sums(tiny_qa, windows, tokenize
 
 
 def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenizer, tmp_path):
-    settings = short(density=0.2, epochs=2, n_masks=5)
+    settings = short(density=0.2, epochs=2, n_mask_snapshots=5)
     seen, pruning = [], Pruning(attach_masks(tiny_qa), settings)
     refresh = pruning.masks.refresh
 
@@ -255,7 +272,7 @@ def test_dropout_is_active_in_every_step_also_after_validation(tiny_qa, windows,
         set_dropout(model, dropout)
         losses.append(train(model, windows, tokenizer, short("fine-tune"))["history"]["loss"])
     assert losses[0][0] != losses[1][0]
-    train(tiny_qa, windows, tokenizer, short("fine-tune", n_snapshots=3), loss=loss,
+    train(tiny_qa, windows, tokenizer, short("fine-tune", n_validations=3), loss=loss,
           validate=lambda model: model.eval() and {"em": 0.0, "f1": 0.0})
     assert len(modes) == 6 and all(modes)
 

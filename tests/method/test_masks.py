@@ -144,7 +144,7 @@ def test_shared_density_favours_the_layer_with_higher_scores(tiny_qa):
     assert query[1] == pytest.approx(0.6 * 1024 * high / (high + low), abs=1)
 
 
-def test_straight_through_gradient_is_that_of_an_explicit_masked_weight(tiny_qa, batch):
+def test_score_gradients_equal_those_of_an_explicit_weight(tiny_qa, batch):
     masks = attach_masks(tiny_qa)
     for score in masks.scores:
         score.data = torch.randn_like(score)

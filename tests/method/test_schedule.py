@@ -38,7 +38,7 @@ def test_short_and_long_runs_have_one_shape():
             density_at(part * 10_000, 10_000, 0.1, 0.8))
 
 
-def test_a_held_density_starts_to_fall_later_and_ends_at_the_same_time():
+def test_a_held_density_falls_later_and_ends_at_the_same_time():
     for step in (0, 50, 100):
         assert density_at(step, 1000, 0.1, 0.8, hold=0.1) == 1.0
     assert density_at(450, 1000, 0.1, 0.8, hold=0.1) == pytest.approx(0.1 + 0.9 * 0.5**3)
@@ -46,7 +46,7 @@ def test_a_held_density_starts_to_fall_later_and_ends_at_the_same_time():
     assert cubic_ramp(0, 10, 1.0) == 0 and cubic_ramp(10, 10, 1.0) == 1
 
 
-def test_the_papers_regulariser_follows_the_density_and_ends_at_its_weight():
+def test_the_papers_regulariser_is_proportional_to_the_density():
     assert regulariser_by_density(1.0, 0.1, 400) == pytest.approx(4000)
     assert regulariser_by_density(0.5, 0.1, 400) == pytest.approx(2000)
     assert regulariser_by_density(0.1, 0.1, 400) == pytest.approx(400)
@@ -64,7 +64,7 @@ def test_the_rule_decides_what_the_gradients_get(rule, weights):
             self.heard = weight
 
     settings = choose_settings("quick", "smp", density=0.2, regulariser_rule=rule,
-                               density_ramp=1.0)
+                               density_ramp_fraction=1.0)
     pruning = Pruning(Spy(), settings)
     for step, weight in zip((0, 500, 1000), weights, strict=True):
         pruning.before_forward(step, 1000)

@@ -42,19 +42,20 @@ def shares(v, scores, p):
 
 
 @pytest.mark.parametrize("kd", [False, True], ids=["CE", "CE and KD"])
-@pytest.mark.parametrize("sharing, p", [("local", 1), ("shared", 1), ("shared", 4)])
+@pytest.mark.parametrize("method, p", [("smp-l", 1), ("smp-s", 1), ("smp-s", 4)])
 def test_more_than_twenty_steps_by_hand_end_in_the_same_scores(
-    sharing, p, kd, tiny_qa, windows, tokenizer
+    method, p, kd, tiny_qa, windows, tokenizer
 ):
     epochs = 4
     settings = choose_settings(
-        "quick", "smp-kd" if kd else "smp", density=0.2, sharing=sharing, epochs=epochs,
-        temperature=float(p), score_start=0.0, head_learning_rate=0.0, max_length=96, stride=32,
-        n_snapshots=1, precision="fp32",
+        "quick", "smp-kd" if kd else "smp", density=0.2, method=method, epochs=epochs,
+        temperature=float(p), score_init=0.0, head_learning_rate=0.0, max_length=96, stride=32,
+        n_validations=1, precision="fp32",
     )
     twin = copy.deepcopy(tiny_qa).train()
     torch.manual_seed(5)
     said = (3 * torch.randn(len(windows), 96, 2)).half()  # any teacher will do
+    sharing = "shared" if method == "smp-s" else "local"
     masks = attach_masks(tiny_qa, sharing, temperature=float(p))
     loss_function = {"loss": teacher_loss(settings, None, None, said)} if kd else {}
     run = train(tiny_qa, windows, tokenizer, settings, Pruning(masks, settings), **loss_function)
@@ -74,7 +75,7 @@ def test_more_than_twenty_steps_by_hand_end_in_the_same_scores(
         v = 0.2 + 0.8 * max(0.0, 1 - t / steps / N) ** 3
         leaves = {}
         for names in types.values():
-            kept = [int(v * scores[n].size + 1e-9) for n in names] if sharing == "local" else (
+            kept = [int(v * scores[n].size + 1e-9) for n in names] if method == "smp-l" else (
                 shares(v, [scores[n] for n in names], p))
             for name, k in zip(names, kept):
                 masked = weights[name] * torch.from_numpy(top(scores[name], k))

@@ -60,9 +60,10 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 @pytest.fixture(scope="session")
-def tokenizers(almanac, tokenizer):
+def tokenizers(synthetic, tokenizer):
     """{kind: tokenizer}; all of them have " yes" and " no" as one token each."""
-    texts = [*almanac["train"]["context"], *almanac["train"]["question"], *["oh yes or no"] * 50]
+    rows = synthetic["train"]
+    texts = [*rows["context"], *rows["question"], *["oh yes or no"] * 50]
     size = dict(vocab_size=800, special_tokens=SPECIAL, show_progress=False)
     pairs = ByteLevelBPETokenizer()
     pairs.train_from_iterator(texts, **size)
@@ -129,15 +130,15 @@ def both_logits(model, batch):
 @pytest.mark.parametrize("family, sharing", [
     *((family, "local") for family in FAMILIES), ("roberta", "shared"), ("albert", "shared"),
 ])
-def test_a_family_is_trained_merged_and_saved(family, sharing, checkpoint, almanac, tmp_path):
+def test_a_family_is_trained_merged_and_saved(family, sharing, checkpoint, synthetic, tmp_path):
     folder = checkpoint(family)
     model, tokenizer, head = load_student(folder, dropout=0.0, max_length=96)
     assert head == ("label words" if family in MASKED_LM_TRANSFORMS else "trained")
     settings = choose_settings(
         "quick", "smp", precision="fp32", max_length=96, stride=32, epochs=1, batch_size=16,
-        n_snapshots=1, density=0.3, sharing=sharing,
+        n_validations=1, density=0.3, method="smp-l" if sharing == "local" else "smp-s",
     )
-    windows = featurise(almanac["train"].select(range(32)), tokenizer, 96, 32)
+    windows = featurise(synthetic["train"].select(range(32)), tokenizer, 96, 32)
     before = {name: weight.clone() for name, weight in model.base_model.state_dict().items()}
     masks = attach_masks(model, sharing)
     train(model, windows, tokenizer, settings, pruning=Pruning(masks, settings))
@@ -201,9 +202,9 @@ def test_albert_layer_groups_count_as_layers(checkpoint):
 
 
 @pytest.mark.parametrize("family", ["roberta", "mpnet", "xlm-roberta", "albert", "distilbert"])
-def test_windows_of_every_tokenizer_contain_their_answers(family, checkpoint, almanac):
+def test_windows_of_every_tokenizer_contain_their_answers(family, checkpoint, synthetic):
     _, tokenizer, _ = load_qa_model(checkpoint(family, AutoModelForQuestionAnswering))
-    rows, found = almanac["train"], set()
+    rows, found = synthetic["train"], set()
     for window in featurise(rows, tokenizer, 64, 16):
         context, answers = rows[window["example"]]["context"], rows[window["example"]]["answers"]
         assert len(window["input_ids"]) <= 64
@@ -217,11 +218,11 @@ def test_windows_of_every_tokenizer_contain_their_answers(family, checkpoint, al
 
 
 @pytest.mark.parametrize("family", ["roberta", "mpnet", "distilbert", "electra", "albert"])
-def test_padding_does_not_change_a_windows_logits(family, checkpoint, almanac):
+def test_padding_does_not_change_a_windows_logits(family, checkpoint, synthetic):
     folder = checkpoint(family, AutoModelForQuestionAnswering)
     model, tokenizer, has_head = load_qa_model(folder)
     assert has_head
-    windows = featurise(almanac["eval"].select(range(4)), tokenizer, 96, 32)
+    windows = featurise(synthetic["eval"].select(range(4)), tokenizer, 96, 32)
     together, _ = predict_logits(model, windows, tokenizer, "fp32")
     for row in range(len(windows)):
         alone, _ = predict_logits(model, windows.select([row]), tokenizer, "fp32")
@@ -242,7 +243,7 @@ def test_max_length_is_limited_by_the_model(family, checkpoint):
     model(words)
     with pytest.raises((IndexError, RuntimeError)):  # oracle: the model itself
         model(torch.cat([words, words[:, :1]], dim=1))
-    with pytest.raises(ValueError, match=f"reads {most} tokens, fewer than MAX_LENGTH={most + 1}"):
+    with pytest.raises(ValueError, match=f"reads {most} tokens, fewer than max_length {most + 1}"):
         load_qa_model(folder, max_length=most + 1)
 
 
@@ -415,12 +416,12 @@ def test_trained_head_of_a_masked_lm_checkpoint(checkpoint):
 
 
 @pytest.mark.parametrize("head", ["label words", "embedding rows", "trained"])
-def test_only_a_trained_head_changes_in_training(head, checkpoint, almanac):
+def test_only_a_trained_head_changes_in_training(head, checkpoint, synthetic):
     student, tokenizer, _ = load_student(checkpoint("bert"), head=head)
     before = [p.detach().clone() for p in student.qa_outputs.parameters()]
     settings = choose_settings("quick", "smp", precision="fp32", epochs=0.3, batch_size=8,
-                               max_length=96, stride=32, n_snapshots=0, density=0.5)
-    windows = featurise(almanac["train"], tokenizer, 96, 32)
+                               max_length=96, stride=32, n_validations=0, density=0.5)
+    windows = featurise(synthetic["train"], tokenizer, 96, 32)
     train(student, windows, tokenizer, settings, pruning=Pruning(attach_masks(student), settings))
     moved = [not torch.equal(*pair) for pair in zip(before, student.qa_outputs.parameters())]
     assert moved == [head == "trained"] * len(moved)
@@ -438,7 +439,7 @@ def test_unavailable_heads_raise_with_reason(family, auto_class, head, reason, c
     folder = checkpoint(family, auto_class)
     with pytest.raises(ValueError) as error:
         load_student(folder, head=head)
-    assert reason in str(error.value) and f"HEAD={head!r}" in str(error.value)
+    assert reason in str(error.value) and f"head {head!r}" in str(error.value)
     assert folder in str(error.value) and "\n" not in str(error.value)
 
 
@@ -454,7 +455,7 @@ def test_label_words_must_be_single_tokens(head, checkpoint, tokenizers, monkeyp
 
 
 def test_unknown_head_raises():
-    with pytest.raises(ValueError, match="HEAD='magic': expected one of auto, label"):
+    with pytest.raises(ValueError, match="head 'magic': expected one of auto, label"):
         load_student(EMBEDDED_ENCODER, head="magic")
 
 

@@ -69,9 +69,9 @@ def test_scores_are_probabilities_and_answers_distinct(passage, n_best):
     assert said["no_answer"] == pytest.approx(np.exp(null) / (np.exp(null) + np.exp(best[0])))
 
 
-def test_answers_equal_decode_answers(tiny_qa, tokenizer, almanac):
+def test_answers_equal_decode_answers(tiny_qa, tokenizer, synthetic):
     """On real windows, for one question or many at once."""
-    rows = almanac["eval"]
+    rows = synthetic["eval"]
     answerer = QuestionAnswerer(tiny_qa, tokenizer, 64, 16, "fp32")
     windows = featurise(rows, tokenizer, 64, 16)
     start, end = predict_logits(tiny_qa, windows, tokenizer, "fp32")

@@ -21,16 +21,16 @@ from smp.runs.checkpoint import Checkpoints, read_checkpoint
 from smp.runs.settings import choose_settings
 from smp.runs.training_state import check_same_run, random_states, restore_random_states
 
-SHORT = dict(n_snapshots=3, n_masks=6, batch_size=8, epochs=2, dropout=0.1, precision="fp32",
-             max_length=96, stride=32)
+SHORT = dict(n_validations=3, n_mask_snapshots=6, batch_size=8, epochs=2, dropout=0.1,
+             precision="fp32", max_length=96, stride=32)
 RUNS = {
     "fine-tune": ("fine-tune", {}),
     "SMP-L": ("smp", dict(density=0.2)),
-    "SMP-S + KD": ("smp-kd", dict(density=0.5, sharing="shared")),
-    "SMP-L, vectors": ("smp", dict(density=0.2, vector_learning_rate=1e-2)),
+    "SMP-S + KD": ("smp-kd", dict(density=0.5, method="smp-s")),
+    "SMP-L, vectors": ("smp", dict(density=0.2, bias_norm_learning_rate=1e-2)),
     "movement": ("smp", dict(method="movement", density=0.3)),
     "magnitude": ("smp", dict(method="magnitude", density=0.3)),
-    "soft movement": ("smp", dict(method="soft movement", density=0.3, learning_rate=0.5)),
+    "soft movement": ("smp", dict(method="soft-movement", density=0.3, learning_rate=0.5)),
 }
 
 
@@ -43,14 +43,14 @@ def run_of(model, windows, tokenizer, kind, folder=None, stop=None, kept=None, *
 
     kept: path of its snapshots, if it keeps any.
     """
-    task, own = RUNS[kind]
-    settings = choose_settings("quick", task, **SHORT | own | changes)
+    stage, own = RUNS[kind]
+    settings = choose_settings("quick", stage, **SHORT | own | changes)
     torch.manual_seed(settings.seed)
     model = copy.deepcopy(model)
     set_dropout(model, settings.dropout)
-    pruning = None if task == "fine-tune" else attach_pruning(model, settings)
+    pruning = None if stage == "fine-tune" else attach_pruning(model, settings)
     loss, calls = span_loss, []
-    if task == "smp-kd":
+    if stage == "smp-kd":
         said = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
         loss = teacher_loss(settings, None, None, said.half())
 

@@ -12,13 +12,24 @@ import pytest
 
 from records import make_record
 from smp.cli import table as table_module
+from smp.data.reading import data_fingerprint, load_squad
+from smp.runs.curves import plot_records
+from smp.runs.methods import METHODS
 from smp.runs.names import group_records, run_name
 from smp.runs.provenance import git_output, provenance, results_folder
 from smp.runs.published import PUBLISHED, whole_model_share
-from smp.runs.read import read_records, read_results
+from smp.runs.read import read_records
 from smp.runs.record import RECORD_FIELDS, check_record, thin_history, write_record
-from smp.runs.summary import between_markers, summary_markdown, write_summary
-from smp.runs.sweep_curves import sweep_markdown
+from smp.runs.run import begin_record, finish_record
+from smp.runs.settings import choose_settings
+from smp.runs.summary import (
+    between_markers,
+    readme_markdown,
+    summary_markdown,
+    write_readme,
+    write_summary,
+)
+from smp.runs.sweep_curves import plot_sweep, sweep_markdown
 from smp.text import as_percent
 
 
@@ -28,19 +39,47 @@ def table_rows(text):
 
 
 def run_tables(records):
-    """The tables of runs, without the one that sums them up and those of others."""
-    return [table for table in summary_markdown(records).split("### ") if "| Trained for" in table]
+    """The tables of runs, without that of EM retained and the published ones."""
+    return [table for table in summary_markdown(records).split("### ") if "| Schedule" in table]
 
 
 # Records
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
-    record = make_record()
+    record = make_record(exact_matches="0f" * 126, n_eval=1001, variant="norm-kept")
     path = write_record(record, tmp_path / "results")
     assert path == tmp_path / "results" / f"{record['name']}.json"
     assert read_records(path.parent) == [record]
     assert list(read_records(path.parent)[0]) == RECORD_FIELDS
+
+
+MASKED = [{"layer": 0, "matrix": "query", "kept": 3, "total": 30}]
+
+
+@pytest.mark.parametrize("stage, changes, layers, label", [
+    ("fine-tune", {}, [], "fine-tuned"), ("smp", {"method": "smp-s"}, MASKED, "SMP-S"),
+    ("smp", {"method": "movement-s", "bias_norm_learning_rate": 0.1}, MASKED, "movement-S"),
+    ("smp-kd", {"distill": "hidden", "bias_norm_learning_rate": 0.1, "data": "/a/dev.json"}, MASKED,
+     "SMP-L + KD + hidden states + biases, LayerNorms"),
+])
+def test_a_begun_and_finished_record_has_every_field(tmp_path, stage, changes, layers, label):
+    settings = choose_settings("quick", stage, seed=3, **changes)
+    teacher = {"name": "t", "em": 0.6, "sha": "d"} if stage == "smp-kd" else None
+    begun = begin_record(settings, "a", "b", "c", teacher, variant="norm-kept")
+    run = {"history": make_record()["history"], "steps": 2, "seconds": 1.5, "device": "cpu",
+           "precision": "fp32", "threads": 1, "zeros": "skipped"}
+    scores = {"em": 0.5, "f1": 0.6, "exact_matches": "f0", "ms_per_question": 2.5}
+    record = finish_record(begun, run, scores, 100, layers, head="trained", n_train=9, n_eval=8)
+    assert record.keys() == {*RECORD_FIELDS, "zeros"} and begun["name"] == run_name(record)
+    write_record(record, tmp_path)
+    (again,) = read_records(tmp_path)
+    told = [again[name] for name in ("label", "method", "seed", "train_sha", "variant", "threads")]
+    assert told == [label, settings.method, 3, "c", "norm-kept", 1]
+    assert again["data"] == again["settings"]["data"] == ("dev" if "data" in changes
+                                                          else "synthetic")
+    assert (again["density"], again["remaining_of_model"]) == ((0.1, 0.73) if layers else (1, 1))
+    assert again["exact_matches"] == "f0" and again["teacher"] == teacher
 
 
 def test_the_file_has_one_line_a_field(tmp_path):
@@ -87,11 +126,22 @@ def test_a_failed_write_leaves_the_old_file_only(tmp_path, monkeypatch):
     ("seconds", float("inf"), "seconds is inf"),
     ("history", {"loss": [1.0, float("nan")]}, r"history.loss\[1\] is nan"),
     ("settings", {"path": object()}, "settings.path is of type object"),
-    ("method", "pruned", "method is 'pruned'"),
-    ("sharing", "local", "sharing is 'local'"),
+    ("schema", 1, "schema is 1, expected 2"),
+    ("method", "", "method is '', expected text"),
+    ("method", None, "method is None, expected text"),
+    ("label", "SMP\n-L", "label is .*, expected a name, without < or line breaks"),
+    ("variant", "", "variant is '', expected null or a name"),
+    ("head", None, "head is None, expected text"),
     ("n_eval", None, "n_eval is None"),
     ("model_sha", None, "model_sha is None"),
-    ("interrupted", True, "interrupted is True, expected false"),
+    ("train_sha", 7, "train_sha is 7, expected null or text"),
+    ("density_target", 1.5, r"density_target is 1.5, expected in \[0, 1\]"),
+    ("teacher", {"name": "one"}, "teacher is .*, expected null or a name and its em"),
+    ("settings", {}, "settings is {}, expected distill to be one of none, logits, hidden"),
+    ("settings", {"distill": "kd"}, "settings is {'distill': 'kd'}, expected distill to be"),
+    ("exact_matches", "f" * 248, "exact_matches is .*, expected null, or a bit for each"),
+    ("exact_matches", "g" * 250, "exact_matches is .*, expected null, or a bit for each"),
+    ("exact_matches", 250 * [1], "exact_matches is .*, expected null, or a bit for each"),
     ("name", "../../escape", "no safe file name"),
     ("layers", [{"layer": 0}], "layers is expected"),
     ("density", 0.4, "density is 0.4, but layers keep 73728 of 147456"),
@@ -120,6 +170,12 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, text):
     assert "\n" not in str(error.value) and "move the file away" in str(error.value)
 
 
+def test_a_record_with_few_settings_is_in_the_tables(tmp_path):
+    write_record(make_record() | {"settings": {"distill": "logits"}}, tmp_path)
+    for markdown in (summary_markdown, sweep_markdown):
+        assert "| SMP-L + KD " in markdown(read_records(tmp_path))
+
+
 def test_a_copied_record_does_not_count_twice(tmp_path):
     path = write_record(make_record(), tmp_path)
     shutil.copy(path, tmp_path / "copy.json")
@@ -140,17 +196,20 @@ def test_bench_and_subfolders_are_no_records(tmp_path):
 def test_run_name_depends_on_settings_model_data_and_teacher():
     record = make_record()
     name = run_name(record)
-    assert name.startswith("all-MiniLM-L6-v2_almanac_smp-l-kd_0.50_seed0_")
+    assert name.startswith("all-MiniLM-L6-v2_synthetic_smp-l-kd_0.50_seed0_")
     assert run_name(copy.deepcopy(record) | {"em": 0.9, "seconds": 1, "commit": "c"}) == name
     assert run_name(record | {"settings": dict(reversed(record["settings"].items()))}) == name
     others = [
-        {"settings": {"seed": 0, "density": 0.5, "lr": 1}}, {"model_sha": "x"}, {"data_sha": "x"},
-        {"method": "SMP"}, {"teacher": {"name": "another", "em": 0.6}}, {"profile": "paper"},
+        {"settings": record["settings"] | {"learning_rate": 1}}, {"model_sha": "x"},
+        {"data_sha": "x"}, {"method": "smp-s"}, {"variant": "norm-kept"}, {"profile": "paper"},
+        {"teacher": {"name": "another", "em": 0.6}},
     ]
     assert len({name, *(run_name(record | other) for other in others)}) == 1 + len(others)
     dense = make_record(method="fine-tuned", model="/home/me/my model/", data="../a/dev v1.json.xz")
     assert dense["name"].startswith("my-model_dev-v1_fine-tuned_seed0_")
     assert "_0.005_" in run_name(record | {"density_target": 0.005})
+    older = {name: value for name, value in record["settings"].items() if name != "n_validations"}
+    assert run_name(record | {"settings": older}) == name  # a default that older records lack
 
 
 def test_a_thinned_history_keeps_the_mean_loss():
@@ -172,10 +231,10 @@ def test_a_thinned_history_keeps_the_mean_loss():
 
 def test_the_numbers_in_the_table_are_those_of_the_records():
     record = make_record(density=0.1, em=0.2784, f1=0.3846, ms_per_question=12.345)
-    dense = [make_record(method="fine-tuned", em=em) for em in (0.5, 0.6)]
     rows = table_rows(summary_markdown([record]))
-    assert rows[0] == ["Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM Kept",
-                       "To Ship", "ms/Question", "Trained for", "Training"]
+    assert rows[0] == [
+        "Model", "Remaining Weights", "Model Size", "Accuracy (EM)", "F1", "EM retained",
+        "Size on disk", "ms per question", "Schedule", "Training time"]
     left = record["remaining_of_model"] * record["params_total"]
     assert rows[2] == [
         "SMP-L + KD", f"10% ({100 * record['remaining_of_model']:.3g}% of the model)",
@@ -183,17 +242,20 @@ def test_the_numbers_in_the_table_are_those_of_the_records():
         "2 epochs, 372 steps, seed 0",
         f"{record['seconds'] / 60:.0f} min, {record['device']} {record['precision']}",
     ]
-    dense[1]["settings"] = {"seed": 0, "epochs": 9}  # another experiment, and the better one
+    dense = [make_record("fine-tuned", em=em, settings={"epochs": epochs})
+             for em, epochs in ((0.5, 1), (0.6, 9))]  # the second, the better one, counts
     (table,) = run_tables([record, *dense])
-    kept = [row[5] for row in table_rows(table)[2:5]]
-    assert sorted(kept) == ["100.0%", "46.4%", "83.3%"]
+    retained = [row[5] for row in table_rows(table)[2:5]]
+    halves = [100 * 1.96 * ((em * (1 - em) + 0.6 * 0.4) / 1000) ** 0.5 / 0.6
+              for em in (0.2784, 0.5)]
+    assert sorted(retained) == ["100.0%", f"46.4% ± {halves[0]:.1f}", f"83.3% ± {halves[1]:.1f}"]
 
 
 def test_size_and_time_that_were_not_measured_are_marked():
-    old = make_record(method="fine-tuned")  # as records were before either was measured
-    assert "bytes_model" not in old and "ms_per_question" not in old
-    whole = make_record(method="fine-tuned", bytes_model=90_261_808, ms_per_question=4)
-    trained = make_record(method="movement", bytes_mask_file=None, bytes_model=8e7, seed=3)
+    old = make_record("fine-tuned")  # as records were before either was measured
+    assert old["bytes_model"] is old["ms_per_question"] is None
+    whole = make_record("fine-tuned", bytes_model=90_261_808, ms_per_question=4)
+    trained = make_record("movement", bytes_model=8e7, seed=3)
     several = [make_record(seed=seed, bytes_mask_file=size, ms_per_question=ms)
                for seed, size, ms in ((0, 10**6, 2.0), (1, 2 * 10**6, 4.0))]
     for records, said in (
@@ -203,20 +265,47 @@ def test_size_and_time_that_were_not_measured_are_marked():
     ):
         assert table_rows(summary_markdown(records))[2][6:8] == said
     for wrong in (-1, "4", True, float("inf")):
-        for field in ("bytes_model", "ms_per_question", "bytes_mask_file"):
+        for field in ("bytes_model", "ms_per_question", "bytes_mask_file", "threads"):
             with pytest.raises(ValueError, match=field):
                 check_record(make_record(**{field: wrong}))
 
 
 def test_rows_are_sorted_by_method_and_then_dense_first():
-    records = [make_record(density=0.1), make_record(density=0.5),
-               make_record(method="SMP", density=0.03), make_record(method="SMP", density=0.1),
-               make_record(method="fine-tuned")]
+    records = [make_record(density=0.1), make_record(density=0.5), make_record("smp-s"),
+               make_record(distill="none", density=0.03), make_record(distill="none", density=0.1),
+               make_record(distill="hidden"), make_record("fine-tuned"),
+               *(make_record(method, "none") for method in reversed(METHODS))]
     (table,) = run_tables(records)
     assert [(row[0], row[1].split()[0]) for row in table_rows(table)[2:]] == [
-        ("fine-tuned", "100%"), ("SMP-L", "10%"), ("SMP-L", "3%"), ("SMP-L + KD", "50%"),
-        ("SMP-L + KD", "10%"),
+        ("fine-tuned", "100%"),
+        ("SMP-L", "50%"), ("SMP-L", "10%"), ("SMP-L", "3%"), ("SMP-L + KD", "50%"),
+        ("SMP-L + KD", "10%"), ("SMP-L + KD + hidden states", "50%"),
+        ("SMP-S", "50%"), ("SMP-S + KD", "50%"), ("magnitude", "50%"), ("movement", "50%"),
+        ("movement-S", "50%"), ("soft movement", "50%"),
     ]
+
+
+def removed_method(**changes):
+    """A record of a method that is no longer in METHODS."""
+    record = make_record("magnitude", "none", **changes) | {"method": "lottery", "label": "lottery"}
+    record["settings"] = record["settings"] | {"method": "lottery"}
+    return record | {"name": run_name(record)}
+
+
+def test_a_removed_method_stays_in_the_tables_as_the_last(tmp_path):
+    for record in (removed_method(em=0.3), make_record("soft-movement", "none", em=0.2),
+                   make_record("fine-tuned", em=0.6)):
+        write_record(record, tmp_path)
+    records = read_records(tmp_path)
+    labels = [record["label"] for record in records]
+    assert labels == ["fine-tuned", "soft movement", "lottery"]
+    (table,) = run_tables(records)
+    assert table_rows(table)[-1][0] == "lottery" and table_rows(table)[-1][5].startswith("50.0%")
+    assert [model for _, model in retained_table(records)][:2] == labels[1:]
+    assert "| lottery " in sweep_markdown(records)
+    for plot in (plot_records, plot_sweep):
+        legend = plot(records).legends[0]
+        assert any(text.get_text().startswith("lottery") for text in legend.get_texts())
 
 
 @pytest.mark.parametrize("field", ["model", "model_sha", "data", "data_sha", "n_eval", "n_train"])
@@ -229,20 +318,20 @@ def test_different_groups_never_share_a_table(field):
 
 
 def test_em_retained_compares_equal_numbers_of_questions():
-    records = [make_record(method=method, em=em, n_train=n_train)
+    records = [make_record(method, em=em, n_train=n_train)
                for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
-               for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
+               for method, em in (("fine-tuned", dense), ("smp-l", pruned))]
     large, small = run_tables(records)  # most questions first, by number and not by digits
     assert "9,000 training questions, 1,000 evaluation questions" in small
     assert "87,599 training questions" in large
-    assert [row[5] for row in table_rows(small)[2:4]] == ["100.0%", "80.0%"]
-    assert [row[5] for row in table_rows(large)[2:4]] == ["100.0%", "85.7%"]
+    assert [row[5].split(" ±")[0] for row in table_rows(small)[2:4]] == ["100.0%", "80.0%"]
+    assert [row[5].split(" ±")[0] for row in table_rows(large)[2:4]] == ["100.0%", "85.7%"]
 
 
-def kept_table(records):
-    """{(encoder and questions, model): {density: what is kept}} of the table that sums up."""
+def retained_table(records):
+    """{(encoder and questions, model): {density: cell}} of the table of EM retained."""
     text = summary_markdown(records).split("### ")[1]
-    if not text.startswith("EM Kept"):
+    if not text.startswith("EM retained at each share"):
         return {}
     (_, _, *densities), _, *rows = table_rows(text)
     where, table = "", {}
@@ -253,14 +342,12 @@ def kept_table(records):
 
 
 def test_the_summary_shows_the_longest_run_of_method_and_density():
-    other = {"seed": 0, "regulariser": 7.0}
-    soup = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_soup", "em": 0.9}
-    own = {"name": "all-MiniLM-L6-v2_almanac_fine-tuned_seed3_0a1b2c", "em": 0.8}
-    soft = {"method": "soft movement", "sharing": None, "teacher": None}
-    beside = {"method": "magnitude", "sharing": None, "teacher": None, "em": 0.4,
-              "settings": {"seed": 0, "density": 0.1}}
+    other = {"regulariser": 7.0}
+    soup = {"name": "all-MiniLM-L6-v2_synthetic_fine-tuned_soup", "em": 0.9}
+    own = {"name": "all-MiniLM-L6-v2_synthetic_fine-tuned_seed3_0a1b2c", "em": 0.8}
+    soft, target = ("soft-movement", "none"), {"density_target": 0.1}
     records = [
-        make_record(method="fine-tuned", em=0.8),
+        make_record("fine-tuned", em=0.8),
         make_record(em=0.7, teacher=own, steps=5000),
         make_record(em=0.6, epochs=4, teacher=own),
         make_record(em=0.64, epochs=4, settings=other, teacher=own),  # as long, and better
@@ -268,66 +355,69 @@ def test_the_summary_shows_the_longest_run_of_method_and_density():
         make_record(em=0.2, density=0.1, seed=0, teacher=own),
         make_record(em=0.4, density=0.1, seed=1, teacher=own),  # the mean of the two
         make_record(em=0.82, density=0.1, teacher=soup),
-        make_record(em=0.7, density=0.9, epochs=9, **soft) | {"density_target": 0.1},
-        make_record(em=0.4, density=0.1, **soft),
-        make_record(em=0.5, density=0.6, **soft) | {"density_target": 0.5},
-        make_record(density=0.05, seed=0, **beside) | {"density_target": 0.1},
-        make_record(density=0.15, seed=1, **beside) | {"density_target": 0.1},
-        make_record(method="SMP", em=0.3, n_train=7),  # nothing was fine-tuned on as many
+        make_record(em=0.5, density=0.1, variant="norm-kept", teacher=own),
+        make_record(*soft, em=0.7, density=0.9, epochs=9, **target),
+        make_record(*soft, em=0.4, density=0.1),
+        make_record(*soft, em=0.5, density=0.6, density_target=0.5),
+        make_record("magnitude", "none", 0.05, em=0.4, seed=0, **target),
+        make_record("magnitude", "none", 0.15, em=0.4, seed=1, **target),
+        make_record(distill="none", em=0.3, n_train=7),  # nothing was fine-tuned on as many
     ]
-    table = kept_table(records)
+    table = retained_table(records)
     ours = [(model, *cells.values()) for (where, model), cells in table.items()
             if "published" not in where]
     assert ours == [  # at 50%, 10% and 3%
-        ("SMP-L + KD", "80.0%", "37.5%", "—"),
-        ("SMP-L + KD (uncommitted changes)", "12.5%", "—", "—"),
-        ("SMP-L + KD, teacher fine-tuned_soup", "—", "102.5%", "—"),
-        ("magnitude", "—", "50.0% at 10%", "—"),  # one at 5%, one at 15%
-        ("soft movement", "62.5% at 60%", "50.0%", "—"),
+        ("SMP-L + KD", "80.0% ± 4.8", "37.5% ± 17.7 (seeds)", "—"),
+        ("SMP-L + KD (uncommitted changes)", "12.5% ± 3.9", "—", "—"),
+        ("SMP-L + KD, teacher fine-tuned_soup", "—", "102.5% ± 4.3", "—"),
+        ("SMP-L + KD, variant norm-kept", "—", "62.5% ± 5.0", "—"),
+        ("magnitude", "—", "50.0% ± 0.0 (seeds) at 10%", "—"),  # one at 5%, one at 15%
+        ("soft movement", "62.5% ± 5.0 at 60%", "50.0% ± 4.9", "—"),
     ]
     (paper,) = {where for where, _ in table if "published" in where}
     assert list(table[paper, "SMP-S + KD"].items()) == [
         ("50%", "103.0%"), ("10%", "98.6%"), ("3%", "93.3%")]
-    assert kept_table(records[1:]) == kept_table([]) == kept_table(records[:1]) == {}
+    assert retained_table(records[1:]) == retained_table([]) == retained_table(records[:1]) == {}
 
 
 @pytest.mark.parametrize("field", ["model_sha", "data_sha"])
 def test_the_summary_separates_two_models_or_data_of_one_name(field):
-    records = [make_record(method=method, em=em, **{field: sha})
+    records = [make_record(method, em=em, **{field: sha})
                for sha, dense, pruned in (("a1", 0.5, 0.4), ("b2", 0.4, 0.2))
-               for method, em in (("fine-tuned", dense), ("SMP + KD", pruned))]
-    table = kept_table(records)
-    ours = {where: cells["50%"] for (where, _), cells in table.items() if "published" not in where}
+               for method, em in (("fine-tuned", dense), ("smp-l", pruned))]
+    table = retained_table(records)
+    ours = {where: cells["50%"].split(" ±")[0] for (where, _), cells in table.items()
+            if "published" not in where}
     assert list(ours.values()) == ["80.0%", "50.0%"] and "b2" in list(ours)[1]
 
 
 def test_different_teachers_never_share_a_row():
     records = [make_record(em=em, teacher={"name": name, "em": em}) for em, name in (
-        (0.3, "fine-tuned_soup"), (0.7, "all-MiniLM-L6-v2_almanac_fine-tuned_soup"))]
+        (0.3, "fine-tuned_soup"), (0.7, "all-MiniLM-L6-v2_synthetic_fine-tuned_soup"))]
     (table,) = run_tables(records)
     assert sorted(row[3] for row in table_rows(table)[2:]) == ["0.300", "0.700"]
-    text = summary_markdown([*records, make_record(method="fine-tuned", em=1)]).split("### ")[1]
-    kept = [row[2] for row in table_rows(text)[2:] if "fine-tuned_soup" in row[1]]
-    assert sorted(kept) == ["30.0%", "70.0%"]
+    text = summary_markdown([*records, make_record("fine-tuned", em=1)]).split("### ")[1]
+    retained = [row[2] for row in table_rows(text)[2:] if "fine-tuned_soup" in row[1]]
+    assert sorted(retained) == ["30.0% ± 2.8", "70.0% ± 2.8"]
 
 
 def test_only_seeds_are_averaged_with_sample_deviation():
     ems = [0.41, 0.44, 0.48]
     records = [make_record(seed=seed, em=em, f1=em + 0.1) for seed, em in enumerate(ems)]
-    records.append(make_record(em=0.6, settings={"seed": 0, "lr": 1}))
+    records.append(make_record(em=0.6, settings={"learning_rate": 1.0}))
     rows = sorted(table_rows(summary_markdown(records))[2:4], key=lambda row: row[3])
     assert rows[0][3] == f"{np.mean(ems):.3f} ± {np.std(ems, ddof=1):.3f}"
     assert rows[0][4] == f"{np.mean(ems) + 0.1:.3f} ± {np.std(ems, ddof=1):.3f}"
-    assert rows[0][8].endswith("seeds 0, 1, 2 (3 runs)")
+    assert rows[0][8].endswith("seeds 0, 1, 2 (3 runs), learning_rate 0.02")
     assert rows[1][3] == "0.600"
 
 
 def test_rows_of_one_label_show_the_settings_that_differ():
     records = [
         make_record(), make_record(seed=1),
-        make_record(settings={"seed": 0, "regulariser": 40_000.0, "n_masks": 2}),
-        make_record(density=0.1, settings={"seed": 0, "regulariser": 4000.0, "n_masks": 2}),
-        make_record(density=0.1, sharing="SMP-S", settings={"seed": 0, "regulariser": 5.0}),
+        make_record(settings={"regulariser": 40_000.0, "n_mask_snapshots": 2}),
+        make_record(density=0.1, settings={"regulariser": 4000.0, "n_mask_snapshots": 2}),
+        make_record("smp-s", density=0.1, settings={"regulariser": 5.0}),
     ]
     told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
     assert sorted(told[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
@@ -344,13 +434,17 @@ def test_another_teacher_is_another_row_its_seed_is_not():
                     "seed 3, teacher bert-large"]
 
 
-def test_the_label_of_a_baseline_names_competing_layers():
-    records = [make_record(method="movement", sharing=None, teacher=None,
-                           settings={"seed": 0, "sharing": sharing})
-               for sharing in ("local", "shared")]
+def test_movement_s_is_another_row_than_movement():
+    records = [make_record(method, "none") for method in ("movement-s", "movement")]
     rows = table_rows(summary_markdown(records))[2:4]
-    assert [row[0] for row in rows] == ["movement", "movement, layers compete"]
+    assert [row[0] for row in rows] == ["movement", "movement-S"]
     assert all(row[8].endswith("seed 0") for row in rows)
+
+
+def test_a_variant_is_another_row():
+    records = [make_record(), make_record(variant="norm-kept"), make_record(variant="norm-kept")]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
+    assert told == ["seed 0", "seed 0 (2 runs), variant norm-kept"]
 
 
 def test_runs_of_uncommitted_code_have_a_row_of_their_own():
@@ -359,22 +453,26 @@ def test_runs_of_uncommitted_code_have_a_row_of_their_own():
     assert labels == {"SMP-L + KD", "SMP-L + KD (uncommitted changes)"}
 
 
-def test_the_label_names_hidden_state_distillation():
-    settings = {"seed": 0, "hidden_weight": 100.0}
-    records = [make_record(), make_record(settings=settings)]
+@pytest.mark.parametrize("changes, label", [
+    ({"distill": "none"}, "SMP-L"), ({"distill": "hidden"}, "SMP-L + KD + hidden states"),
+    ({"settings": {"bias_norm_learning_rate": 0.001}}, "SMP-L + KD + biases, LayerNorms"),
+    ({"distill": "hidden", "settings": {"bias_norm_learning_rate": 0.001}},
+     "SMP-L + KD + hidden states + biases, LayerNorms"),
+])
+def test_the_label_names_what_is_distilled_and_trained(changes, label):
+    records = [make_record(), make_record(**changes)]
     labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
-    assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states"}
+    assert labels == {"SMP-L + KD", label}
 
 
-def test_the_label_names_trained_biases_and_layernorms():
-    settings = {"seed": 0, "hidden_weight": 100.0, "vector_learning_rate": 0.001}
-    records = [make_record(), make_record(settings=settings)]
-    labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
-    assert labels == {"SMP-L + KD", "SMP-L + KD + hidden states + biases, LayerNorms"}
+def test_two_rates_of_biases_and_layernorms_are_told_apart():
+    records = [make_record(settings={"bias_norm_learning_rate": rate}) for rate in (0.001, 0.003)]
+    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
+    assert told == [f"seed 0, bias_norm_learning_rate {rate}" for rate in (0.001, 0.003)]
 
 
 def test_missing_bert_base_runs_are_stated():
-    missing = "BERT-base on SQuAD: not measured yet; `make run PROFILE=paper`"
+    missing = "BERT-base on SQuAD: not measured yet; `smp run --profile paper`"
     bert = {"model": "google-bert/bert-base-uncased", "data": "rajpurkar/squad"}
     assert missing in summary_markdown([make_record()])
     assert missing not in summary_markdown([make_record(**bert)])
@@ -395,7 +493,7 @@ def test_published_numbers_are_marked_and_match_the_paper():
 
 def test_tables_are_aligned_and_names_cannot_break_them():
     record = make_record(model="/secret/place/a|b", dirty=True)
-    text = summary_markdown([record, make_record(method="fine-tuned")])
+    text = summary_markdown([record, make_record("fine-tuned")])
     assert "secret" not in text
     for block in text.split("\n\n"):
         if block.startswith("|"):
@@ -409,7 +507,7 @@ def test_the_order_of_the_records_does_not_matter():
 
 def test_rows_are_sorted_by_settings_and_then_by_steps():
     runs = [(400.0, 12), (400.0, 30), (40_000.0, 9), (400_000.0, 5)]
-    records = [make_record(settings={"seed": 0, "regulariser": regulariser}, steps=steps)
+    records = [make_record(settings={"regulariser": regulariser}, steps=steps)
                for regulariser, steps in runs]
     told = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
     assert told == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
@@ -418,50 +516,81 @@ def test_rows_are_sorted_by_settings_and_then_by_steps():
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_the_readme_changes_between_its_markers_only(tmp_path, newline):
-    readme = tmp_path / "README.md"
+    readme, results = tmp_path / "README.md", tmp_path / "results"
     head, tail = "# Title\n\n<!-- results -->", "<!-- /results -->\n\nEnd é\n"
     readme.write_bytes((head + "\nold\n" + tail).replace("\n", newline).encode())
-    write_record(make_record(), tmp_path / "results")
-    text = write_summary(tmp_path / "results", readme)
-    assert (tmp_path / "results" / "summary.md").read_text() == text
+    for record in (make_record(), make_record("fine-tuned")):
+        write_record(record, results)
+    text = readme_markdown(read_records(results))
+    write_readme(results, readme)
     page = readme.read_bytes().decode()
-    assert page == f"{head}\n{text}{tail}".replace("\n", newline)
-    write_summary(tmp_path / "results", readme)
+    assert page == f"{head}\n{text}\n{tail}".replace("\n", newline)
+    write_readme(results, readme)
     assert readme.read_bytes().decode() == page
+    assert not (results / "summary.md").exists()
 
 
 @pytest.mark.parametrize("page", ["", "<!-- results -->", "<!-- /results --> <!-- results -->",
                                   "<!-- results --> <!-- results --> <!-- /results -->"])
-def test_a_readme_without_markers_is_refused_and_nothing_written(tmp_path, page):
+def test_a_readme_without_markers_is_refused_and_not_written(tmp_path, page):
     readme = tmp_path / "README.md"
     readme.write_text(page)
     with pytest.raises(ValueError, match="README.md: expected <!-- results -->") as error:
-        write_summary(tmp_path, readme)
+        write_readme(tmp_path, readme)
     assert "\n" not in str(error.value)
     assert readme.read_text() == page and [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_readme_has_one_smp_row_a_density_below_fine_tuned():
+    own = {"n_train": 9000, "profile": "minilm"}
+    records = [
+        make_record("fine-tuned", em=0.7, **own), make_record("fine-tuned", em=0.8, steps=9, **own),
+        make_record(em=0.5, epochs=4, **own), make_record("smp-s", em=0.6, epochs=4, **own),
+        make_record(em=0.7, epochs=2, **own),  # better, and shorter
+        make_record(em=0.79, epochs=9, variant="norm-kept", **own),
+        make_record("movement", em=0.79, epochs=9, **own),
+        make_record(distill="none", em=0.2, density=0.1, **own),
+        make_record("fine-tuned", em=0.4), make_record(em=0.3),  # of the default profile
+        make_record("fine-tuned", em=0.4, n_train=2, profile="laptop"),
+        make_record(em=0.3, n_train=2, profile="laptop"),
+        make_record(em=0.1, n_train=1),  # nothing was fine-tuned on as many
+    ]
+    large, small = readme_markdown(records).split("**all-MiniLM-L6-v2 on synthetic**: ")[1:]
+    assert large.startswith("9,000 training questions, 1,000 evaluation questions\n")
+    assert small.startswith("3,000 training questions")
+    rows = table_rows(large)
+    assert rows[0][-1] == "Size on disk" and len(rows[0]) == 7
+    assert [(row[0], row[1].split()[0], row[3]) for row in rows[2:]] == [
+        ("fine-tuned", "100%", "0.800"), ("SMP-S + KD", "50%", "0.600"), ("SMP-L", "10%", "0.200")]
+    assert [row[5] for row in rows[2:]] == ["100.0%", "75.0% ± 4.9", "25.0% ± 4.4"]
+    assert [row[0] for row in table_rows(small)[2:]] == ["fine-tuned", "SMP-L + KD"]
+    assert readme_markdown(records[::-1]) == readme_markdown(records)
+
+
+def test_the_readme_of_no_fine_tuned_model_has_no_table():
+    assert readme_markdown([]) == readme_markdown([make_record()]) == ""
 
 
 def test_the_picture_is_of_the_group_with_most_questions(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(table_module, "draw_group", lambda records, how, rank, path: drawn.append(
         {record["em"] for record in max(group_records(records), key=rank)}))
-    assert table_module.table(tmp_path) == 0 and not drawn
+    assert "Nothing was measured yet" in table_module.table(tmp_path) and not drawn
     for em, n_train, n_eval in ((0.2, 3_000, 1_000), (0.3, 5_000, 1_000), (0.4, 9_000, 500)):
         counts = {"n_train": n_train, "n_eval": n_eval}
-        write_record(make_record(em=em, settings={"seed": 0} | counts, **counts), tmp_path)
-    assert table_module.table(tmp_path) == 0 and drawn == [{0.3}]
+        write_record(make_record(em=em, settings=counts, **counts), tmp_path)
+    text = table_module.table(tmp_path)
+    assert drawn == [{0.3}] and text == (tmp_path / "summary.md").read_text()
+    assert not (tmp_path / "methods.md").exists()
 
 
-def test_results_include_sweep_records_of_the_same_group(tmp_path):
-    write_record(make_record(method="fine-tuned", em=0.8), tmp_path)
-    write_record(make_record(method="magnitude", em=0.4), tmp_path / "sweep")
-    write_record(make_record(method="movement", em=0.5, n_eval=77), tmp_path / "sweep")
-    rows = table_rows(write_summary(tmp_path))
-    assert [row[5] for row in rows if row[0] == "magnitude"] == ["50.0%"]
-    assert not any(row[0] == "movement" and row[3] == "0.500" for row in rows)
-    assert len(read_records(tmp_path)) == 1 and len(read_results(tmp_path)) == 2
-    write_record(make_record(method="magnitude", em=0.4), tmp_path)
-    assert len(read_results(tmp_path)) == 2  # the same run, of a notebook and of a sweep
+def test_a_folder_with_two_methods_has_their_table_too(tmp_path):
+    for record in (make_record("fine-tuned"), make_record("magnitude"), make_record("movement")):
+        write_record(record, tmp_path)
+        table_module.table(tmp_path)
+        assert (tmp_path / "methods.md").exists() == (record["method"] == "movement")
+    assert (tmp_path / "methods.md").read_text() == sweep_markdown(read_records(tmp_path))
+    assert {path.name for path in tmp_path.glob("*.png")} == {"summary.png", "methods.png"}
 
 
 def test_the_summary_of_no_records(tmp_path):
@@ -558,33 +687,48 @@ def test_commit_is_none_outside_a_clone_and_without_git(clone, tmp_path, monkeyp
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_committed_tables_are_those_of_the_committed_records():
-    text = summary_markdown(read_results(ROOT / "results"))
-    assert (ROOT / "results" / "summary.md").read_text("utf-8") == text
+REFERENCE = ROOT / "results" / "reference"
+COMMITTED = (REFERENCE, REFERENCE / "sweep", REFERENCE / "tried")
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_the_committed_summary_is_that_of_its_records(folder):
+    text = (folder / "summary.md").read_text("utf-8")
+    assert text == summary_markdown(read_records(folder)), "run `smp table --reference`"
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_the_committed_methods_table_is_that_of_its_records(folder):
+    records, page = read_records(folder), folder / "methods.md"
+    assert page.exists() == (len({record["method"] for record in records} - {"fine-tuned"}) > 1)
+    if page.exists():
+        assert page.read_text("utf-8") == sweep_markdown(records), "run `smp table --reference`"
+
+
+def test_the_readme_has_at_most_ten_rows_of_the_reference():
+    text = readme_markdown(read_records(REFERENCE))
     page = (ROOT / "README.md").read_text("utf-8")
-    assert between_markers(page, text) == page, "run `make table`"
+    assert between_markers(page, text) == page, "run `smp table --reference`"
+    tables = text.count("\n| Model ")
+    assert 0 < len(table_rows(text)) - 2 * tables <= 10
 
 
-SWEEPS = ("results/sweep", "results/tried/sweep")
-
-
-@pytest.mark.parametrize("folder", SWEEPS)
-def test_the_committed_sweep_table_is_that_of_its_records(folder):
-    records = read_records(ROOT / folder)
-    if records:
-        text = (ROOT / folder / "summary.md").read_text("utf-8")
-        assert text == sweep_markdown(records), "run `make table`"
+def test_synthetic_questions_are_those_of_the_reference():
+    records = [record for record in read_records(REFERENCE) if record["data"] == "synthetic"]
+    parts = load_squad("synthetic", 2000, 100, 400)
+    assert {(record["train_sha"], record["data_sha"]) for record in records} == {
+        (data_fingerprint(parts["train"]), data_fingerprint(parts["eval"]))}
 
 
 def test_committed_records_are_of_committed_code():
-    folders = ("results", *SWEEPS)
-    tracked = git_output(ROOT, "ls-files", "--", *(f"{folder}/*.json" for folder in folders))
+    paths = [path for path in sorted(REFERENCE.rglob("*.json")) if path.name != "bench.json"]
+    tracked = git_output(ROOT, "ls-files", "--", "results")
     if tracked is None:
         pytest.skip("not a git checkout: nobody knows what is committed")
     changed = git_output(ROOT, "diff", "--name-only", "HEAD", "--", "results").split()
-    for name in (f"{folder}/{one['name']}.json" for folder in folders
-                 for one in read_records(ROOT / folder)):
-        record = json.loads((ROOT / name).read_text("utf-8"))
-        if name in tracked.split() and name not in changed:
-            assert not record["interrupted"] and record["dirty"] is False and record["commit"], name
-            assert record["name"] == run_name(record)
+    assert paths
+    for path in paths:
+        record, name = check_record(json.loads(path.read_text("utf-8"))), path.relative_to(ROOT)
+        assert record["name"] == path.stem  # so that names are unique in a folder
+        if name.as_posix() in {*tracked.split()} - {*changed}:
+            assert record["dirty"] is False and record["commit"], name

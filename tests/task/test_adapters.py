@@ -42,9 +42,9 @@ def learn(base, path, head, seed=0, density=0.3, rate=0.0):
     final = masks.numpy()
     masks.merge()
     begun = {
-        "name": f"tiny_{seed}", "method": "SMP", "sharing": "SMP-L", "model": "base",
-        "model_sha": sha, "data": "almanac", "data_sha": "0" * 12,
-        "settings": {"seed": seed, "vector_learning_rate": rate},
+        "name": f"tiny_{seed}", "label": "SMP-L", "method": "smp-l", "variant": None,
+        "model": "base", "model_sha": sha, "data": "synthetic", "data_sha": "0" * 12,
+        "settings": {"seed": seed, "bias_norm_learning_rate": rate},
         "density_target": density,
     }
     save_masks(final, path, **describe_task(begun, model, base, None, head, SCORES, 7))

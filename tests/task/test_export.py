@@ -29,24 +29,23 @@ def bound(mask):
     return sum(-c * np.log2(c / n) for c in (k, n - k) if c) / 8
 
 
-def save_run(base, folder, tokenizer, head, method="SMP", rate=0.0):
+def save_run(base, folder, tokenizer, head, method="smp-l", rate=0.0):
     """A folder as the notebooks leave it, in results/models/."""
     (folder.parent).mkdir(exist_ok=True)
     student = learn(base, folder.parent / "m", head, density=0.2, rate=rate)
     save_model(student, tokenizer, folder, base)
     masks, about = load_masks(folder.parent / "m")
     settings = choose_settings("quick", "smp", max_length=96, stride=32, density=0.2,
-                               vector_learning_rate=rate)
+                               bias_norm_learning_rate=rate)
     total = sum(mask.size for mask in masks.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
     record = make_record(
-        method=method, model="base", model_sha=about["base_sha"], settings=asdict(settings),
-        head=head, sharing="SMP-L", density=0.2, params_masked=total, params_kept=kept,
-        teacher=None, n_eval=400,
-        bytes_mask_file=(folder.parent / "m").stat().st_size if method == "SMP" else None,
+        method, "none", 0.2, asdict(settings), model="base", model_sha=about["base_sha"],
+        head=head, params_masked=total, params_kept=kept, n_eval=400,
+        bytes_mask_file=(folder.parent / "m").stat().st_size if method == "smp-l" else None,
     )
     (folder / "record.json").write_text(record_json(check_record(record)))
-    if method == "SMP":
+    if method == "smp-l":
         (folder.parent / "m").rename(folder / MASK_FILE)
     return record
 
@@ -77,7 +76,7 @@ def test_every_format_gives_the_same_answers(base, tmp_path, tokenizer, head, ra
     vectors = 2 * (biases + norms) if rate else 0
     assert report["mask_file"]["bytes_vectors"] == 4 * vectors
     assert report["mask_file"]["bytes_entropy_bound"] == round(sum(map(bound, masks.values())))
-    assert json.loads((folder / "ship.json").read_text())["run"] == report["run"]
+    assert json.loads((folder / "export.json").read_text())["run"] == report["run"]
     card = ModelCard.load(folder / "README.md")
     assert card.data.base_model == "base" and card.data.eval_results[0].metric_value == 0.4804
     assert ("AutoModelForMaskedLM" in card.text) == (head == "label words")
@@ -85,9 +84,9 @@ def test_every_format_gives_the_same_answers(base, tmp_path, tokenizer, head, ra
     load_compact(folder / "compact")
 
 
-def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, almanac, tmp_path):
+def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, synthetic, tmp_path):
     """The windows are real ones of several lengths."""
-    windows = window_inputs(featurise(almanac["eval"], tokenizer, 64, 16))
+    windows = window_inputs(featurise(synthetic["eval"], tokenizer, 64, 16))
     size = export_onnx(tiny_qa, windows[0], tmp_path / "model.onnx")
     assert [(p.name, p.stat().st_size) for p in tmp_path.iterdir()] == [("model.onnx", size)]
     ours, theirs = torch_reader(tiny_qa), onnx_reader(tmp_path / "model.onnx")
@@ -132,10 +131,10 @@ def test_entropy_bytes():
         assert entropy_bytes(masks) == pytest.approx(bound(masks["w"]))
 
 
-def test_ship_and_ask_on_the_command_line(base, tmp_path, tokenizer, capsys, monkeypatch):
+def test_export_and_ask_on_the_command_line(base, tmp_path, tokenizer, capsys, monkeypatch):
     save_run(base, tmp_path / "run", tokenizer, "trained")
     folder = str(tmp_path / "run")
-    assert command_line.main(["ship", folder, "--questions", "2"]) == 0
+    assert command_line.main(["export", folder, "--questions", "2"]) == 0
     assert "plain model" in capsys.readouterr().out
     passage = tmp_path / "passage.txt"
     passage.write_text("Ada Lovelace wrote the first program.")
@@ -149,10 +148,10 @@ def test_ship_and_ask_on_the_command_line(base, tmp_path, tokenizer, capsys, mon
     reader, _, _ = load_qa_model(folder)
     for wrong, said in (
         (["ask", "--model", folder, "--passage", "none.txt"], "ask: none.txt: no such file"),
-        (["ask", "--model", "./none", "--passage", str(passage)], "ask: MODEL='./none'"),
+        (["ask", "--model", "./none", "--passage", str(passage)], "ask: model './none'"),
         ([*ask, "--question", " "], "ask: the question is empty"),
         ([*ask, "--masks", "./none"], "ask: none: no such mask file"),
-        (["ship", "no-such-run"], "ship: "), (["ship", str(tmp_path)], "ship: "),
+        (["export", "no-such-run"], "export: "), (["export", str(tmp_path)], "export: "),
     ):
         assert command_line.main(wrong) == 2
         line = capsys.readouterr().err

@@ -68,28 +68,28 @@ def plain_windows(examples, tokenizer, max_length, stride):
     return rows
 
 @pytest.fixture(scope="module")
-def narrow(almanac, tokenizer):
+def narrow(synthetic, tokenizer):
     """The evaluation questions in windows of 40 tokens, several to a question."""
-    features = featurise(almanac["eval"], tokenizer, 40, 12)
-    assert len(features) > 2 * len(almanac["eval"])
+    features = featurise(synthetic["eval"], tokenizer, 40, 12)
+    assert len(features) > 2 * len(synthetic["eval"])
     return features
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 30]), st.booleans())
-def test_decoding_equals_the_n_best_loop(almanac, narrow, seed, longest, coarse):
+def test_decoding_equals_the_n_best_loop(synthetic, narrow, seed, longest, coarse):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(2, len(narrow), 40)).astype(np.float32)
-    answers = decode_answers(almanac["eval"], narrow, *logits, longest)
-    loop = n_best_answers(almanac["eval"], narrow, *logits, n_best=40, longest=longest)
+    answers = decode_answers(synthetic["eval"], narrow, *logits, longest)
+    loop = n_best_answers(synthetic["eval"], narrow, *logits, n_best=40, longest=longest)
     assert {one["id"]: one["prediction_text"] for one in answers} == loop
 
 
-def test_twenty_best_are_enough_for_logits_with_a_peak(almanac, narrow):
+def test_twenty_best_are_enough_for_logits_with_a_peak(synthetic, narrow):
     logits = peaked_logits(narrow)
-    answers = decode_answers(almanac["eval"], narrow, *logits)
+    answers = decode_answers(synthetic["eval"], narrow, *logits)
     assert {one["id"]: one["prediction_text"] for one in answers} == n_best_answers(
-        almanac["eval"], narrow, *logits
+        synthetic["eval"], narrow, *logits
     )
 
 
@@ -125,8 +125,8 @@ def test_the_plain_loop_learns_the_scores_that_fit_learns(tiny_qa, tokenizer):
     windows, plain = random_windows(4, 24), copy.deepcopy(tiny_qa)
     chosen = choose_settings(
         "squad", "smp", batch_size=4, epochs=1, learning_rate=1e-4, precision="fp32", density=1.0,
-        regulariser=400.0, regulariser_rule="density", score_start=1.0, n_snapshots=0,
-        sharing="local",
+        regulariser=400.0, regulariser_rule="density", score_init=1.0, n_validations=0,
+        method="smp-l",
     )
     masks = fast_masks(tiny_qa)
     tiny_qa.qa_outputs.requires_grad_(False)
@@ -139,11 +139,11 @@ def test_the_plain_loop_learns_the_scores_that_fit_learns(tiny_qa, tokenizer):
 
 
 def test_online_and_cached_teacher_logits_match(
-    tiny_qa, almanac, windows, tokenizer
+    tiny_qa, synthetic, windows, tokenizer
 ):
     teacher = copy.deepcopy(tiny_qa)
     torch.nn.init.normal_(teacher.qa_outputs.weight)
-    chosen = choose_settings("squad", "smp-kd", kd_weight=1.0)
+    chosen = choose_settings("squad", "smp-kd", distill_weight=1.0)
     loss = teacher_loss(chosen, None, None, teacher_logits(teacher, windows, tokenizer, "fp32"))
     for batch in make_loader(windows, tokenizer, 7, shuffle=True):
         inputs = {name: batch[name] for name in MODEL_INPUTS}
@@ -153,7 +153,7 @@ def test_online_and_cached_teacher_logits_match(
         each = distillation_loss(
             torch.stack([said.start_logits, said.end_logits], dim=-1),
             torch.stack([asked.start_logits, asked.end_logits], dim=-1),
-            batch["attention_mask"], chosen.kd_temperature,
+            batch["attention_mask"], chosen.distill_temperature,
         )
         assert float(stored) == pytest.approx(float(each), rel=1e-2)  # they are stored in fp16
 
@@ -192,10 +192,10 @@ def test_windows_equal_those_of_the_plain_loop(tokenizer, pages, lengths, data):
     )
 
 
-def test_windows_of_the_almanac_equal_those_of_the_plain_loop(almanac, tokenizer):
+def test_windows_of_synthetic_questions_equal_the_plain_loops(synthetic, tokenizer):
     for lengths in ((96, 32), (40, 12)):
-        found = featurise(almanac["train"], tokenizer, *lengths).to_list()
-        assert found == plain_windows(almanac["train"], tokenizer, *lengths)
+        found = featurise(synthetic["train"], tokenizer, *lengths).to_list()
+        assert found == plain_windows(synthetic["train"], tokenizer, *lengths)
 
 
 # -- how it is measured ------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_windows_of_the_almanac_equal_those_of_the_plain_loop(almanac, tokenizer
 def test_trainings_take_turns_and_end_as_if_alone(tiny_qa, tokenizer):
     """Two trainings in turns: a step each, and the weights of a training that ran by itself."""
     chosen = choose_settings("squad", "fine-tune", batch_size=2, epochs=1, precision="fp32",
-                             n_snapshots=0)
+                             n_validations=0)
     windows = random_windows(10, 16)
     alone, one, two = (copy.deepcopy(tiny_qa) for _ in range(3))
     train(alone, windows, tokenizer, chosen)
@@ -370,13 +370,13 @@ def test_flops_are_those_that_torch_counts(tiny_qa):
     *((profile, run_on_gpus.TASKS, {}) for profile in ("colab", "squad", "paper")),
     ("paper", ("smp-kd",), {"density": 0.03}),
 ])
-def test_the_hours_in_the_readme_are_those_calculated(profile, tasks, changes):
+def test_the_hours_in_the_docs_are_those_calculated(profile, tasks, changes):
     cells = []
     for card in run_on_gpus.CARDS:
         high, low = (sum(run_on_gpus.hours(task, card, level, profile, **changes) for task in tasks)
                      for level in (0, 2))
         cells.append(f"{low:.1f} to {high:.1f}")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "bert-base.md").read_text(encoding="utf-8")
     (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{profile}`,")
               and ("3%" in line) == bool(changes)]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == cells

@@ -1,0 +1,171 @@
+"""The runs of a sweep: what they share, and how each is trained, evaluated and recorded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from smp.cli.train import DEFAULT_PARTS, Parts, attach_pruning, teacher_loss
+from smp.data.reading import data_fingerprint, load_squad
+from smp.data.windows import featurise, fit_windows
+from smp.method.loop import span_loss
+from smp.model.device import is_first_process, make_accelerator
+from smp.model.load import load_qa_model, load_student, readable_tokens
+from smp.model.predict import evaluate_answers
+from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
+from smp.model.teacher import check_layers, copy_head, load_teacher, teacher_logits
+from smp.runs.methods import FINE_TUNED
+from smp.runs.names import run_name
+from smp.runs.record import write_record
+from smp.runs.run import begin_record, find_teacher, finish_record, keep_record, run_checkpoints
+from smp.runs.settings import Settings
+from smp.task.apply import MASK_FILE, describe_task
+from smp.task.mask_file import save_masks
+
+
+class Grid:
+    """The runs of a sweep, and what they share: the questions, their windows, the teacher's logits.
+
+    runs: settings of one model and one dataset; results: the folder of the
+    records and models, where a teacher is looked for if none is named; checkpoints: a folder for
+    those of the current run, if not in results. Raises FileNotFoundError if a run needs a teacher
+    and there is none, ValueError for a teacher that does not fit.
+    """
+
+    def __init__(self, runs: list[Settings], results: Path | str, teacher: str | None = None,
+                 checkpoints: str | None = None, parts: Parts = DEFAULT_PARTS):
+        for run in runs:
+            parts.check(run)
+        self.parts, self.results, self.checkpoints = parts, Path(results), checkpoints
+        first = runs[0]
+        from_teacher = any(run.init_head_from_teacher for run in runs)
+        model, self.tokenizer, _ = load_student(
+            first.model, max_length=first.max_length,
+            head="trained" if from_teacher else first.student_head)
+        self.model_sha, self.config = model_fingerprint(model), model.config
+        self.data = load_squad(
+            first.data, first.n_train, first.n_valid, first.n_eval, first.data_seed,
+            first.longest_passage)
+        self.runs = [fit_windows(run, self.data["train"], self.tokenizer, readable_tokens(model))
+                     for run in runs]
+        self.teacher: dict = {}
+        self.begun: dict[Settings, dict] = {}
+        self.teacher_model: Any = None
+        self.logits: Any = None
+        if any(run.stage == "smp-kd" for run in runs) and (
+                teacher or all(run.method != FINE_TUNED for run in runs)):
+            self.choose_teacher(teacher)
+            if from_teacher:
+                copy_head(model, self.teacher_model)  # raises if it does not fit
+        length, stride = self.runs[0].max_length or 0, self.runs[0].stride
+        self.windows = {part: featurise(self.data[part], self.tokenizer, length, stride)
+                        for part in ("train", "eval")}
+        self.data_sha, self.train_sha = (
+            data_fingerprint(self.data[part]) for part in ("eval", "train"))
+        # All before the first run, so that the commit is that of the loaded code.
+        self.begun = {
+            run: begin_record(run, self.model_sha, self.data_sha, self.train_sha,
+                              self.teacher if run.stage == "smp-kd" else None, parts.variant)
+            for run in self.runs
+        }
+
+    def choose_teacher(self, name: str | None) -> None:
+        """Load the teacher and check it against student and runs.
+
+        It is the named one, else the sweep's own first one, else the newest of results.
+        """
+        settings = self.runs[0]
+        own = [self.begun[run]["name"] for run in self.runs if run.method == FINE_TUNED]
+        if name is not None:
+            folder, em = Path(name), None
+        elif found := find_teacher(self.results, self.model_sha, settings.data, *own[:1]):
+            folder, em = found[0], found[1]["em"]
+        else:
+            raise FileNotFoundError(
+                f"no fine-tuned {settings.model} for this data in {self.results / 'models'}: " + (
+                    f"remove {own[0]}.json, its record, to train it again" if own else
+                    f"add {FINE_TUNED} to --methods, or name a --teacher"))
+        model = load_teacher(str(folder), self.tokenizer, settings.max_length, self.config)
+        if any(run.distill == "hidden" for run in self.runs):
+            check_layers(self.config, model.config)
+        sha = model_fingerprint(model, with_head=True)
+        self.teacher_model, self.teacher = model, {"name": folder.name, "em": em, "sha": sha}
+        for run, begun in self.begun.items():
+            if run.stage == "smp-kd":
+                begun["teacher"] = self.teacher
+                begun["name"] = run_name(begun)
+
+    def loss(self, settings: Settings, student: Any) -> Callable:
+        """Return the loss for `fit`. The teacher's logits are computed once for all runs."""
+        if settings.stage != "smp-kd":
+            return span_loss
+        if settings.distill == "logits" and self.logits is None:
+            self.logits = teacher_logits(
+                self.teacher_model, self.windows["train"], self.tokenizer, settings.precision)
+            self.teacher_model.cpu()  # most runs need its logits only
+        return teacher_loss(settings, student, self.teacher_model, self.logits, self.parts)
+
+    def evaluate(self, model: Any, settings: Settings) -> dict:
+        """Return the scores of a model on the evaluation questions."""
+        return evaluate_answers(model, self.data["eval"], self.windows["eval"], self.tokenizer,
+                                settings.precision)[0]
+
+    def finish(self, begun: dict, run: dict, scores: dict, **measured: Any) -> dict:
+        """Return the finished record."""
+        return finish_record(begun, run, scores, n_train=len(self.data["train"]),
+                             n_eval=len(self.data["eval"]), **measured)
+
+    def fine_tune(self, settings: Settings) -> dict:
+        """Train all weights, save the model as a teacher, write its record and return it."""
+        begun = self.begun[settings]
+        set_seed(settings.seed)  # a new head is drawn next
+        model, tokenizer, _ = load_qa_model(settings.model, settings.dropout, settings.max_length)
+        checkpoints = run_checkpoints(begun, self.results, self.checkpoints)
+        run = self.parts.train(
+            model, self.windows["train"], tokenizer, settings, None, span_loss,
+            checkpoints=checkpoints, optimizer_class=self.parts.optimizer)
+        scores = self.evaluate(model, settings)
+        record = self.finish(begun, run, scores, head="trained",
+                             params_total=count_parameters(model))
+        if is_first_process():
+            saved = save_model(model, tokenizer, self.results / "models" / begun["name"])
+            record["bytes_model"] = model_bytes(saved)
+            keep_record(record, self.results, saved)
+            checkpoints.clear()
+        make_accelerator(settings.precision).wait_for_everyone()  # the model may be a teacher next
+        return record
+
+    def run(self, settings: Settings) -> dict:
+        """Train and evaluate one of the runs, write its record and return it."""
+        if settings.method == FINE_TUNED:
+            return self.fine_tune(settings)
+        begun = self.begun[settings]
+        set_seed(settings.seed)  # a new head is drawn next
+        model, tokenizer, head = load_student(
+            settings.model, settings.dropout, settings.max_length, settings.student_head)
+        params_total = count_parameters(model)
+        if settings.init_head_from_teacher:
+            copy_head(model, self.teacher_model)
+        loss = self.loss(settings, model)
+        pruning = attach_pruning(model, settings, self.parts)
+        checkpoints = run_checkpoints(begun, self.results, self.checkpoints)
+        run = self.parts.train(
+            model, self.windows["train"], tokenizer, settings, pruning, loss,
+            checkpoints=checkpoints, optimizer_class=self.parts.optimizer)
+        masks, layers = pruning.masks.numpy(), pruning.masks.counts()
+        pruning.masks.merge()
+        scores = self.evaluate(model, settings)
+        n_eval, mask_bytes = len(self.data["eval"]), None
+        if settings.freezes_weights and is_first_process():  # else the mask is not the whole model
+            revision = getattr(model.config, "_commit_hash", None)
+            mask_bytes = save_masks(
+                masks, self.results / "models" / begun["name"] / MASK_FILE,
+                **describe_task(begun, model, settings.model, revision, head, scores, n_eval),
+            )
+        record = self.finish(begun, run, scores, head=head, params_total=params_total,
+                             layers=layers, bytes_mask_file=mask_bytes)
+        if is_first_process():
+            write_record(record, self.results)
+            checkpoints.clear()
+        return record

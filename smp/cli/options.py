@@ -1,0 +1,196 @@
+"""The options of each verb: every setting is one, with the comment beside it as its help."""
+
+import difflib
+import inspect
+import io
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+
+from smp.runs.settings import Settings
+
+NOTEBOOK = Literal["finetune", "smp", "smp_kd"]
+
+
+# {setting: the comment beside it in the class}
+HELP = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Settings), re.MULTILINE))
+# One option for each setting. None: the value of the profile.
+SettingOptions: Any = make_dataclass("SettingOptions", [
+    (one.name, Annotated[Union[one.type, None], tyro.conf.arg(help=HELP[one.name])],  # noqa: UP007
+     field(default=None)) for one in fields(Settings)
+])
+
+
+@dataclass
+class Files:
+    """Where a run reads and writes."""
+
+    teacher: str | None = None
+    """Fine-tuned model for distillation: folder, .zip or Hub name. Default: the newest that the
+    first notebook saved."""
+    results: str | None = None
+    """Folder for records, models and executed notebooks. Default: results."""
+    checkpoints: str | None = None
+    """Folder for checkpoints. Default: in results."""
+
+
+@dataclass
+class Run:
+    """Run the three notebooks and show your results beside the reference."""
+
+    files: tyro.conf.OmitArgPrefixes[Files]
+    settings: tyro.conf.OmitArgPrefixes[SettingOptions]
+    only: tuple[NOTEBOOK, ...] = ()
+    """Notebooks to run. Default: all three."""
+
+
+@dataclass
+class Sweep:
+    """Train a grid of methods, densities and seeds. Runs with a record are not repeated."""
+
+    files: tyro.conf.OmitArgPrefixes[Files]
+    settings: tyro.conf.OmitArgPrefixes[SettingOptions]
+    methods: tuple[str, ...] = ("fine-tuned", "smp-l", "smp-s", "magnitude", "movement",
+                                "soft-movement")
+    """fine-tuned, smp-l, smp-s, magnitude, movement, movement-s, soft-movement; each pruning method
+    also with +kd (teacher's logits) or +hidden (its hidden states too)."""
+    densities: tuple[float, ...] = (0.5, 0.3, 0.1, 0.03)
+    """Fractions of the encoder's weights that stay."""
+    seeds: tuple[int, ...] = (0,)
+    """Random seeds."""
+
+
+@dataclass
+class Ask:
+    """Answer questions about a text."""
+
+    model: str
+    """Saved model, or with --masks the base model: folder or Hub name."""
+    passage: str
+    """UTF-8 text file."""
+    masks: str | None = None
+    """Mask file, its folder, or a Hub name."""
+    question: tuple[str, ...] = ()
+    """Questions. Default: one a line from the terminal or a pipe."""
+    n_best: int = 1
+    """Answers to show for each question."""
+
+
+@dataclass
+class Export:
+    """Export a trained run and benchmark each format."""
+
+    run: tyro.conf.Positional[str]
+    """Run in results/models/, or its folder."""
+    onnx: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also write model.onnx."""
+    data: str | None = None
+    """Where the run's questions are, if not where its record says."""
+    base: str | None = None
+    """Where the run's base model is, if not where its record says."""
+    questions: int = 200
+    """Questions to measure on."""
+
+
+@dataclass
+class Table:
+    """Compute the tables and pictures from the records."""
+
+    results: str | None = None
+    """Folder of records. Default: results."""
+    reference: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Compute the reference tables of the clone, and the README's from them."""
+
+
+@dataclass
+class Repeat:
+    """Train a record's run again with today's code and compare."""
+
+    record: tyro.conf.Positional[str]
+    """The record's .json file."""
+    files: tyro.conf.OmitArgPrefixes[Files]
+    data: str | None = None
+    """Where the record's questions are, if not at a Hub name."""
+    model: str | None = None
+    """Where the record's encoder is, if not at a Hub name."""
+
+
+@dataclass
+class Authors:
+    """Evaluate masks that the authors of SMP released."""
+
+    masks: tyro.conf.Positional[str]
+    """File of the release SMP-S, e.g. squad_0.10_kd_mag.npy.zip."""
+    model: str = "bert-base-uncased"
+    """Base model of the masks: folder or Hub name."""
+    data: str = "rajpurkar/squad"
+    """Evaluation questions: Hub name, SQuAD-format file or folder."""
+    n_eval: int | None = None
+    """Questions to evaluate on. Default: all."""
+
+
+VERBS = {"run": Run, "sweep": Sweep, "ask": Ask, "export": Export, "table": Table,
+         "repeat": Repeat, "authors": Authors}
+
+
+def escaped(line: str) -> str:
+    """Return a line for stderr: what would end it, and what is no character, as an escape."""
+    return line.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+
+
+def plain_text(box: str) -> str:
+    """Return the lines within tyro's boxes, which have lines and colours if stdout shows them."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()
+    return "\n".join(line.strip("│ ") for line in lines if line.startswith(("│", "  ")))
+
+
+def one_line(verb: str, given: Sequence[str], message: str) -> str:
+    """Return one line about wrong options: an unknown one with the nearest, else tyro's text."""
+    listed = io.StringIO()
+    with redirect_stdout(listed), suppress(SystemExit):
+        tyro.cli(VERBS[verb], args=["--help"], config=(tyro.conf.DisallowNone,))
+    options = plain_text(listed.getvalue())
+    known = re.findall(r"--?[a-z][\w-]*", options)
+    for word in given:
+        name = word.partition("=")[0].replace("_", "-")
+        if re.match(r"--?[a-zA-Z]", word) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"`smp {verb} --help` lists the options"
+            return f"{verb}: unknown option {name}: {hint}"
+    text = plain_text(message).replace("\n", " ")
+    if wrong := re.search(r"Error parsing (--[\w-]+): .*?\[('.*?')\]", text):
+        expected = re.search(rf"^{wrong[1]} \W*(\w+)", options, re.MULTILINE)
+        kinds = {"FLOAT": "a number", "INT": "a whole number"}
+        what = kinds.get(expected[1] if expected else "", "another value")
+        values = " ".join(re.findall("'(.*?)'", wrong[2]))
+        return f"{verb}: {wrong[1]} {values}: expected {what}"
+    return f"{verb}: {re.split(r' [─-]{5,}', text)[0]}"
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Any]:
+    """Return the verb and its options; raise SystemExit after one line on stderr for wrong ones."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("Usage: smp VERB [options]; `smp VERB --help` lists the options.\n")
+        for verb, kind in VERBS.items():
+            print(f"  {verb:8} {kind.__doc__}")
+        raise SystemExit(0 if arguments else 2)
+    verb, *rest = arguments
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1, 0)[0]
+        print(f"smp: unknown verb {verb!r}: did you mean {near}? Known: {', '.join(VERBS)}",
+              file=sys.stderr)
+        raise SystemExit(2)
+    caught = io.StringIO()
+    try:
+        with redirect_stderr(caught):
+            return verb, tyro.cli(VERBS[verb], prog=f"smp {verb}", args=rest,
+                                  config=(tyro.conf.DisallowNone,))
+    except SystemExit as end:
+        if end.code:
+            print(escaped(one_line(verb, rest, caught.getvalue())), file=sys.stderr)
+        raise

@@ -1,0 +1,96 @@
+"""`smp authors`: masks in the authors' form, evaluated as the plain reading of the file says."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForMaskedLM
+
+from helpers import tiny_config
+from smp.cli.main import main
+from smp.data.reading import load_squad
+from smp.data.synthetic import make_synthetic_squad
+from smp.data.windows import featurise
+from smp.model.encoder import encoder_linears
+from smp.model.load import load_student
+from smp.model.predict import evaluate_answers
+from smp.task.authors import save_authors_masks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    """A folder with a small bert/ of the form of bert-base-uncased, mine.json and a mask file."""
+    folder = tmp_path_factory.mktemp("local")
+    torch.manual_seed(6)  # it has some F1, another one with its masks than without
+    config = tiny_config(max_position_embeddings=512, initializer_range=0.2)
+    BertForMaskedLM(config).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    (folder / "mine.json").write_text(json.dumps(make_synthetic_squad("train", 150)))
+    random = np.random.default_rng(0)
+    masks = {name: random.random(linear.weight.shape) < 0.1 for name, _, _, linear in
+             encoder_linears(load_student(str(folder / "bert"))[0])}
+    path = folder / "squad_0.10_kd_mag.npy"
+    save_authors_masks(masks, path)
+    with zipfile.ZipFile(f"{path}.zip", "w") as archive:
+        archive.write(path, path.name)
+    return folder
+
+
+def plain_reading(folder, n_eval):
+    """(density, EM, F1, questions) from the file's bits put onto the checkpoint one by one."""
+    model, tokenizer, _ = load_student(str(folder / "bert"))
+    linears = {f"bert.{name}.mask_scores": linear for name, _, _, linear in encoder_linears(model)}
+    bits = np.unpackbits(np.load(folder / "squad_0.10_kd_mag.npy")).tolist()
+    density = sum(bits) / sum(linear.weight.numel() for linear in linears.values())
+    for name in sorted(linears):
+        weight = linears[name].weight.data.view(-1)
+        for i in range(len(weight)):
+            weight[i] *= bits[i]
+        del bits[: len(weight)]
+    asked = load_squad(str(folder / "mine.json"), 1, n_eval=n_eval)["eval"]
+    windows = featurise(asked, tokenizer, max_length=384, stride=128)
+    scores, _ = evaluate_answers(model, asked, windows, tokenizer, "fp32")
+    return density, scores["em"], scores["f1"], len(asked)
+
+
+def authors(folder, name, *more):
+    return main(["authors", str(folder / name), f"--model={folder / 'bert'}",
+                 f"--data={folder / 'mine.json'}", *more])
+
+
+@pytest.mark.parametrize("name, n_eval", [("squad_0.10_kd_mag.npy.zip", 8),
+                                          ("squad_0.10_kd_mag.npy", None)])
+def test_the_scores_are_those_of_the_files_bits(name, n_eval, folder, capfd):
+    density, em, f1, asked = plain_reading(folder, n_eval)
+    assert f1 > 0 and 0.09 < density < 0.11
+    capfd.readouterr()
+    assert authors(folder, name, *[f"--n-eval={n_eval}"] * (n_eval is not None)) == 0
+    first, *rest = capfd.readouterr().out.splitlines()
+    assert first == (f"{name}: density {density:.1%}, EM {em:.3f}, F1 {f1:.3f} on "
+                     f"{asked} questions")
+    assert rest == [
+        "published, SMP-S + KD, density 50%: EM 0.828, F1 0.898",
+        "published, SMP-S + KD, density 10%: EM 0.793, F1 0.872",
+        "published, SMP-S + KD, density 3%: EM 0.750, F1 0.841"]
+
+
+@pytest.mark.parametrize("name, more, said", [
+    ("gone.npy", ["--model=nowhere"], "gone.npy: no such file"),
+    ("bert", [], "bert: no such file"),
+    ("mine.json", [], "mine.json holds no masks of the authors for this model: "),
+    ("short.npy", [], "short.npy holds no masks of the authors for this model: it holds 40 bytes"),
+    ("squad_0.10_kd_mag.npy", ["--n-eval=0"], "0"),
+    ("squad_0.10_kd_mag.npy", ["--n-eval=99999"], "99999"),
+    ("squad_0.10_kd_mag.npy", ["--data=gone.json"], "--data gone.json: no such file or folder"),
+    ("squad_0.10_kd_mag.npy", ["--model=./gone"], "--model ./gone: no such file or folder"),
+    ("squad_0.10_kd_mag.npy", ["--model=all-MiniLM-L6-v2"], "has no masked-LM head"),
+])
+def test_wrong_input_is_one_line(name, more, said, folder, capfd):
+    np.save(folder / "short.npy", np.zeros(40, np.uint8))
+    capfd.readouterr()
+    assert authors(folder, name, *more) == 2
+    shown = capfd.readouterr()
+    line = shown.err.splitlines()[-1]
+    assert shown.out == "" and line.startswith("authors: ") and said in line
