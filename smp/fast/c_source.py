@@ -11,7 +11,11 @@ SPARSE_PRODUCTS = r"""
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __AVX512F__
 enum { LANE = 16, TILE = 64, ROWS = 16 };
+#else /* gcc keeps vectors that are wider than the machine's in memory, ten times slower */
+enum { LANE = 8, TILE = 64, ROWS = 16 };
+#endif
 typedef float lane __attribute__((vector_size(LANE * sizeof(float)), may_alias));
 #define least(a, b) ((a) < (b) ? (a) : (b))
 
@@ -34,8 +38,8 @@ static inline __attribute__((always_inline)) void some_rows(
         for (int r = 0; r < rows; r++) y[t * out + r] = sums[r][t];
 }
 
-/* Rows `from` to `to` of W for at most 64 tokens, in whole vectors: a short text costs as much as
-   16, 32 or 48 tokens. */
+/* Rows `from` to `to` of W for at most 64 tokens, in whole vectors: a short text costs as
+   much as the next multiple of LANE tokens. */
 static void one_tile(
     int tokens, int from, int to, ptrdiff_t in, ptrdiff_t out, const float *x, lane *tile,
     const int32_t *first, const uint16_t *columns, const float *values, const float *bias, float *y)
@@ -54,7 +58,13 @@ static void one_tile(
             case 1: WITH(1); break;
             case 2: WITH(2); break;
             case 3: WITH(3); break;
-            default: WITH(4);
+#ifndef __AVX512F__
+            case 4: WITH(4); break;
+            case 5: WITH(5); break;
+            case 6: WITH(6); break;
+            case 7: WITH(7); break;
+#endif
+            default: WITH(TILE / LANE);
         }
     }
 }

@@ -6,6 +6,7 @@ weights. In bf16 the dense product is as fast. Without gradients the product is 
 an evaluation has the logits of the merged model bit for bit.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,15 @@ from smp.fast.buffers import buffered_forward, masked_weight
 from smp.fast.products import compiled_products, sparse_product
 from smp.model.device import make_accelerator, pick_precision
 
-# Up to this share of kept weights it is faster. A constant, because a resumed run must add the same
-# numbers in the same order as an undisturbed one.
-SKIP_UP_TO = 0.4
+
+@functools.cache
+def skip_up_to() -> float:
+    """Return the share of kept weights up to which skipping is faster on this CPU.
+
+    It depends on the vector units only, not on a measurement, because a resumed run must add the
+    same numbers in the same order as an undisturbed one.
+    """
+    return 0.4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 0.25
 
 
 def csr_of_kept(weight: Tensor, mask: Tensor, kept: int, turned: bool = False) -> tuple:
@@ -83,7 +90,7 @@ def skipping_forward(linear: nn.Linear, x: Tensor) -> Tensor:
     is_readable = x.is_cpu and x.dtype == torch.float32 and can_be_skipped(weight) and (
         bias is None or can_be_skipped(bias))
     kept = np.count_nonzero(mask.mask.numpy()) if is_readable and learns else weight.numel()
-    if kept > SKIP_UP_TO * weight.numel():
+    if kept > skip_up_to() * weight.numel():
         return buffered_forward(linear, x)
     tokens = x.reshape(-1, linear.in_features).contiguous()
     y = SkippingZeros.apply(tokens, weight, mask.scores, bias, mask.mask, kept)
@@ -113,4 +120,4 @@ def skip_zeros(masks: Any, precision: str = "auto") -> str:
             type(linear).forward, masks.zeros = skipping_forward, "skipped"
     if not hasattr(masks, "zeros"):
         return "zeros are multiplied: no layer has buffers, call reuse_buffers(masks) first"
-    return f"zeros are skipped where a matrix keeps {SKIP_UP_TO:.0%} of its weights or fewer"
+    return f"zeros are skipped where a matrix keeps {skip_up_to():.0%} of its weights or fewer"
