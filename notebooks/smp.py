@@ -12,7 +12,7 @@
 #
 # | profile | model | data | time |
 # |---|---|---|---|
-# | `quick` | six-layer MiniLM-BERT, embedded | synthetic questions, embedded | about 3 minutes on two cores, no GPU, no network |
+# | `quick` | six-layer MiniLM-BERT, embedded | synthetic questions, embedded | about 7 minutes on two cores, no GPU, no network |
 # | `laptop` | the same | 8,000 questions of SQuAD | 10 minutes to an hour and a half on two cores |
 # | `minilm` | the same | all of SQuAD | on a GPU; not measured yet |
 # | `squad`, `colab`, `paper` | BERT-base-uncased | SQuAD | on a GPU; not measured yet, the README has what it should take |
