@@ -1,5 +1,6 @@
 """The command line: `smp run | sweep | ask | export | table | repeat | authors`."""
 
+import os
 import sys
 from typing import Any
 
@@ -47,9 +48,13 @@ def main(arguments: list[str] | None = None, **parts: Any) -> int:
 
     parts: of a sweep, see `smp.cli.sweep.sweep`. Wrong input is one line, with code 2.
     """
-    verb, options = parse(sys.argv[1:] if arguments is None else arguments)
+    verb = "smp"
     try:
+        verb, options = parse(sys.argv[1:] if arguments is None else arguments)
         return run_verb(verb, options, **parts)
+    except BrokenPipeError:  # `smp table | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, ValueError) as error:
         print(escaped(f"{verb}: {error}"), file=sys.stderr)
         return 2

@@ -17,11 +17,15 @@ from smp.runs.settings import Settings
 NOTEBOOK = Literal["finetune", "smp", "smp_kd"]
 
 
+Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="")]  # its help has the default
+Number = Annotated[int | None, tyro.conf.arg(help_behavior_hint="")]
 # {setting: the comment beside it in the class}
 HELP = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Settings), re.MULTILINE))
 # One option for each setting. None: the value of the profile.
 SettingOptions: Any = make_dataclass("SettingOptions", [
-    (one.name, Annotated[Union[one.type, None], tyro.conf.arg(help=HELP[one.name])],  # noqa: UP007
+    (one.name,
+     Annotated[Union[one.type, None],  # noqa: UP007
+               tyro.conf.arg(help=HELP[one.name], help_behavior_hint="")],
      field(default=None)) for one in fields(Settings)
 ])
 
@@ -30,12 +34,12 @@ SettingOptions: Any = make_dataclass("SettingOptions", [
 class Files:
     """Where a run reads and writes."""
 
-    teacher: str | None = None
+    teacher: Text = None
     """Fine-tuned model for distillation: folder, .zip or Hub name. Default: the newest that the
     first notebook saved."""
-    results: str | None = None
+    results: Text = None
     """Folder for records, models and executed notebooks. Default: results."""
-    checkpoints: str | None = None
+    checkpoints: Text = None
     """Folder for checkpoints. Default: in results."""
 
 
@@ -73,7 +77,7 @@ class Ask:
     """Saved model, or with --masks the base model: folder or Hub name."""
     passage: str
     """UTF-8 text file."""
-    masks: str | None = None
+    masks: Text = None
     """Mask file, its folder, or a Hub name."""
     question: tuple[str, ...] = ()
     """Questions. Default: one a line from the terminal or a pipe."""
@@ -89,9 +93,9 @@ class Export:
     """Run in results/models/, or its folder."""
     onnx: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write model.onnx."""
-    data: str | None = None
+    data: Text = None
     """Where the run's questions are, if not where its record says."""
-    base: str | None = None
+    base: Text = None
     """Where the run's base model is, if not where its record says."""
     questions: int = 200
     """Questions to measure on."""
@@ -101,7 +105,7 @@ class Export:
 class Table:
     """Compute the tables and pictures from the records."""
 
-    results: str | None = None
+    results: Text = None
     """Folder of records. Default: results."""
     reference: tyro.conf.FlagCreatePairsOff[bool] = False
     """Compute the reference tables of the clone, and the README's from them."""
@@ -114,9 +118,9 @@ class Repeat:
     record: tyro.conf.Positional[str]
     """The record's .json file."""
     files: tyro.conf.OmitArgPrefixes[Files]
-    data: str | None = None
+    data: Text = None
     """Where the record's questions are, if not at a Hub name."""
-    model: str | None = None
+    model: Text = None
     """Where the record's encoder is, if not at a Hub name."""
 
 
@@ -130,7 +134,7 @@ class Authors:
     """Base model of the masks: folder or Hub name."""
     data: str = "rajpurkar/squad"
     """Evaluation questions: Hub name, SQuAD-format file or folder."""
-    n_eval: int | None = None
+    n_eval: Number = None
     """Questions to evaluate on. Default: all."""
 
 
