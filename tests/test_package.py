@@ -1,6 +1,7 @@
 """The package: version, lazy names, content of the wheel, version ranges and the lock."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def test_lock_names_no_index():
     (["bench", "ONLY=a"], "make does not know ONLY=a; use .venv/bin/python -m benchmarks --only a"),
 ])
 def test_make_refuses_a_variable_in_one_line(arguments, expected):
-    run = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True)
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    run = subprocess.run(["make", *arguments], cwd=ROOT, env=outer, capture_output=True, text=True)
     assert run.returncode == 2 and run.stdout == ""
     assert expected in run.stderr and run.stderr.count("\n") == 1

@@ -82,7 +82,7 @@ def with_settings(**changes):
 
 
 @pytest.mark.parametrize("content, said", [
-    (None, "is not a result record: "),
+    (None, "record.json: no such file; expected a record, a .json file"),
     ("", "is not a result record: Expecting value"),
     ("\0\xff", "is not a result record: "),
     ("[" * 100_000, "is not a result record: maximum recursion depth exceeded"),
