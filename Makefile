@@ -29,7 +29,7 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 	  "make notebooks would replace what was changed in them)" >&2
 	@exec .venv/bin/smp run
 
-bench: $(READY)  ## measure speed and memory beside plain implementations of the same work
+bench: $(READY)  ## measure speed and memory and compare with plain implementations of the same work
 	@exec env MALLOC_ARENA_MAX=1 $(PYTHON) -m benchmarks
 
 test: check  ## check, then run the tests

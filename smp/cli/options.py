@@ -1,4 +1,4 @@
-"""The options of each verb: every setting is one, with the comment beside it as its help."""
+"""The options of each verb: every setting is one, with its comment as help."""
 
 import difflib
 import inspect
@@ -15,11 +15,9 @@ import tyro
 from smp.runs.settings import Settings
 
 NOTEBOOK = Literal["finetune", "smp", "smp_kd"]
-
-
 Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="")]  # its help has the default
 Number = Annotated[int | None, tyro.conf.arg(help_behavior_hint="")]
-# {setting: the comment beside it in the class}
+# {setting: its comment in the class}
 HELP = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Settings), re.MULTILINE))
 # One option for each setting. None: the value of the profile.
 SettingOptions: Any = make_dataclass("SettingOptions", [
@@ -45,7 +43,7 @@ class Files:
 
 @dataclass
 class Run:
-    """Run the three notebooks and show your results beside the reference."""
+    """Run the three notebooks and show your results and the reference."""
 
     files: tyro.conf.OmitArgPrefixes[Files]
     settings: tyro.conf.OmitArgPrefixes[SettingOptions]

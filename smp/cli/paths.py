@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+REFERENCE = ROOT / "results" / "reference"  # in the clone only
 NOTEBOOKS = {
     "finetune": "BERT_FINETUNE_QA.ipynb",
     "smp": "Static_Model_Pruning/BERT_SMP.ipynb",

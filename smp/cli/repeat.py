@@ -1,6 +1,5 @@
 """`smp repeat`: train the run of a record again with today's code and compare the two."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from smp.cli.parameters import EMBEDDED, read_files, read_path
 from smp.runs.names import with_defaults
 from smp.runs.profiles import PROFILES
 from smp.runs.provenance import results_folder
-from smp.runs.record import check_record
+from smp.runs.record import read_record
 from smp.runs.settings import Settings, check_settings
 
 
@@ -20,7 +19,7 @@ def recorded_settings(path: Path, **places: str | None) -> tuple[dict, Settings]
     line for another file, and for a local model or data whose place is not given.
     """
     try:
-        record = check_record(json.loads(path.read_text(encoding="utf-8")))
+        record = read_record(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; expected a record, a .json file") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -1,6 +1,5 @@
 """`smp run`: execute the three notebooks and print their results."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from smp.cli.notebooks import (
     sigterm_as_interrupt,
 )
 from smp.cli.parameters import relative_parameters
-from smp.cli.paths import NOTEBOOKS, ROOT, minutes_since, notebook_path, shown_path
+from smp.cli.paths import NOTEBOOKS, REFERENCE, minutes_since, notebook_path, shown_path
 from smp.cli.report import (
     closing_lines,
     command_name,
@@ -27,9 +26,7 @@ from smp.cli.report import (
 )
 from smp.cli.screen import INDENT
 from smp.runs.provenance import results_folder
-from smp.runs.record import check_record
-
-REFERENCE = ROOT / "results" / "reference"
+from smp.runs.record import read_record
 
 
 def read_run(results: Path, notebook: Any) -> dict | None:
@@ -38,7 +35,7 @@ def read_run(results: Path, notebook: Any) -> dict | None:
     if name is None:
         return None
     try:
-        return check_record(json.loads((results / f"{name}.json").read_text(encoding="utf-8")))
+        return read_record(results / f"{name}.json")
     except (OSError, ValueError):
         return None
 

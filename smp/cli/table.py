@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from smp.cli.parameters import read_path
-from smp.cli.paths import ROOT
+from smp.cli.paths import REFERENCE, ROOT
 from smp.files import replace_text_file, replaced_file
 from smp.runs.curves import plot_records
 from smp.runs.methods import FINE_TUNED
@@ -31,7 +31,8 @@ def table(results: Path) -> str:
 
     A folder with several pruning methods has methods.md and methods.png too.
     """
-    text, records = write_summary(results), read_records(results)
+    records = read_records(results)
+    text = write_summary(records, results)
     if records:
         draw_group(records, plot_records,
                    lambda group: (group[0]["n_eval"], group[0]["n_train"]),
@@ -53,11 +54,10 @@ def table_verb(options: Any) -> int:
             raise ValueError(f"{results}: no such folder; `smp run` makes it")
         print(table(results))
         return 0
-    reference = ROOT / "results" / "reference"
-    if not reference.is_dir():
+    if not REFERENCE.is_dir():
         raise ValueError("--reference: the reference records are in the clone only; run it there")
-    for folder in (reference, reference / "sweep", reference / "tried"):
+    for folder in (REFERENCE, REFERENCE / "sweep", REFERENCE / "tried"):
         table(folder)
-    write_readme(reference, ROOT / "README.md")
-    print(f"{reference / 'summary.md'}, methods.md and README.md are computed", file=sys.stderr)
+    write_readme(REFERENCE, ROOT / "README.md")
+    print(f"{REFERENCE / 'summary.md'}, methods.md and README.md are computed", file=sys.stderr)
     return 0

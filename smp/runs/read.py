@@ -1,10 +1,9 @@
 """Read the records of a folder."""
 
-import json
 from pathlib import Path
 
 from smp.runs.names import record_order
-from smp.runs.record import check_record
+from smp.runs.record import read_record
 
 
 def read_records(folder: str | Path) -> list[dict]:
@@ -17,7 +16,7 @@ def read_records(folder: str | Path) -> list[dict]:
         if path.name == "bench.json":
             continue
         try:
-            record = check_record(json.loads(path.read_text(encoding="utf-8")))
+            record = read_record(path)
             if record["name"] != path.stem:
                 raise ValueError(f"its name says {record['name']}, so it is a copy")
         except (OSError, ValueError, RecursionError) as error:

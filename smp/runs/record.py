@@ -100,6 +100,11 @@ def check_record(record: dict) -> dict:
     return record
 
 
+def read_record(path: Path) -> dict:
+    """Return the record in a file; raise OSError, ValueError or RecursionError for another file."""
+    return check_record(json.loads(path.read_text(encoding="utf-8")))
+
+
 def thin_history(history: dict, most: int = 400) -> dict:
     """Return the history with at most `most` steps; each has the mean loss since the one before.
 

@@ -10,6 +10,7 @@ from smp.runs.checkpoint import Checkpoints
 from smp.runs.methods import FINE_TUNED, method_label
 from smp.runs.names import run_name
 from smp.runs.provenance import provenance
+from smp.runs.read import read_records
 from smp.runs.record import SCHEMA, record_json, thin_history, write_record
 from smp.runs.settings import Settings
 from smp.runs.summary import write_summary
@@ -108,4 +109,4 @@ def show_summary(results: str | Path) -> Any:
     """Write results/summary.md and return its tables for display in a notebook."""
     from IPython.display import Markdown
 
-    return Markdown(write_summary(results))
+    return Markdown(write_summary(read_records(results), results))

@@ -117,9 +117,9 @@ def between_markers(page: str, text: str, name: str = "README") -> str:
     return page[: page.index(first)] + text + page[page.index(last) + len(last):]
 
 
-def write_summary(folder: str | Path) -> str:
-    """Write folder/summary.md and return its text; raise ValueError for a broken record."""
-    text = summary_markdown(read_records(folder))
+def write_summary(records: list[dict], folder: str | Path) -> str:
+    """Write the tables of a folder's records into folder/summary.md and return them."""
+    text = summary_markdown(records)
     replace_text_file(Path(folder) / "summary.md", text)
     return text
 

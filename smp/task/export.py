@@ -22,7 +22,7 @@ from smp.fast.sparse import accelerate
 from smp.files import replace_text_file
 from smp.model.load import find_model, load_student
 from smp.model.save import model_bytes, stock_model
-from smp.runs.record import check_record
+from smp.runs.record import read_record
 from smp.task.apply import MASK_FILE, load_saved, load_task
 from smp.task.cards import model_card
 from smp.task.formats import export_onnx, onnx_reader, read_in_turns, torch_reader, window_inputs
@@ -46,7 +46,7 @@ def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
         return found[1] | {"model": found[1]["base"], "model_sha": found[1]["base_sha"]}, found
     find_model(str(folder))  # raises if the folder has no model
     try:
-        record = check_record(json.loads(path.read_text(encoding="utf-8")))
+        record = read_record(path)
     except FileNotFoundError:
         reason = f"{folder} has no record.json: name a run in results/models"
         raise FileNotFoundError(reason) from None

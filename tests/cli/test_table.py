@@ -117,6 +117,7 @@ def test_the_verb_prints_the_summary(given, tmp_path, monkeypatch, capfd):
 def test_what_has_no_table_is_one_line(arguments, made, said, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(table_module, "ROOT", tmp_path)
+    monkeypatch.setattr(table_module, "REFERENCE", tmp_path / "results/reference")
     if made:
         (tmp_path / made).parent.mkdir(exist_ok=True)
         (tmp_path / made).write_text("{}")
@@ -129,6 +130,7 @@ def test_what_has_no_table_is_one_line(arguments, made, said, tmp_path, monkeypa
 
 def test_the_reference_has_its_tables_and_the_readme(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(table_module, "ROOT", tmp_path)
+    monkeypatch.setattr(table_module, "REFERENCE", tmp_path / "results/reference")
     reference = tmp_path / "results" / "reference"
     for folder, em in ((reference, 0.6), (reference / "sweep", 0.5), (reference / "tried", 0.4)):
         write(folder, FINE_TUNED, dict(em=em), dict(method="movement", em=em / 2))

@@ -594,7 +594,7 @@ def test_a_folder_with_two_methods_has_their_table_too(tmp_path):
 
 
 def test_the_summary_of_no_records(tmp_path):
-    assert "Nothing was measured yet" in write_summary(tmp_path / "results")
+    assert "Nothing was measured yet" in write_summary([], tmp_path / "results")
     assert (tmp_path / "results" / "summary.md").is_file()
 
 
