@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import reprlib
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def check_record(record: dict) -> dict:
     def need(names: str, good: Callable, expected: str) -> None:
         for field in names.split():
             if not good(record.get(field)):
-                raise ValueError(f"{field} is {record[field]!r}, expected {expected}")
+                raise ValueError(f"{field} is {reprlib.repr(record[field])}, expected {expected}")
 
     need("schema", lambda v: v == SCHEMA, f"{SCHEMA}")
     need("name label method model data profile device precision head",
@@ -91,8 +92,9 @@ def check_record(record: dict) -> dict:
          and isinstance(v["name"], str), "null or a name and its em")
     need("settings", lambda v: v.get("distill") in DISTILLATIONS,
          f"distill to be one of {', '.join(DISTILLATIONS)}")
-    if not re.fullmatch(r"[\w+-][\w.+-]*", record["name"], re.ASCII):
-        raise ValueError(f"name {record['name']!r} is no safe file name; use run_name(record)")
+    need("settings", lambda v: isinstance(v.get("method", ""), str), "method to be a name")
+    need("name", lambda v: re.fullmatch(r"[\w+-][\w.+-]{,199}", v, re.ASCII),
+         "a safe file name, as run_name(record) returns")
     kept = sum(entry["kept"] for entry in record["layers"])
     total = sum(entry["total"] for entry in record["layers"])
     if record["layers"] and abs(kept - record["density"] * total) > 1e-6 * total:

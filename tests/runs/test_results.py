@@ -139,10 +139,12 @@ def test_a_failed_write_leaves_the_old_file_only(tmp_path, monkeypatch):
     ("teacher", {"name": "one"}, "teacher is .*, expected null or a name and its em"),
     ("settings", {}, "settings is {}, expected distill to be one of none, logits, hidden"),
     ("settings", {"distill": "kd"}, "settings is {'distill': 'kd'}, expected distill to be"),
+    ("settings", {"method": [], "distill": "none"}, "settings is .*, expected method to be a name"),
     ("exact_matches", "f" * 248, "exact_matches is .*, expected null, or a bit for each"),
     ("exact_matches", "g" * 250, "exact_matches is .*, expected null, or a bit for each"),
     ("exact_matches", 250 * [1], "exact_matches is .*, expected null, or a bit for each"),
-    ("name", "../../escape", "no safe file name"),
+    ("name", "../../escape", "expected a safe file name"),
+    ("name", 9999 * "a", "name is 'aaaa.*, expected a safe file name"),
     ("layers", [{"layer": 0}], "layers is expected"),
     ("density", 0.4, "density is 0.4, but layers keep 73728 of 147456"),
 ])
