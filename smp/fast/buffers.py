@@ -90,7 +90,7 @@ def buffered_forward(linear: nn.Linear, x: Tensor) -> Tensor:
 
 def reuse_buffers(masks: Any) -> None:
     """Let the layers of a model with these `Masks` share buffers; `masks.merge()` undoes it."""
-    buffers = masks.buffer = Buffers()
+    buffers = Buffers()
     for _, _, _, linear in masks.matrices:
         # parametrize gives each layer a class of its own, and merge() restores nn.Linear
         if type(linear).forward is nn.Linear.forward:

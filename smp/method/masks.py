@@ -21,30 +21,22 @@ def kept_count(density: float, total: int) -> int:
 
 
 def keep_top(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Return the bool mask of the k highest scores; of equal scores the lower index is kept.
-
-    Nearly all scores are equal early in training, so `scores > threshold` keeps a wrong number.
-    """
+    """Return the bool mask of the k highest scores; of equal scores the lower index is kept."""
     flat = scores.detach().flatten()
-    rest = len(flat) - k + 1  # the lowest so many end at the k-th highest
+    removed = len(flat) - k
     if not 0 < k < len(flat):
         return torch.full_like(scores, k > 0, dtype=torch.bool)
-    if scores.is_cpu:  # numpy's partition is seven times faster than torch's kthvalue
-        threshold = float(np.partition(flat.numpy(), rest - 1)[rest - 1])
-    elif k < rest:  # a GPU computes kthvalue in one block, but topk in all of them
-        threshold = flat.topk(k, sorted=False).values.min()
+    if flat.is_cpu:  # ten times faster than torch.topk
+        threshold = float(np.partition(flat.numpy(), removed)[removed])
     else:
-        threshold = flat.topk(rest, largest=False, sorted=False).values.max()
+        threshold = flat.topk(k, sorted=False).values.min()
     above, equal = flat > threshold, flat == threshold
-    first = equal.cumsum(0, dtype=torch.int32) <= k - above.sum()
+    first = equal.cumsum(0) <= k - above.sum()
     return (above | (equal & first)).view_as(scores)
 
 
 class StraightThrough(torch.autograd.Function):
-    """Return W' = W * M; backward dL/dS = dL/dW' * W, for kept and removed weights (Eq. 3).
-
-    A method that also trains W gets dL/dW = dL/dW' * M.
-    """
+    """Return W' = W * M. The gradients are dL/dS = dL/dW' * W (Eq. 3) and dL/dW = dL/dW' * M."""
 
     @staticmethod
     def forward(ctx, weight, scores, mask):
@@ -54,14 +46,14 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         weight, mask = ctx.saved_tensors
-        to_weight, to_scores, _ = ctx.needs_input_grad
-        return grad * mask if to_weight else None, grad * weight if to_scores else None, None
+        trains_weight, trains_scores, _ = ctx.needs_input_grad
+        return grad * mask if trains_weight else None, grad * weight if trains_scores else None, None
 
 
 class StaticMask(nn.Module):
-    """The scores and the mask of one weight (out, in), attached by `parametrize`.
+    """The scores and the mask of one weight (out, in). `parametrize` attaches it to a layer.
 
-    The scores start at score_init * |W| / mean |W|, which is 0 in SMP; None learns no scores.
+    The scores start at score_init * |W| / mean |W|, which is 0 in SMP. None: no scores are learned.
     """
 
     def __init__(self, weight: torch.Tensor, score_init: float | None = 0.0):
@@ -75,25 +67,67 @@ class StaticMask(nn.Module):
         return StraightThrough.apply(weight, self.scores, self.mask)
 
 
-def same_share(density: float, scores: dict, kinds: dict, buffer: Callable | None = None) -> dict:
+def same_share(density: float, scores: dict, kinds: dict) -> dict:
     """SMP-L: return {name: kept weights} with the same density in every matrix."""
     return {name: kept_count(density, score.numel()) for name, score in scores.items()}
 
 
-def competing_share(density: float, scores: dict, kinds: dict, buffer: Callable = torch.empty_like,
-                    temperature: float = 1.0) -> dict:
-    """SMP-S (Eq. 4): share the density of each kind over the layers by r = mean sigmoid(S / p)."""
-    rates = torch.stack([
-        torch.sigmoid(score if temperature == 1 else score / temperature, out=buffer(score)).mean()
-        for score in scores.values()])
-    rate = dict(zip(scores, rates.tolist()))
-    kept: dict[str, int] = {}
-    for kind in dict.fromkeys(kinds.values()):
-        names = [name for name in scores if kinds[name] == kind]
-        sizes = [scores[name].numel() for name in names]
-        total = kept_count(density, sum(sizes))
-        kept |= dict(zip(names, share_out(total, sizes, [rate[name] for name in names])))
-    return kept
+class Masks:
+    """The masks of a model's linear layers. Creating them attaches them and freezes the weights.
+
+    linears: [(name, kind, layer, nn.Linear)]; share: `same_share` (SMP-L) or `competing_share`
+    (SMP-S); choose: ({name: scores}, {name: k}) -> {name: mask}, None for `keep_top` on each;
+    static_mask: the class of one mask, None for `StaticMask`.
+    """
+
+    trains_weights = False
+
+    def __init__(self, linears: list[tuple], share: Callable | None = None,
+                 score_init: float | None = 0.0, choose: Callable | None = None,
+                 static_mask: Callable | None = None):
+        self.matrices, self.share, self.choose = list(linears), share, choose
+        self.kinds = {name: kind for name, kind, _, _ in self.matrices}
+        self.masks = {}
+        for name, _, _, linear in self.matrices:
+            linear.weight.requires_grad_(self.trains_weights)
+            self.masks[name] = (static_mask or StaticMask)(linear.weight, score_init)
+            parametrize.register_parametrization(linear, "weight", self.masks[name])
+
+    @property
+    def scores(self) -> list[nn.Parameter]:
+        return [mask.scores for mask in self.masks.values() if mask.scores is not None]
+
+    def rankings(self) -> dict[str, torch.Tensor]:
+        """Return {name: tensor (out, in)} whose highest entries are kept; in SMP the scores."""
+        return {name: mask.scores for name, mask in self.masks.items()}
+
+    @torch.no_grad()
+    def refresh(self, density: float) -> None:
+        """Choose new masks at exactly this density; called once per optimizer step."""
+        scores = self.rankings()
+        k = (self.share or same_share)(density, scores, self.kinds)
+        chosen = self.choose(scores, k) if self.choose else {
+            name: keep_top(score, k[name]) for name, score in scores.items()}
+        for name, mask in self.masks.items():
+            mask.mask.copy_(chosen[name])
+
+    def add_regulariser_gradient(self, weight: float) -> None:
+        add_regulariser_gradient(self.scores, weight)
+
+    def counts(self) -> list[dict]:
+        """Return [{"layer", "matrix", "kept", "total"}] with one entry for each matrix."""
+        return [{"layer": layer, "matrix": kind, "kept": int(self.masks[name].mask.sum()),
+                 "total": self.masks[name].mask.numel()}
+                for name, kind, layer, _ in self.matrices]
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        """Return {name: bool array (out, in)}, a copy."""
+        return {name: mask.mask.cpu().numpy().copy() for name, mask in self.masks.items()}
+
+    def merge(self) -> None:
+        """Write W * M into the weights and remove the masks: plain nn.Linear layers remain."""
+        for _, _, _, linear in self.matrices:
+            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
 
 
 def share_out(total_kept: int, sizes: list[int], importance: list[float]) -> list[int]:
@@ -119,67 +153,22 @@ def share_out(total_kept: int, sizes: list[int], importance: list[float]) -> lis
     return whole.tolist()
 
 
-class Masks:
-    """The masks of a model's linear layers. Creating them attaches them and freezes the weights.
+def competing_share(density: float, scores: dict, kinds: dict, temperature: float = 1.0) -> dict:
+    """SMP-S (Eq. 4): share the density of each kind over the layers by r = mean sigmoid(S / p)."""
+    rates = torch.stack([torch.sigmoid(score / temperature).mean() for score in scores.values()])
+    rate, kept = dict(zip(scores, rates.tolist())), {}
+    for kind in dict.fromkeys(kinds.values()):
+        names = [name for name in scores if kinds[name] == kind]
+        sizes = [scores[name].numel() for name in names]
+        total = kept_count(density, sum(sizes))
+        kept |= dict(zip(names, share_out(total, sizes, [rate[name] for name in names])))
+    return kept
 
-    linears: [(name, kind, layer, nn.Linear)]; share: `same_share` (SMP-L) or `competing_share`
-    (SMP-S); choose: None for `keep_top`, or a faster ({name: scores}, {name: k}) -> {name: mask};
-    static_mask: the class of one mask. `buffer` returns memory for intermediate results.
-    """
 
-    trains_weights = False
-    buffer = staticmethod(torch.empty_like)
-
-    def __init__(self, linears: list[tuple], share: Callable | None = None,
-                 score_init: float | None = 0.0, choose: Callable | None = None,
-                 static_mask: Callable | None = None):
-        self.matrices, self.share, self.choose = list(linears), share, choose
-        self.kinds = {name: kind for name, kind, _, _ in self.matrices}
-        self.masks = {}
-        for name, _, _, linear in self.matrices:
-            linear.weight.requires_grad_(self.trains_weights)
-            self.masks[name] = (static_mask or StaticMask)(linear.weight, score_init)
-            parametrize.register_parametrization(linear, "weight", self.masks[name])
-
-    @property
-    def scores(self) -> list[nn.Parameter]:
-        return [mask.scores for mask in self.masks.values() if mask.scores is not None]
-
-    def rankings(self) -> dict[str, torch.Tensor]:
-        """Return {name: tensor (out, in)} whose highest entries are kept; in SMP the scores."""
-        return {name: mask.scores for name, mask in self.masks.items()}
-
-    @torch.no_grad()
-    def refresh(self, density: float) -> None:
-        """Choose new masks at exactly this density; called once per optimizer step."""
-        ranks = self.rankings()
-        counts = (self.share or same_share)(density, ranks, self.kinds, self.buffer)
-        chosen = self.choose(ranks, counts) if self.choose else {
-            name: keep_top(ranks[name], counts[name]) for name in ranks}
-        for name, mask in self.masks.items():
-            mask.mask.copy_(chosen[name])
-
-    @torch.no_grad()
-    def add_regulariser_gradient(self, weight: float) -> None:
-        """Add weight * dR/dS to the scores' gradients; R is the mean over matrices of mean σ(S)."""
-        for scores in self.scores:
-            slope = torch.sigmoid(scores, out=self.buffer(scores))
-            slope.addcmul_(slope, slope, value=-1)  # σ(S) (1 - σ(S))
-            scale = weight / (len(self.masks) * scores.numel())
-            scores.grad = slope * scale if scores.grad is None else scores.grad.add_(
-                slope, alpha=scale)
-
-    def counts(self) -> list[dict]:
-        """Return kept and total weights: [{"layer", "matrix", "kept", "total"}], one a matrix."""
-        return [{"layer": layer, "matrix": kind, "kept": int(self.masks[name].mask.sum()),
-                 "total": self.masks[name].mask.numel()}
-                for name, kind, layer, _ in self.matrices]
-
-    def numpy(self) -> dict[str, np.ndarray]:
-        """Return {name: bool array (out, in)}, a copy."""
-        return {name: mask.mask.cpu().numpy().copy() for name, mask in self.masks.items()}
-
-    def merge(self) -> None:
-        """Write W * M into the weights and remove the masks: plain nn.Linear layers remain."""
-        for _, _, _, linear in self.matrices:
-            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+@torch.no_grad()
+def add_regulariser_gradient(scores: list[nn.Parameter], weight: float) -> None:
+    """Add weight * dR/dS to the gradients; R is the mean over matrices of mean sigmoid(S)."""
+    for score in scores:
+        slope = torch.sigmoid(score)
+        slope *= (1 - slope) * (weight / (len(scores) * score.numel()))
+        score.grad = slope if score.grad is None else score.grad.add_(slope)

@@ -14,31 +14,11 @@ def cubic_ramp(step: float, steps: float, ramp: float, hold: float = 0.0) -> flo
     return 1.0 if t >= 1 else 1 - (1 - max(0.0, t)) ** 3
 
 
-def density_at(step: float, steps: float, final: float, ramp: float, hold: float = 0.0) -> float:
-    """Return v(t), the share of weights kept in optimizer step `step` (from 0) of `steps`.
-
-    ramp: N / steps; hold: the fraction of the run before the density falls, 0 in SMP.
-    Source: SMP, section 4.1; the cubic is that of Zhu & Gupta (2017).
-    """
-    return final + (1 - final) * (1 - cubic_ramp(step, steps, ramp, hold))
-
-
-def regulariser_at(step: float, steps: float, final: float, ramp: float) -> float:
-    """Return lambda(t), the regulariser's weight; ramp: T / steps. Source: the authors' code."""
-    return final * cubic_ramp(step, steps, ramp)
-
-
-def regulariser_by_density(density: float, goal: float, final: float) -> float:
-    """Return lambda_f * v(t) / v_f, which falls to `final` with the density."""
-    return final * density / goal
-
-
 class Pruning:
     """The masks of a model over time: what the training loop calls in each step.
 
-    settings: has density, density_ramp_fraction, density_hold_fraction, regulariser,
-    regulariser_ramp_fraction and regulariser_rule. `density` and `weight` are the current v(t) and
-    lambda(t).
+    settings: has density, density_ramp_fraction (N), density_hold_fraction (0 in SMP), regulariser
+    and regulariser_ramp_fraction (T). `density` and `weight` are the current v(t) and lambda(t).
     """
 
     def __init__(self, masks: Any, settings: Any):
@@ -46,18 +26,15 @@ class Pruning:
         self.density, self.weight = 1.0, 0.0
 
     def density_at(self, step: float, steps: float) -> float:
-        """Return v(t) as the settings define it."""
+        """Return v(t), the share of weights kept in optimizer step `step` (from 0) of `steps`."""
         chosen = self.settings
-        return density_at(step, steps, chosen.density, chosen.density_ramp_fraction,
-                          chosen.density_hold_fraction)
+        fallen = cubic_ramp(step, steps, chosen.density_ramp_fraction, chosen.density_hold_fraction)
+        return chosen.density + (1 - chosen.density) * (1 - fallen)
 
     def regulariser_at(self, step: float, steps: float) -> float:
-        """Return lambda(t) as the settings define it."""
+        """Return lambda(t), the regulariser's weight."""
         chosen = self.settings
-        if chosen.regulariser_rule == "density":
-            density = self.density_at(step, steps)
-            return regulariser_by_density(density, chosen.density, chosen.regulariser)
-        return regulariser_at(step, steps, chosen.regulariser, chosen.regulariser_ramp_fraction)
+        return chosen.regulariser * cubic_ramp(step, steps, chosen.regulariser_ramp_fraction)
 
     def before_forward(self, step: int, steps: int) -> None:
         """Choose the masks of this step. Masks change at no other time in a step."""

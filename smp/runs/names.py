@@ -20,6 +20,8 @@ SHOWN_ELSEWHERE = set(  # in a table's heading or other columns; or without effe
     "seed precision n_validations n_mask_snapshots".split()
 )
 
+REMOVED = {"regulariser_rule": "cubic"}  # settings of older records: their default
+
 
 def as_json(value: Any) -> str:
     """Return compact JSON, sorted, in which equal numbers are the same text: 1 and 1.0."""
@@ -35,13 +37,15 @@ def as_json(value: Any) -> str:
 
 def changed_from_defaults(settings: dict) -> dict:
     """Return the settings that are not at their default."""
+    defaults = REMOVED | SETTING_DEFAULTS
     return {name: value for name, value in settings.items()
-            if name not in SETTING_DEFAULTS or value != SETTING_DEFAULTS[name]}
+            if name not in defaults or value != defaults[name]}
 
 
 def with_defaults(settings: dict) -> dict:
     """Return a record's settings and the defaults of settings that are newer than the record."""
-    return SETTING_DEFAULTS | settings
+    return SETTING_DEFAULTS | {name: value for name, value in settings.items()
+                               if name not in REMOVED or value != REMOVED[name]}
 
 
 def identifying_settings(record: dict) -> dict:

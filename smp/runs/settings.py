@@ -50,7 +50,6 @@ class Settings:
     density_ramp_fraction: float = 22_670 / 27_670  # N as a fraction of the run
     regulariser: float = 400.0  # final weight of the regulariser, lambda_f
     regulariser_ramp_fraction: float = 1.0  # T as a fraction of the run
-    regulariser_rule: str = "cubic"  # lambda(t): a cubic ramp, or proportional to density
     threshold: float = 0.1  # final tau of soft movement, a value of sigma(S)
     # distillation
     distill_weight: float = 0.5  # alpha: loss = (1 - alpha) CE + alpha KD
@@ -130,7 +129,6 @@ def check_settings(settings: Settings) -> Settings:
     need("init_head_from_teacher",
          lambda v: v is False or v is True and settings.head in ("auto", "trained"),
          "False, or True with the head auto or trained")
-    need("regulariser_rule", ("cubic", "density").__contains__, '"cubic" or "density"')
     need("density_hold_fraction", lambda v: v < settings.density_ramp_fraction,
          f"less than density_ramp_fraction, {settings.density_ramp_fraction:g}")
     need("head", HEADS.__contains__, "one of " + ", ".join(HEADS))

@@ -48,7 +48,6 @@ BAD = [
     (["--only", "smp", "kd"], "invalid choice 'kd' for argument '--only'"),
     (["--head", "none"], "head is 'none': expected one of auto, label words, "),
     (["--head"], "Missing value for argument '--head'"),
-    (["--regulariser-rule=x"], "regulariser_rule is 'x': expected \"cubic\" or \"density\""),
     (["--learning-rate=1e999"], "learning_rate is inf: expected a number below 4294967296"),
     (["everything"], "Unrecognized options: everything"),
     (["--densty=0.1"], "unknown option --densty: did you mean --density?"),

@@ -20,7 +20,7 @@ from smp.look.snapshot_writer import (
     snapshot_steps,
 )
 from smp.look.snapshots import SCORE_BINS, Snapshots
-from smp.method.schedule import Pruning, density_at
+from smp.method.schedule import Pruning
 from smp.runs.settings import choose_settings
 
 
@@ -55,7 +55,7 @@ def test_steps_are_closer_where_the_density_falls():
     assert len(steps) == chosen.n_mask_snapshots == 24
     gaps = np.diff(steps)
     assert (np.diff(gaps) >= -2).all() and gaps[-1] > 3 * gaps[0]
-    densities = [density_at(step, 10_000, 0.1, chosen.density_ramp_fraction) for step in steps]
+    densities = [density_of(chosen)(step, 10_000) for step in steps]
     assert max(-np.diff(densities)) < 0.08  # no large leap between two of them
     dense = density_of(choose_settings("quick", "smp", density=1.0))
     even = sorted(snapshot_steps(10_000, dense, 24))

@@ -2,14 +2,19 @@
 
 import pytest
 
-from smp.method.schedule import (
-    Pruning,
-    cubic_ramp,
-    density_at,
-    regulariser_at,
-    regulariser_by_density,
-)
+from smp.method.schedule import Pruning, cubic_ramp
 from smp.runs.settings import choose_settings
+
+
+def density_at(step, steps, final, ramp, hold=0.0):
+    settings = choose_settings("quick", "smp", density=final, density_ramp_fraction=ramp,
+                               density_hold_fraction=hold)
+    return Pruning(None, settings).density_at(step, steps)
+
+
+def regulariser_at(step, steps, final, ramp):
+    settings = choose_settings("quick", "smp", regulariser=final, regulariser_ramp_fraction=ramp)
+    return Pruning(None, settings).regulariser_at(step, steps)
 
 
 def test_density_at_the_ends_and_between():
@@ -46,28 +51,19 @@ def test_a_held_density_falls_later_and_ends_at_the_same_time():
     assert cubic_ramp(0, 10, 1.0) == 0 and cubic_ramp(10, 10, 1.0) == 1
 
 
-def test_the_papers_regulariser_is_proportional_to_the_density():
-    assert regulariser_by_density(1.0, 0.1, 400) == pytest.approx(4000)
-    assert regulariser_by_density(0.5, 0.1, 400) == pytest.approx(2000)
-    assert regulariser_by_density(0.1, 0.1, 400) == pytest.approx(400)
-
-
-@pytest.mark.parametrize("rule, weights", [
-    ("cubic", [0, 400 * (1 - 0.5**3), 400]), ("density", [400 / 0.2, 400 * 0.3 / 0.2, 400]),
-])
-def test_the_rule_decides_what_the_gradients_get(rule, weights):
+def test_the_gradients_get_the_current_regulariser():
     class Spy:
+        added = 0.0
+
         def refresh(self, density):
             pass
 
         def add_regulariser_gradient(self, weight):
-            self.heard = weight
+            self.added = weight
 
-    settings = choose_settings("quick", "smp", density=0.2, regulariser_rule=rule,
-                               density_ramp_fraction=1.0)
-    pruning = Pruning(Spy(), settings)
-    for step, weight in zip((0, 500, 1000), weights, strict=True):
+    pruning = Pruning(Spy(), choose_settings("quick", "smp", density_ramp_fraction=1.0))
+    for step, weight in zip((0, 500, 1000), (0, 400 * (1 - 0.5**3), 400), strict=True):
         pruning.before_forward(step, 1000)
         pruning.after_backward(step, 1000)
         assert pruning.weight == pytest.approx(weight)
-        assert getattr(pruning.masks, "heard", 0) == pytest.approx(weight)
+        assert pruning.masks.added == pytest.approx(weight)

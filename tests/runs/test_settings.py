@@ -76,7 +76,6 @@ def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
     ({"warmup_fraction": 1}, "warmup_fraction is 1: expected a number from 0 and below 1"),
     ({"method": "lottery"}, "method is 'lottery': expected one of smp-l, smp-s, magnitude"),
     ({"method": "fine-tuned"}, "method is 'fine-tuned': expected one of smp-l, smp-s, magnitude"),
-    ({"regulariser_rule": "linear"}, "regulariser_rule is 'linear': expected"),
     ({"density_hold_fraction": 0.9},
      "density_hold_fraction is 0.9: expected less than density_ramp_fraction, 0.819"),
     ({"density_ramp_fraction": 0}, "density_ramp_fraction is 0: expected a number above 0"),

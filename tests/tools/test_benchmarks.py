@@ -125,7 +125,7 @@ def test_the_plain_loop_learns_the_scores_that_fit_learns(tiny_qa, tokenizer):
     windows, plain = random_windows(4, 24), copy.deepcopy(tiny_qa)
     chosen = choose_settings(
         "squad", "smp", batch_size=4, epochs=1, learning_rate=1e-4, precision="fp32", density=1.0,
-        regulariser=400.0, regulariser_rule="density", score_init=1.0, n_validations=0,
+        regulariser=400.0, score_init=1.0, n_validations=0,
         method="smp-l",
     )
     masks = fast_masks(tiny_qa)
