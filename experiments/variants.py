@@ -22,8 +22,8 @@ from smp.method.masks import Masks, StaticMask
 from smp.model.device import make_accelerator, shard_batch
 from smp.model.load import load_qa_model
 from smp.model.predict import MODEL_INPUTS
+from smp.runs.grouping import seedless
 from smp.runs.methods import method_of
-from smp.runs.names import seedless
 from smp.runs.run import read_model_record
 
 # The teacher, looked at more closely

@@ -1,15 +1,13 @@
-"""The rules for modules and cells that are pasted into one flat notebook."""
+"""The rules for modules and cells of the notebooks; each breach is a one-line ValueError."""
 
 import ast
-import re
+import io
+import tokenize
 from typing import NamedTuple
 
-FORM = "smp is used by `from smp.room.x import a, b`, alone in its cell or at the top of a module"
-HARMLESS = set(
-    "dict float frozenset len list max min range re.compile set sorted str.maketrans tuple".split()
-)
-IMPORTS = ast.Import | ast.ImportFrom
-DEFINITIONS = IMPORTS | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+MOST_LINES = 60  # of an open cell
+DEFINITION = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+IMPORT = ast.Import | ast.ImportFrom
 
 
 def rule(holds, where, message):
@@ -18,102 +16,103 @@ def rule(holds, where, message):
         raise ValueError(f"{where}: {message}")
 
 
-class Module(NamedTuple):
-    """A module of smp/: wanted is [(other module, names)], code what is left without them."""
+def docstring_lines(tree):
+    """Return the numbers of the lines that docstrings take."""
+    owners = [node for node in ast.walk(tree)
+              if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    found = [owner.body[0] for owner in owners if ast.get_docstring(owner, clean=False) is not None]
+    return {number for node in found for number in range(node.lineno, node.end_lineno + 1)}
+
+
+def code_lines(source):
+    """Return how many lines are code: not blank, not only a comment, not a docstring."""
+    empty = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+             tokenize.ENDMARKER)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    lines = {number for token in tokens if token.type not in empty
+             for number in range(token.start[0], token.end[0] + 1)}
+    return len(lines - docstring_lines(ast.parse(source)))
+
+
+def own_imports(tree):
+    """Return the modules of smp that a syntax tree imports, also inside functions."""
+    return [node.module for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smp.")]
+
+
+def check_form(tree, where):
+    """Raise ValueError unless every use of smp is `from smp.room.module import names`."""
+    for node in ast.walk(tree):
+        plain = [alias.name for alias in getattr(node, "names", []) if isinstance(node, ast.Import)]
+        rule(not any(name.split(".")[0] == "smp" for name in plain), where,
+             "smp is imported by `from smp.room.module import names`")
+        if isinstance(node, ast.ImportFrom):
+            rule(node.level == 0 and node.module != "smp", where,
+                 "smp is imported by `from smp.room.module import names`")
+
+
+class MethodModule(NamedTuple):
+    """A module of smp/method/: its imports and its definitions, {name: source}."""
 
     where: str
-    docstring: str
-    body: list
-    wanted: list
-    code: str
+    imports: list
+    definitions: dict
 
 
-def check_tree(tree, where):
-    """Return the imports from smp; raise ValueError for what a notebook cannot contain."""
-    dump = ast.dump(tree)
-    rule(not re.search("'__(file|future)__'", dump), where, "no __file__ and no __future__ here")
-    plain = [node for node in ast.walk(tree)
-             if isinstance(node, ast.ImportFrom) and re.match(r"smp\.\w", node.module or "")]
-    rule(not any(alias.asname or alias.name == "*" for node in plain for alias in node.names),
-         where, FORM)
-    uses = re.findall(r"(?:module|name|id)='smp['.]|level=[1-9]", dump)
-    rule(len(uses) == len(plain), where, FORM)
-    return plain
+def bound_name(node):
+    """Return the name that a definition binds."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", node)
+    return target.id if isinstance(target, ast.Name) else target.name
 
 
-def read_module(text, where):
-    """Return the `Module` of a file's text; raise ValueError for a form that is refused."""
+def read_method(text, where):
+    """Return the `MethodModule` of a file; it uses no module of smp outside smp/method/."""
     tree, lines = ast.parse(text, filename=where), text.splitlines()
-    own = check_tree(tree, where)
-    rule(all(node in tree.body for node in own), where, FORM)
-    docstring = ast.get_docstring(tree) or ""
-    rule(docstring, where, "a module begins with a docstring")
-    taken = [n for node in tree.body for n in range(node.lineno, node.end_lineno + 1)]
-    rule(len(set(taken)) == len(taken), where, "one statement a line")  # imports go line by line
-    for node in [tree.body[0], *own]:
-        lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-    code = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip()
-    body = [node for node in tree.body[1:] if node not in own]
-    wanted = [(node.module[4:], {alias.name for alias in node.names}) for node in own]
-    return Module(where, docstring, body, wanted, code)
+    check_form(tree, where)
+    imports, definitions = [], {}
+    for node in tree.body[1:]:  # without the docstring
+        if isinstance(node, IMPORT):
+            module = getattr(node, "module", None) or ""
+            rule(not module.startswith("smp.") or module.startswith("smp.method."), where,
+                 f"the method imports {module}: it uses torch, numpy and Python only")
+            imports += [] if module.startswith("smp.") else [node]
+        else:
+            rule(isinstance(node, DEFINITION), where,
+                 f"`{ast.unparse(node).splitlines()[0]}` is no import, function, class or constant")
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            source = "\n".join(lines[first - 1 : node.end_lineno])
+            definitions[bound_name(node)] = source
+    return MethodModule(where, imports, definitions)
 
 
-def read_story_cell(source, where):
-    """Return (module, names) that a cell imports from smp, None if it imports nothing."""
-    tree = ast.parse(source, filename=where)
-    own = check_tree(tree, where)
-    rule(not own or len(own) == 1 and own == tree.body, where, FORM)
-    return (own[0].module[4:], {alias.name for alias in own[0].names}) if own else None
+def used_names(source):
+    """Return all names that a piece of code mentions."""
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
 
 
-def assigned_to(node):
-    """Return the targets of an assignment, [] for anything else."""
-    if isinstance(node, ast.Assign):
-        return node.targets
-    return [node.target] if isinstance(node, ast.AnnAssign) else []
+def import_lines(module, used, done):
+    """Return the lines of a method module's imports that `used` needs and `done` lacks."""
+    lines = []
+    for node in module.imports:
+        wanted = []
+        for alias in node.names:
+            name = alias.asname or alias.name.split(".")[0]
+            if name in used and name not in done:
+                done.add(name)
+                wanted.append(alias)
+        if wanted:
+            kind = ast.Import(wanted) if isinstance(node, ast.Import) else ast.ImportFrom(
+                node.module, wanted, 0)
+            lines.append(ast.unparse(kind))
+    return lines
 
 
-def bound_names(node):
-    """Return {name: imported object, None for a definition} of a top-level statement."""
-    if isinstance(node, IMPORTS):
-        source = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-        top = {a: a.name if source or a.asname else a.name.split(".")[0] for a in node.names}
-        return {a.asname or name: source + name for a, name in top.items()}
-    if isinstance(node, DEFINITIONS):
-        return {node.name: None}
-    stored = [n for target in assigned_to(node) for n in ast.walk(target)]
-    return {n.id: None for n in stored if isinstance(n, ast.Name)}
-
-
-def defined_names(module):
-    """Return the names that a module defines itself, without those that it imports."""
-    found = [bound_names(node) for node in module.body]
-    return {name for names in found for name in names if names[name] is None}
-
-
-def does_nothing(node, own):
-    """Return whether a top-level statement only defines; its module may call the names in `own`."""
-    if assigned_to(node):
-        calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)
-                 and not isinstance(getattr(call.func, "value", None), ast.Constant)}  # "".split()
-        names = all(isinstance(target, ast.Name | ast.Tuple) for target in assigned_to(node))
-        return names and calls <= HARMLESS | own
-    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return docstring or isinstance(node, DEFINITIONS)
-
-
-def check_modules(modules):
-    """Raise ValueError, one line, for a module that acts when imported or a name with two meanings.
-
-    modules: {name: `Module`}.
-    """
-    seen = {}
-    for module in modules.values():
-        own = {name for node in module.body for name in bound_names(node)}
-        for node in module.body:
-            line = ast.unparse(node).split("\n")[0]
-            rule(does_nothing(node, own), module.where, f"`{line}` does something when imported")
-            for name, meaning in bound_names(node).items():
-                first, there = seen.setdefault(name, (meaning, module.where))
-                same = there == module.where or (meaning and meaning == first)
-                rule(same, module.where, f"the name {name} is taken by {there}")
+def check_open_cells(cells, where):
+    """Raise ValueError unless each open code cell has prose above it and at most 60 lines."""
+    for before, cell in zip([None, *cells], cells):
+        if cell.cell_type == "code" and "support" not in cell.metadata.get("tags", []):
+            name = f"{where}, the cell `{cell.source.strip().splitlines()[0]}`"
+            rule(before is not None and before.cell_type == "markdown", name,
+                 "an open cell has prose above it")
+            count = cell.source.count("\n") + 1
+            rule(count <= MOST_LINES, name, f"{count} lines; an open cell has at most {MOST_LINES}")

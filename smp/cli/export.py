@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from smp.runs.provenance import results_folder
+from smp.runs.run import results_folder
 from smp.task.export import export_markdown, export_run
 
 

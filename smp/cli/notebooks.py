@@ -87,10 +87,14 @@ def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:
     for name in ("papermill", "tornado", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
+    source = str(path).translate(braces)
+    listed = papermill.inspect_notebook(source)  # a notebook has only the parameters that it uses
     return papermill.execute_notebook(
-        str(path).translate(braces), str(copy).translate(braces), parameters,
+        source, str(copy).translate(braces),
+        {name: value for name, value in parameters.items() if name in listed},
         cwd=Path.cwd(), kernel_name="python3", progress_bar=False, start_timeout=300,
-        stderr_file=screen.stderr(), on_cell_start=screen.cell_started,
+        stdout_file=screen.stream("stdout"), stderr_file=screen.stream("stderr"),
+        on_cell_start=screen.cell_started,
         extra_arguments=["--log-level=50"],  # else the kernel prints messages of its transport
     )
 
@@ -142,8 +146,6 @@ def prepare_environment() -> None:
     # The kernel of this Python, whatever else is called python3 in the user's folders.
     own, other = os.path.join(sys.prefix, "share", "jupyter"), os.environ.get("JUPYTER_PATH")
     os.environ["JUPYTER_PATH"] = os.pathsep.join([own, other] if other else [own])
-    # tqdm.auto shows widgets in a notebook, unseen here, except in Spyder.
-    os.environ["SPYDER_TEXT_BARS"] = "1"
     columns = shutil.get_terminal_size().columns - 1 - len(INDENT)
     os.environ["TQDM_NCOLS"] = str(min(columns, 99) if sys.stderr.isatty() else 99)
     os.environ["TQDM_NROWS"] = "20"  # a terminal without a size would get no bars

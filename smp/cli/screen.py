@@ -29,7 +29,7 @@ class Screen:
         self.live, self.most = sys.stderr.isatty(), most
         self.line = tqdm(  # nrows: a terminal without a size would get no bar
             bar_format="{desc}", disable=not self.live, leave=False, nrows=20)
-        self.rest = ""  # the last line of stderr, which has no end yet
+        self.rest = {"stdout": "", "stderr": ""}  # last lines, which have no end yet
         self.warnings: list[str] = []
         self.quarter, self.printed = 0, time.monotonic()
 
@@ -37,14 +37,14 @@ class Screen:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.read_stderr("\n")
+        self.read("\n", "stderr")
         self.line.close()
         if (more := len(self.warnings) - self.most) > 0:
             print(f"{INDENT}(the executed notebook contains {more} more warnings)", flush=True)
 
-    def stderr(self) -> Any:
-        """Return a file-like object for papermill, which writes the notebook's stderr to it."""
-        return SimpleNamespace(write=self.read_stderr, flush=lambda: None)
+    def stream(self, name: str) -> Any:
+        """Return a file-like object for papermill, which writes "stdout" or "stderr" to it."""
+        return SimpleNamespace(write=lambda text: self.read(text, name), flush=lambda: None)
 
     def show(self, text: str) -> None:
         """Replace the line that is rewritten in place."""
@@ -60,12 +60,12 @@ class Screen:
         if cell.cell_type == "markdown" and (heading := re.match(r"#+ (.+)", cell.source)):
             self.show(heading[1])
 
-    def read_stderr(self, text: str) -> None:
-        """Show a piece of the notebook's stderr: its bars in place, the first warnings as lines."""
-        *ended, self.rest = re.split(r"[\r\n]|\x1b\[A", self.rest + text)
-        for line in ended:
+    def read(self, text: str, stream: str) -> None:
+        """Show a piece of the notebook's output: bars in place, the first warnings as lines."""
+        *ended, self.rest[stream] = re.split(r"[\r\n]|\x1b\[A", self.rest[stream] + text)
+        for line in ended if stream == "stderr" else ():
             self.warn(BAR.sub("", line, count=1))
-        bars = [bar[0].strip() for line in (*ended, self.rest) if (bar := BAR.match(line))]
+        bars = [bar[0].strip() for line in (*ended, self.rest[stream]) if (bar := BAR.match(line))]
         if bars:
             self.show(bars[-1])
             self.keep_quarter(bars[-1])

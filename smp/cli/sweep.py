@@ -15,10 +15,10 @@ from smp.cli.paths import minutes_since
 from smp.cli.table import table
 from smp.cli.train import DEFAULT_PARTS, Parts
 from smp.model.device import is_first_process
+from smp.runs.grouping import record_group
 from smp.runs.methods import FINE_TUNED, read_method
-from smp.runs.names import record_group
-from smp.runs.provenance import results_folder
 from smp.runs.read import read_records
+from smp.runs.run import results_folder
 from smp.runs.settings import Settings, choose_settings
 from smp.runs.sweep_curves import sweep_markdown
 

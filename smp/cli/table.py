@@ -9,11 +9,11 @@ from smp.cli.parameters import read_path
 from smp.cli.paths import REFERENCE, ROOT
 from smp.files import replace_text_file, replaced_file
 from smp.runs.curves import plot_records
+from smp.runs.grouping import group_records
 from smp.runs.methods import FINE_TUNED
-from smp.runs.names import group_records
-from smp.runs.provenance import results_folder
 from smp.runs.published import PUBLISHED
 from smp.runs.read import read_records
+from smp.runs.run import results_folder
 from smp.runs.summary import write_readme, write_summary
 from smp.runs.sweep_curves import plot_sweep, sweep_markdown
 

@@ -47,7 +47,8 @@ class StraightThrough(torch.autograd.Function):
     def backward(ctx, grad):
         weight, mask = ctx.saved_tensors
         trains_weight, trains_scores, _ = ctx.needs_input_grad
-        return grad * mask if trains_weight else None, grad * weight if trains_scores else None, None
+        to_scores = grad * weight if trains_scores else None
+        return grad * mask if trains_weight else None, to_scores, None
 
 
 class StaticMask(nn.Module):

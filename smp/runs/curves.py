@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from smp.plotting import BLUE, GREEN, INK, ORANGE, RED, mix_with_white, new_figure, tidy_axes
 from smp.runs.differences import what_differs
+from smp.runs.grouping import record_group
 from smp.runs.methods import FINE_TUNED, METHODS
-from smp.runs.names import record_group
 from smp.text import as_percent, short_name
 
 METHOD_STYLES = {

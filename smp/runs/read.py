@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from smp.runs.names import record_order
+from smp.runs.grouping import record_order
 from smp.runs.record import read_record
 
 

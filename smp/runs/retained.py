@@ -1,48 +1,18 @@
 """EM retained: a run's EM divided by that of the fine-tuned model, with its uncertainty."""
 
-import math
 import statistics
 
-import numpy as np
-
 from smp.runs.differences import retained_row
+from smp.runs.grouping import group_records, model_and_data, seedless
 from smp.runs.methods import FINE_TUNED, method_label, method_rank
-from smp.runs.names import group_records, model_and_data, seedless
 from smp.runs.published import PUBLISHED
+from smp.runs.result import FEWEST_QUESTIONS, em_half_interval, mean_em
 from smp.text import as_percent, markdown_table
-
-FEWEST_QUESTIONS = 400  # below, EM retained is withheld
-
-
-def mean_em(runs: list[dict]) -> float:
-    """Return the mean EM of the runs."""
-    return statistics.fmean(run["em"] for run in runs)
 
 
 def dense_runs(rows: list[list[dict]]) -> list[dict]:
     """Return the fine-tuned row, a run for each seed, of highest mean EM; [] without one."""
     return max((runs for runs in rows if runs[0]["method"] == FINE_TUNED), key=mean_em, default=[])
-
-
-def matches_of(run: dict) -> np.ndarray:
-    """Return 1.0 or 0.0 for each evaluation question of a run."""
-    packed = np.frombuffer(bytes.fromhex(run["exact_matches"]), np.uint8)
-    return np.unpackbits(packed, count=run["n_eval"]).astype(float)
-
-
-def em_half_interval(run: dict, dense: list[dict]) -> float:
-    """Return half the 95% interval of a run's EM minus the mean of the dense runs', by question.
-
-    The difference is paired where all records have each question's result; else the two are taken
-    as independent, which gives a wider interval.
-    """
-    n = run["n_eval"]
-    if all(one["exact_matches"] for one in [run, *dense]):
-        difference = matches_of(run) - np.mean([matches_of(one) for one in dense], axis=0)
-        variance = float(difference.var())
-    else:
-        variance = sum(em * (1 - em) for em in (run["em"], mean_em(dense)))
-    return 1.96 * math.sqrt(variance / n)
 
 
 def em_retained(runs: list[dict], dense: list[dict]) -> str:

@@ -1,6 +1,13 @@
-"""The record of a run: begun before training, finished with its results, found as a teacher."""
+"""The record of a run: begun before training, finished with its results, found as a teacher.
 
+It contains the versions and the commit of the code.
+"""
+
+import importlib.metadata
 import json
+import os
+import platform
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +16,64 @@ from smp.files import replace_text_file
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.methods import FINE_TUNED, method_label
 from smp.runs.names import run_name
-from smp.runs.provenance import provenance
-from smp.runs.read import read_records
 from smp.runs.record import SCHEMA, record_json, thin_history, write_record
 from smp.runs.settings import Settings
-from smp.runs.summary import write_summary
 from smp.text import file_part, is_number
+
+
+def results_folder(start: str | Path = ".") -> Path:
+    """Return results/ of the project that is `start` or its parent, else start/results.
+
+    A project folder contains BERT_FINETUNE_QA.ipynb and results/. Nothing is created.
+    """
+    start = Path(start)
+    parent = start / ".." if start.name in ("", "..") else start.parent
+    for folder in (start, parent):
+        if (folder / "BERT_FINETUNE_QA.ipynb").is_file() and (folder / "results").is_dir():
+            return folder / "results"
+    return start / "results"
+
+
+def git_output(folder: str | Path, *arguments: str) -> str | None:
+    """Return what `git …` prints in the folder, None without git or when git fails."""
+    # Inside a git hook these variables point at the repository of the hook, not of the folder.
+    hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+    environment = {key: value for key, value in os.environ.items() if key not in hook}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def provenance(folder: str | Path = ".") -> dict:
+    """Return {"versions": {package: version or None}, "commit", "dirty"}; call it before training.
+
+    commit and dirty are None outside a git clone of this project (one that tracks
+    BERT_FINETUNE_QA.ipynb). dirty: uncommitted changes outside results/ and README.md, which the
+    runs write, or new files in smp/, notebooks/ or tools/.
+    """
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "datasets", "evaluate", "accelerate", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+
+    folder = Path(folder).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    top = git_output(folder, "rev-parse", "--show-toplevel")
+    if not top or not git_output(top, "ls-files", "--", "BERT_FINETUNE_QA.ipynb"):
+        return {"versions": versions, "commit": None, "dirty": None}
+    outside = ("--", ".", ":(exclude)results", ":(exclude)README.md")
+    changed = git_output(top, "status", "--porcelain", "--untracked-files=no", *outside)
+    code = ("smp", "notebooks", "tools", "experiments")
+    new = git_output(top, "ls-files", "--others", "--exclude-standard", "--", *code)
+    dirty = None if changed is None or new is None else bool(changed or new)
+    commit = git_output(top, "rev-parse", "--verify", "--quiet", "HEAD")
+    return {"versions": versions, "commit": commit, "dirty": dirty}
 
 
 def begin_record(settings: Settings, model_sha: str, data_sha: str, train_sha: str,
@@ -103,10 +162,3 @@ def find_teacher(results: str | Path, model_sha: str, data: str, name: str = "*"
         if saved and (saved["method"], saved["model_sha"], saved["data"]) == wanted:
             found.append((path.stat().st_mtime, path.parent, saved))
     return max(found, key=lambda one: one[0])[1:] if found else None
-
-
-def show_summary(results: str | Path) -> Any:
-    """Write results/summary.md and return its tables for display in a notebook."""
-    from IPython.display import Markdown
-
-    return Markdown(write_summary(read_records(results), results))

@@ -58,6 +58,15 @@ class Settings:
     n_validations: int = 8  # validations during training
     n_mask_snapshots: int = 24  # snapshots of the masks during training
 
+    def show(self, *names: str) -> None:
+        """Print the profile, the changes to it, and the named settings (without names, all)."""
+        changes = ", ".join(f"{name} {value}" for name, value in changed_settings(self).items())
+        print(f"profile {self.profile}, {f'changed: {changes}' if changes else 'no changes'}")
+        cells = [f"{name:22} {getattr(self, name)}" for name in names or asdict(self)]
+        half = (len(cells) + 1) // 2
+        for left, right in zip(cells, [*cells[half:], ""]):
+            print(f"  {left:44}{right}".rstrip())
+
     @property
     def stage(self) -> str:
         """The part of the profile: "fine-tune", "smp" or "smp-kd"."""

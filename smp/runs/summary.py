@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from smp.files import replace_text_file
+from smp.runs.grouping import group_records, model_and_data, record_order, seedless
 from smp.runs.methods import method_label
-from smp.runs.names import group_records, model_and_data, record_order, seedless
 from smp.runs.profiles import DEFAULT_PROFILE
 from smp.runs.published import GIVEN_TABLE, PUBLISHED, whole_model_share
 from smp.runs.read import read_records

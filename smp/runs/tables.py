@@ -3,13 +3,7 @@
 import statistics
 
 from smp.runs.differences import what_differs
-from smp.runs.names import (
-    group_records,
-    marks,
-    model_and_data,
-    record_order,
-    seedless,
-)
+from smp.runs.grouping import group_records, marks, model_and_data, record_order, seedless
 from smp.runs.retained import dense_runs, em_retained
 from smp.text import as_millions, as_percent, markdown_table
 

@@ -1,6 +1,8 @@
-"""What `fit` needs for a run with given settings: batches, optimizer, schedule, watch."""
+"""What `fit` needs for a run with given settings: batches, optimizer, schedule, and its hooks."""
+
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -12,12 +14,120 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from smp.data.batches import endless_batches, make_loader
 from smp.data.windows import windows_fingerprint
-from smp.model.device import make_accelerator, pick_precision, shard_batch
-from smp.runs.checkpoint import Checkpoints
+from smp.model.device import is_first_process, make_accelerator, pick_precision, shard_batch
+from smp.progress import progress_bar
+from smp.runs.checkpoint import Checkpoints, TrainingState, package_versions
 from smp.runs.methods import FINE_TUNED
 from smp.runs.settings import Settings
-from smp.runs.training_state import TrainingState, package_versions
-from smp.runs.watch import CURVES, Watch
+
+CURVES = ("step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")
+
+
+class Watch:
+    """The hooks of `fit`, and the curves that they record.
+
+    state: the `TrainingState` of the run, which holds the curves. pruning: a `Pruning`, or None to
+    fine-tune. validate: model -> {"em", "f1"}, called settings.n_validations times. checkpoints: a
+    `Checkpoints`, from whose newest the run resumes. snapshots: a `SnapshotWriter` for masks.
+    `first_step` is the number of steps that were done before.
+    """
+
+    def __init__(
+        self, model: nn.Module, accelerator: Any, steps: int, settings: Settings,
+        state: TrainingState, pruning: Any = None,
+        validate: Callable | None = None, checkpoints: Checkpoints | None = None,
+        snapshots: Any = None,
+    ):
+        self.model, self.accelerator, self.settings = model, accelerator, settings
+        self.pruning, self.validate, self.checkpoints = pruning, validate, checkpoints
+        self.steps, self.first = steps, is_first_process()
+        self.snapshots = snapshots if pruning is not None and self.first else None
+        count = settings.n_validations
+        self.validations = {round(steps * (i + 1) / count) for i in range(count)}
+        self.state, self.first_step = state, 0
+        self.history, self.losses = state.curves["history"], state.curves["losses"]
+        if checkpoints is not None:
+            self.first_step = self.state.restore(checkpoints)
+            if self.first_step and self.first:
+                print(f"going on after step {self.first_step:,} of {steps:,}, "
+                      f"from {checkpoints.folder}")
+        self.snapshot_steps = self.snapshots.begin(
+            steps, pruning.density_at, settings.n_mask_snapshots, self.first_step
+        ) if self.snapshots else ()
+        self.began = time.perf_counter() - state.curves["seconds"]
+        self.bar = progress_bar(steps, settings.stage, "steps", initial=self.first_step,
+                                disable=not self.first)
+
+    def masked(self, step: int) -> None:
+        """Record density and lambda after the masks of a step are chosen; write a snapshot."""
+        pruning = self.pruning
+        self.history["density"].append(pruning.density if pruning else 1.0)
+        self.history["lambda"].append(pruning.weight if pruning else 0.0)
+        self.snapshot(step)
+
+    def stepped(self, step: int, loss: torch.Tensor) -> None:
+        """Record the loss of a finished step; validate and write a checkpoint when it is time.
+
+        Raises FloatingPointError when the loss or what is trained is not finite.
+        """
+        done = step + 1
+        self.losses.append(self.accelerator.reduce(loss, "mean"))
+        self.history["step"].append(done)
+        if done % 20 == 0 or done == self.steps:  # reading the loss waits for the device
+            recent = float(torch.stack(self.losses[-20:]).mean())
+            self.check_finite(recent, done)
+            self.bar.set_postfix(loss=f"{recent:.2f}", density=f"{self.history['density'][-1]:.0%}")
+        if done < self.steps:
+            self.validate_at(done)
+        if self.first and self.checkpoints is not None and self.checkpoints.due():
+            self.check_finite(float(self.losses[-1]), done)
+            self.state.save(self.checkpoints, done, time.perf_counter() - self.began)
+        self.bar.update()
+
+    def finished(self) -> None:
+        """Write the last snapshot and validate, after the final masks are chosen."""
+        self.snapshot(self.steps)
+        self.validate_at(self.steps)
+        self.bar.close()
+        self.history["loss"] = torch.stack(self.losses).float().cpu().tolist()
+        self.seconds = round(time.perf_counter() - self.began, 1)
+
+    def snapshot(self, step: int) -> None:
+        """Write the masks to the snapshot file if this step is one of its steps."""
+        if self.snapshots and step in self.snapshot_steps:
+            self.snapshots.keep(step, self.pruning.masks)
+
+    def validate_at(self, done: int) -> None:
+        """Record EM and F1 after `done` steps if a validation is due and was not done before."""
+        if self.validate and done in self.validations and done not in self.history["valid_step"]:
+            scores = self.validate(self.model)
+            for name, value in (("step", done), ("em", scores["em"]), ("f1", scores["f1"])):
+                self.history[f"valid_{name}"].append(value)
+
+    def check_finite(self, loss: float, step: int) -> None:
+        """Raise FloatingPointError, one line, when the loss or what is trained is not finite."""
+        sums = torch.stack([part.detach().sum() for part in self.state.trained.values()])
+        if not math.isfinite(loss):
+            problem = f"the loss is {loss}"
+        elif not bool(sums.isfinite().all()):
+            problem = "a trained weight or score is not finite"
+        else:
+            return
+        settings = self.settings
+        rates = f"({settings.learning_rate:g})"
+        if settings.trains_biases_and_norms:
+            rates += f", that of vectors ({settings.bias_norm_learning_rate:g})"
+        good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
+        raise FloatingPointError(
+            f"{problem} at step {step:,}: lower the learning rate {rates}, or set precision to fp32"
+            + (f"; the last good checkpoint is {good[0].name}" if good else "")
+        )
+
+    def run(self) -> dict:
+        """Return what a record contains of a finished training: curves, time, machine."""
+        return {"history": self.history, "steps": self.steps, "seconds": self.seconds,
+                **{name: self.state.run["versions"][name]
+                   for name in ("device", "precision", "threads", "zeros")}}
 
 
 def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:

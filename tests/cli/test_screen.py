@@ -32,8 +32,8 @@ def test_a_terminal_shows_headings_and_bars_in_place(monkeypatch, capsys):
         screen.cell_started(nbformat.v4.new_markdown_cell("## Training\n\nLong."), 0)
         screen.cell_started(nbformat.v4.new_code_cell("train()"), 1)
         for percent in (0, 50, 100):
-            screen.read_stderr(bar(percent))
-        screen.read_stderr("\n" + WARNING)
+            screen.read(bar(percent), "stdout")
+        screen.read("\n" + WARNING, "stderr")
     shown = capsys.readouterr()
     assert shown.out == "      UserWarning: odd\n"  # remains, also in a file
     assert shown.err.index("Training") < shown.err.index("50/100") < shown.err.index("100/100")
@@ -45,8 +45,9 @@ def test_without_a_terminal_there_are_3_lines_a_training(monkeypatch, capsys):
     monkeypatch.setattr("smp.cli.screen.time.monotonic", lambda: next(clock))
     with Screen() as screen:
         for percent in range(101):
-            screen.read_stderr(bar(percent))
-            screen.read_stderr(f"\n\rreading: {percent}%|#  | 1/2 [00:01<00:01, 2 windows/s]{UP}")
+            screen.read(bar(percent), "stdout")
+            screen.read(f"\n\rreading: {percent}%|#  | 1/2 [00:01<00:01, 2 windows/s]{UP}",
+                        "stdout")
     shown = capsys.readouterr()
     assert shown.err == "" and shown.out.splitlines() == [
         f"      smp:  {n}% {n}/100 [00:10<00:20, 2.00 steps/s, loss=1.00]" for n in (25, 50, 75)]
@@ -55,7 +56,7 @@ def test_without_a_terminal_there_are_3_lines_a_training(monkeypatch, capsys):
 def test_state_lines_are_30_seconds_apart(capsys):
     with Screen() as screen:
         for percent in range(101):
-            screen.read_stderr(bar(percent))
+            screen.read(bar(percent), "stdout")
     assert capsys.readouterr().out == ""
 
 
@@ -63,6 +64,6 @@ def test_warnings_are_one_line_and_the_rest_is_counted(capsys):
     with Screen() as screen:
         for text in (bar(5) + WARNING, WARNING, "Traceback (most recent call last):\n  File\n",
                      "Val", "ueError: no\n", "last, without an end"):
-            screen.read_stderr(text)
+            screen.read(text, "stderr")
     assert capsys.readouterr().out.splitlines() == [
         "      UserWarning: odd", "      (the executed notebook contains 2 more warnings)"]

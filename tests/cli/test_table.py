@@ -7,7 +7,7 @@ import pytest
 from records import make_record
 from smp.cli import table as table_module
 from smp.cli.main import main
-from smp.runs.names import group_records
+from smp.runs.grouping import group_records
 from smp.runs.read import read_records
 from smp.runs.record import write_record
 from smp.runs.summary import readme_markdown, summary_markdown

@@ -1,331 +1,257 @@
-"""Notebooks built from small scripts and modules: order, stable bytes, and what is refused."""
+"""The builder: method cells open, support files carried unchanged, and what it refuses."""
 
 import ast
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import jupytext
 import nbformat
 import pytest
 
 import build_notebooks
+from build_notebooks import NOTEBOOKS, build, main
+from notebook_rules import code_lines
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = "notebooks/story.py"
-TARGET = {SCRIPT: "out/STORY.ipynb"}
+FILES = {
+    "smp/__init__.py": '"""The package."""\n',
+    "smp/method/core.py": '''"""The method."""
 
-BASE = """\
-\"\"\"Base.
+import math
+from pathlib import Path, PurePath
 
-What the others stand on.
-\"\"\"
+from smp.method.other import NAME
 
-import re
-
-import numpy as np
-
-WORD = re.compile("[a-z]+")
-LETTERS, DIGITS = frozenset("abc"), "0 1 2".split()
+LIMIT = 3
 
 
-def base_value():
-    return np.float32(1)
-"""
-LEFT = """\
-\"\"\"Left.\"\"\"
-
-import numpy as np
-
-from smp.base import base_value
+def half(x):
+    """Return the half."""
+    return math.floor(x / 2)  # rounds down
 
 
-def left_value():
-    return np.negative(base_value())
-"""
-RIGHT = """\
-\"\"\"Right.\"\"\"
+class Keeper:
+    def keep(self, x):
+        return min(half(x), LIMIT)
+''',
+    "smp/method/other.py": '"""More of the method."""\n\nNAME = "n"\n',
+    "smp/data/left.py": '''"""Left."""
 
-from smp.base import (
-    WORD,
-    base_value,
-)
-from smp.room.left import left_value
+from smp.text import shout
 
 
-def right_value():
-    return left_value(), base_value(), WORD
-"""
-STORY = """\
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Some environment
-#     name: somewhere-else
-# ---
+def load():
+    return shout("left")
+''',
+    "smp/text.py": '''"""Text."""
 
-# %% [markdown]
+
+def shout(text):
+    from smp.late import MARK
+
+    return text.upper() + MARK
+''',
+    "smp/late.py": '"""Late."""\n\nMARK = "!"  # é\n',
+    "tools/support_magic.py": (ROOT / "tools/support_magic.py").read_text("utf-8"),
+}
+STORY = '''# %% [markdown]
 # # A story
 
 # %% tags=["parameters"]
-DENSITY = None
+DENSITY = None  # a share
+
+# %% [markdown]
+# The method.
 
 # %%
-# %pip install -q nothing
+from smp.method.core import LIMIT, half
+
+# %% [markdown]
+# The class.
 
 # %%
-print("before")
+from smp.method.core import Keeper
+
+# %% [markdown] tags=["carry"]
+# # 2 Support code
+
+# %% [markdown]
+# # 3 The experiment
 
 # %%
-from smp.room.right import right_value
+from smp.data.left import load
 
-# %%
-from smp.base import base_value
-
-# %%
-print(right_value(), base_value())
-
-# %%
-print("before")
-"""
+for name in ("nothing",):
+    # %pip --version
+print(load(), Keeper().keep(9), METHOD_DIGESTS.keys(), REFERENCE)
+'''
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with three modules, where right needs left and base, and left needs base."""
-    write(tmp_path, {"smp/base.py": BASE, "smp/room/left.py": LEFT, "smp/room/right.py": RIGHT,
-                     "smp/__init__.py": "", "smp/room/__init__.py": "",
-                     "smp/__main__.py": "print('not a module')",
-                     "smp/cli/main.py": "print('not for notebooks')", SCRIPT: STORY})
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (tmp_path / "story.py").write_text(STORY.replace("# A story", "# A story\n#\n# It begins."))
     return tmp_path
 
 
-def write(root, files):
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
+def cells_of(project):
+    data, measures = build("story.py", "smp", project, reference={"quick": {"em": [0.5]}})
+    return nbformat.reads(data.decode(), as_version=4).cells, measures
 
 
-def built(root):
-    return build_notebooks.build(SCRIPT, build_notebooks.read_modules(root), root)
+def test_a_method_cell_is_its_source_with_the_imports_it_needs(project):
+    cells, _ = cells_of(project)
+    assert cells[3].source == FILES["smp/method/core.py"].split("NAME\n\n")[1].split("\n\n\nclass")[
+        0].replace("LIMIT = 3", "import math\n\n\nLIMIT = 3")
+    assert cells[5].source.startswith("class Keeper:\n    def keep")  # math is imported already
+    assert "PurePath" not in str(cells)
 
 
-def cells_of(root):
-    return nbformat.reads(built(root).decode(), as_version=4).cells
+def test_carried_files_are_folded_unchanged_and_in_order(project):
+    cells, (open_cells, open_lines, files, lines) = cells_of(project)
+    (heading,) = [cell for cell in cells if "jp-MarkdownHeadingCollapsed" in cell.metadata]
+    assert heading.metadata["id"] == heading.id and heading.source == "# 2 Support code"
+    folded = [cell for cell in cells if "support" in cell.metadata.get("tags", [])]
+    first = cells.index(heading) + 1
+    assert cells[first : first + len(folded)] == folded
+    assert all(cell.metadata["jupyter"] == {"source_hidden": True} for cell in folded)
+    assert all(cell.metadata["cellView"] == "form" for cell in folded)
+    assert [cell.source.splitlines()[0] for cell in folded[1:]] == [
+        "%%support smp/late.py", "%%support smp/text.py", "%%support smp/data/left.py"]
+    assert folded[1].source.splitlines()[1] == "# @title smp/late.py"
+    for cell in folded[1:]:
+        name = cell.source.split()[1]
+        assert cell.source.split("\n", 2)[2] + "\n" == FILES[name]
+    assert (open_cells, files) == (4, 3)
+    assert open_lines == 1 + 4 + 3 + 4
+    assert lines == sum(code_lines(FILES[f"smp/{name}.py"]) for name in ("late", "text", "data/left"))
 
 
-def test_modules_appear_once_after_the_modules_they_import(project):
-    openings = [cell.source.split("\n")[0] for cell in cells_of(project)]
-    assert openings == [
-        "# A story", "DENSITY = None", "%pip install -q nothing", 'print("before")',
-        "## Base", "import re", "## Left", "import numpy as np", "## Right", "def right_value():",
-        "print(right_value(), base_value())", 'print("before")',
-    ]
+def run_in_ipython(sources, folder):
+    """Run cells as a kernel does, in a process and a folder of their own; return what it printed."""
+    code = ("import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
+            "shell = InteractiveShell.instance(colors='NoColor')\n"
+            "for cell in json.load(sys.stdin):\n"
+            "    result = shell.run_cell(cell, store_history=True)\n"
+            "    result.raise_error()\n")
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(sources), text=True,
+                          capture_output=True, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.stdout
 
 
-def test_a_module_is_its_docstring_and_one_code_cell(project):
-    base, code = cells_of(project)[4:6]
-    assert base.source == "## Base\n\nWhat the others stand on."
-    assert code.source == BASE[BASE.index("import re"):].rstrip("\n")
-    left = cells_of(project)[7].source
-    assert left == "import numpy as np\n\n\ndef left_value():\n    return np.negative(base_value())"
+@pytest.fixture
+def sources(project):
+    return [cell.source for cell in cells_of(project)[0] if cell.cell_type == "code"]
 
 
-def test_the_code_of_a_built_notebook_runs_without_the_package(project):
-    code = [cell.source for cell in cells_of(project) if cell.cell_type == "code"]
-    source = "\n".join(text for text in code if not text.startswith("%"))
-    alone = subprocess.run([sys.executable, "-I", "-c", source], cwd=project / "notebooks",
-                           capture_output=True, text=True)
-    assert alone.returncode == 0 and alone.stdout.startswith("before\n("), alone.stderr
+def test_the_notebook_uses_what_it_carries_also_in_a_clone(project, sources):
+    (project / "smp/text.py").write_text("raise SystemExit('the clone was used')")
+    printed = run_in_ipython([*sources, "import smp.text; print(smp.text.__file__)"], project)
+    assert "LEFT! 3 dict_keys(['half', 'Keeper']) {'quick': {'em': [0.5]}}" in printed
+    assert str(project) not in printed.splitlines()[-1]
+    assert (project / "smp/text.py").read_text() == "raise SystemExit('the clone was used')"
 
 
-def test_same_input_same_bytes_and_nothing_of_a_run(project):
-    first = built(project)
-    assert first == built(project)
-    assert first.endswith(b"}\n") and not first.endswith(b"\n\n") and b"\r" not in first
+def test_a_carried_file_that_is_edited_takes_effect(project, sources):
+    text = next(source for source in sources if source.startswith("%%support smp/late"))
+    again = [text, text.replace('"!"', '"?"'), sources[-1]]
+    printed = run_in_ipython([*sources, *again], project)
+    assert printed.count("smp/late.py changed: run the experiment (section 3) again") == 1
+    assert printed.index("LEFT!") < printed.index("changed") < printed.index("LEFT?")
+
+
+def test_running_the_support_section_again_changes_nothing(project, sources):
+    folded = [source for source in sources if source.startswith("%%support") or "magic" in source]
+    printed = run_in_ipython([*sources, *folded, sources[-1]], project)
+    assert printed.count("LEFT! 3") == 2 and "changed" not in printed
+
+
+def test_an_edited_method_cell_takes_effect_at_call_time(project, sources):
+    edited = [source.replace("x / 2", "x / 9") for source in sources if "def half" in source]
+    assert "LEFT! 1" in run_in_ipython([*sources[:-1], *edited, sources[-1]], project)
+
+
+def test_same_input_same_bytes_and_no_outputs(project):
+    first, _ = build("story.py", "smp", project, reference={})
+    assert first == build("story.py", "smp", project, reference={})[0]
     notebook = nbformat.reads(first.decode(), as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec.name == "python3" and set(notebook.metadata) == {
-        "kernelspec"}
-    for cell in notebook.cells:
-        assert cell.cell_type != "code" or (cell.outputs == [] and cell.execution_count is None)
-        assert set(cell.metadata) <= {"tags"}
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids) and str(project) not in first.decode()
+    assert notebook.metadata["colab"]["collapsed_sections"] == [
+        cell.id for cell in notebook.cells if "carry" in cell.metadata.get("tags", [])]
+    assert all(cell.outputs == [] for cell in notebook.cells if cell.cell_type == "code")
 
 
-def test_the_parameters_cell_keeps_its_tag(project):
-    tagged = [cell for cell in cells_of(project) if "tags" in cell.metadata]
-    assert [(cell.source, cell.metadata.tags) for cell in tagged] == [
-        ("DENSITY = None", ["parameters"])]
-
-
-def test_ids_are_unique_and_change_only_with_their_cell(project):
-    before = [cell.id for cell in cells_of(project)]
-    assert len(set(before)) == len(before)
-    write(project, {"smp/room/left.py": LEFT.replace("negative", "positive")})
-    after = [cell.id for cell in cells_of(project)]
-    assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
-
-
-MODULE = '"""Odd."""\n\n{}\n'
-CELL = "# %% [markdown]\n# ## Odd\n\n# %%\n{}\n"
-REFUSED = {
-    "import of the package": ("import smp", "smp is used by"),
-    "import of a module": ("import smp.base", "smp is used by"),
-    "import under another name": ("import smp.base as b", "smp is used by"),
-    "module out of the package": ("from smp import base", "smp is used by"),
-    "relative": ("from .base import base_value", "smp is used by"),
-    "relative package": ("from . import base", "smp is used by"),
-    "star": ("from smp.base import *", "smp is used by"),
-    "alias": ("from smp.base import base_value as b", "smp is used by"),
-    "deeper module": ("from smp.base.more import b", "there is no smp/base/more.py"),
-    "above a branch": ("if ONE:\n    from smp.base import base_value", "smp is used by"),
-    "inside a function": ("def f():\n    from smp.base import base_value", "smp is used by"),
-    "another use": ("def f():\n    return smp.base", "smp is used by"),
-    "the command line": ("from smp.cli.main import main", "there is no smp/cli/main.py"),
-    "unknown module": ("from smp.nowhere import a", "there is no smp/nowhere.py"),
-    "unknown name": ("from smp.base import other", "smp/base.py does not define other"),
-    "name it only imports": ("from smp.base import np", "smp/base.py does not define np"),
-    "file": ("def f():\n    return __file__", "no __file__"),
-    "future": ("from __future__ import annotations", "no __future__"),
-    "syntax": ("def f(:\n    pass", "invalid syntax"),
-}
-REFUSED_IN_A_SCRIPT = {
-    "two imports": "from smp.base import WORD\nfrom smp.room.left import left_value",
-    "not alone": "from smp.base import base_value\nONE = 1",
-}
-ACTS = {
-    "prints": 'print("hello")',
-    "calls": "torch.manual_seed(0)",
-    "keeps a call's value": "HOME = pathlib.Path.home()",
-    "nested call": "HOMES = [dict(home=pathlib.Path.home())]",
-    "branches": 'if __name__ == "__main__":\n    pass',
-    "loops": "for i in range(3):\n    pass",
-    "tries": "try:\n    import torch\nexcept ImportError:\n    pass",
-    "sets what is not its own": "np.seterr = None",
-    "adds": "COUNT += 1",
-}
-HARMLESS = {
-    "docstring": '"""Text."""',
-    "constants": "A, B = 1, 2\nC: int = 3\nD = {**dict(a=1), 'b': [x for x in range(3)]}",
-    "own class": "class Odd:\n    pass\n\n\nODD = Odd()",
-    "decorated": "@torch.no_grad()\ndef odd():\n    return print('only when called')",
-    "pattern": "ODD = re.compile('x', re.IGNORECASE)",
-}
-
-
-def refusal(project):
-    """The line with which the builder refuses; it writes nothing."""
-    with pytest.raises(SystemExit) as stopped:
-        build_notebooks.main([], project, TARGET)
-    assert not (project / "out").exists()
-    assert "\n" not in str(stopped.value)
-    return str(stopped.value)
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_forms_in_a_module_are_named_with_the_file(project, name):
-    source, message = REFUSED[name]
-    write(project, {SCRIPT: STORY + "\n# %%\nfrom smp.odd import other\n",
-                    "smp/odd.py": MODULE.format(source) + "\nother = None\n"})
-    line = refusal(project)
-    assert "odd.py" in line and message in line
-
-
-@pytest.mark.parametrize("name", [*REFUSED, *REFUSED_IN_A_SCRIPT])
-def test_refused_forms_in_a_script_are_named_with_file_and_cell(project, name):
-    source, message = REFUSED.get(name) or (REFUSED_IN_A_SCRIPT[name], "smp is used by")
-    write(project, {SCRIPT: CELL.format(source)})
-    line = refusal(project)
-    assert "story.py, cell 2" in line and message in line
-
-
-@pytest.mark.parametrize("source, message", [
-    ("ONE = 1", "begins with a docstring"),
-    ('"""Odd."""\nfrom smp.base import WORD; ONE = 1', "one statement a line"),
+@pytest.mark.parametrize("old, new, message", [
+    ("import LIMIT, half", "import LIMIT, third", "smp/method/core.py does not define third"),
+    ("import LIMIT, half", "import half", "uses LIMIT of the method, which no cell"),
+    ("from smp.data.left import load", "import smp.data.left", "smp is imported by `from smp.room"),
+    ("from smp.data.left", "from smp.data.right", "there is no smp/data/right.py"),
+    ("import LIMIT, half\n", "import LIMIT, half\n\nprint(1)\n", "has nothing but its imports"),
+    ("# %% [markdown]\n# The class.\n\n", "", "an open cell has prose above it"),
+    ("print(load()", "pass\n" * 60 + "print(load()", "an open cell has at most 60"),
 ])
-def test_a_module_without_the_plain_form_is_refused(project, source, message):
-    write(project, {"smp/odd.py": source})
-    with pytest.raises(ValueError, match=rf"^smp/odd\.py: .*{message}"):
-        build_notebooks.read_modules(project)
+def test_what_a_story_may_not_contain_is_one_line(project, old, new, message):
+    text = (project / "story.py").read_text()
+    assert old in text
+    (project / "story.py").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=message) as error:
+        cells_of(project)
+    assert "\n" not in str(error.value) and "story.py" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ACTS)
-def test_a_module_that_acts_when_imported_is_refused(project, name):
-    write(project, {"smp/odd.py": MODULE.format(ACTS[name])})
-    with pytest.raises(ValueError, match=r"^smp/odd\.py: `.*` does something"):
-        build_notebooks.read_modules(project)
-
-
-@pytest.mark.parametrize("name", HARMLESS)
-def test_a_module_that_only_defines_is_taken(project, name):
-    write(project, {"smp/odd.py": MODULE.format(HARMLESS[name])})
-    assert "odd" in build_notebooks.read_modules(project)
-
-
-def test_a_script_may_do_what_a_module_may_not(project):
-    write(project, {SCRIPT: CELL.format("for i in range(3):\n    print(i)")})
-    assert b"print(i)" in built(project)
-
-
-@pytest.mark.parametrize("source", [
-    "def base_value():\n    pass", "class base_value:\n    pass", "base_value = 1",
-    "from numpy import base_value", "import torch as np", "import re as WORD",
+@pytest.mark.parametrize("name, old, new, message", [
+    ("smp/data/left.py", "from smp.text import shout", "from smp.method.core import half",
+     "smp/data/left.py: imports smp.method.core: a carried module gets"),
+    ("smp/late.py", "MARK", "from smp.data.left import load\nMARK", "import cycle smp.data.left"),
+    ("smp/late.py", "MARK", "from . import text\nMARK", "smp/late.py: smp is imported by"),
+    ("smp/method/core.py", "import math", "import math\nfrom smp.text import shout",
+     "smp/method/core.py: the method imports smp.text"),
+    ("smp/method/core.py", "LIMIT = 3", "LIMIT = 3\nprint(LIMIT)", "`print.LIMIT.` is no import"),
 ])
-def test_a_name_that_means_two_things_is_refused(project, source):
-    write(project, {"smp/odd.py": MODULE.format(source)})
-    with pytest.raises(ValueError, match=r"^smp/odd\.py: the name \w+ is taken by"):
-        build_notebooks.read_modules(project)
+def test_what_a_module_may_not_contain_is_one_line(project, name, old, new, message):
+    (project / name).write_text(FILES[name].replace(old, new, 1))
+    with pytest.raises(ValueError, match=message) as error:
+        cells_of(project)
+    assert "\n" not in str(error.value)
 
 
-def test_an_import_cycle_is_refused(project):
-    write(project, {"smp/base.py": BASE + "\nfrom smp.room.right import right_value\n"})
-    with pytest.raises(ValueError, match="cycle room.right -> base -> room.right"):
-        built(project)
-
-
-def test_check_names_the_stale_notebook_and_the_fix(project):
-    with pytest.raises(SystemExit) as missing:
-        build_notebooks.main(["--check"], project, TARGET)
-    assert str(missing.value) == "stale: out/STORY.ipynb; run `make notebooks`"
+def test_check_names_the_stale_notebook_and_writes_nothing(project, monkeypatch):
+    monkeypatch.setattr(build_notebooks, "reference_results", lambda folder, stage: {})
+    notebooks = {"story.py": ("out/story.ipynb", "smp")}
+    with pytest.raises(SystemExit, match="stale: out/story.ipynb; run `make notebooks`"):
+        main(["--check"], project, notebooks)
     assert not (project / "out").exists()
-    build_notebooks.main([], project, TARGET)
-    build_notebooks.main(["--check"], project, TARGET)
-    write(project, {"smp/base.py": BASE.replace("stand on", "build on")})
-    with pytest.raises(SystemExit) as stale:
-        build_notebooks.main(["--check"], project, TARGET)
-    assert str(stale.value) == str(missing.value)  # a text: Python prints it and exits with 1
+    main([], project, notebooks)
+    main(["--check"], project, notebooks)
+    monkeypatch.setitem(build_notebooks.MOST, "smp", (3, 380, 20, 3050))
+    with pytest.raises(SystemExit, match="smp: 4 open cells, at most 3"):
+        main(["--check"], project, notebooks)
 
 
-# The three notebooks of this repository
+@pytest.mark.parametrize("script", NOTEBOOKS)
+def test_the_committed_notebook_is_what_its_sources_build(script):
+    name, stage = NOTEBOOKS[script]
+    assert (ROOT / name).read_bytes() == build(script, stage)[0]
 
 
-@pytest.mark.parametrize("script", build_notebooks.NOTEBOOKS)
-def test_the_committed_notebook_is_what_its_sources_say(script):
-    committed = ROOT / build_notebooks.NOTEBOOKS[script]
-    new = build_notebooks.build(script, build_notebooks.read_modules(ROOT))
-    assert committed.read_bytes() == new, f"{committed.name} is stale; run `make notebooks`"
-
-
-@pytest.mark.parametrize("script", build_notebooks.NOTEBOOKS)
-def test_variables_of_a_notebook_hide_no_name_of_a_module(script):
-    taken = {}
-    for module in build_notebooks.read_modules(ROOT).values():
-        taken |= dict.fromkeys(build_notebooks.defined_names(module), module.where)
-    hidden = set()
-    cells = jupytext.reads((ROOT / script).read_text("utf-8"), fmt=build_notebooks.PERCENT).cells
+@pytest.mark.parametrize("script", NOTEBOOKS)
+def test_variables_of_a_notebook_hide_no_name_of_the_method(script):
+    cells = nbformat.read(ROOT / NOTEBOOKS[script][0], as_version=4).cells
+    seen = set()
     for cell in cells:
-        if cell.cell_type != "code" or build_notebooks.read_story_cell(cell.source, script):
-            continue
-        scopes = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp,
-                  ast.DictComp, ast.GeneratorExp)
-        todo = list(ast.parse(cell.source).body)
-        while todo:
-            node = todo.pop()
-            name = getattr(node, "name", None)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                name = node.id
-            if name in taken:
-                hidden.add(f"{cell.source[:30]!r}: {name} of {taken[name]}")
-            if not isinstance(node, scopes):
-                todo += ast.iter_child_nodes(node)
-    assert not hidden
+        if cell.cell_type == "code" and not cell.source.startswith("%%"):
+            tree = ast.parse(re.sub(r"(?m)^( *)(%.*)$", r"\1pass", cell.source))
+            defined = {node.name for node in tree.body
+                       if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            stored = {node.id for node in ast.walk(tree)
+                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            assert not (stored | defined) & seen
+            seen |= defined

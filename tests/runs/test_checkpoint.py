@@ -17,9 +17,14 @@ from smp.look.snapshots import Snapshots
 from smp.method.loop import span_loss
 from smp.model.encoder import biases_and_norms
 from smp.model.load import set_dropout
-from smp.runs.checkpoint import Checkpoints, read_checkpoint
+from smp.runs.checkpoint import (
+    Checkpoints,
+    check_same_run,
+    random_states,
+    read_checkpoint,
+    restore_random_states,
+)
 from smp.runs.settings import choose_settings
-from smp.runs.training_state import check_same_run, random_states, restore_random_states
 
 SHORT = dict(n_validations=3, n_mask_snapshots=6, batch_size=8, epochs=2, dropout=0.1,
              precision="fp32", max_length=96, stride=32)
