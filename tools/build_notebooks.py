@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from smp.runs.edited import code_digest, definitions
+from smp.runs.methods import FINE_TUNED
 from smp.runs.profiles import PROFILES
+from smp.runs.published import PUBLISHED
 from smp.runs.read import read_records
 from smp.runs.settings import choose_settings, stage_of
 
@@ -144,7 +146,7 @@ class Story:
 
 
 def reference_results(folder, stage):
-    """Return {profile: {"em", "seeds", "on"}} of the reference runs with a profile's settings."""
+    """Return the reference runs with a profile's settings and the paper's, see `show_result`."""
     found = {}
     for record in read_records(folder):
         settings = record["settings"]
@@ -155,10 +157,15 @@ def reference_results(folder, stage):
                    if name not in ("seed", "data", "model")):
                 rows = found.setdefault(record["profile"], {})
                 rows[record["seed"]] = record
-    return {profile: {
+    runs = {profile: {
         "em": [round(rows[seed]["em"], 4) for seed in sorted(rows)], "seeds": sorted(rows),
         "on": ", ".join(sorted({f"{row['device']} {row['precision']}" for row in rows.values()})),
     } for profile, rows in found.items()}
+    keys = ("method", "distill", "density", "em")
+    return {"runs": runs, "paper": [
+        {key: row[key] for key in keys} for row in PUBLISHED["rows"]
+        if row["method"] in (FINE_TUNED, "smp-l", "smp-s")
+        and stage_of(row["method"], row["distill"]) == stage]}
 
 
 def support_cells(story, root, stage, reference):

@@ -16,11 +16,27 @@ from smp.cli.table import table
 from smp.cli.train import DEFAULT_PARTS, Parts
 from smp.model.device import is_first_process
 from smp.runs.grouping import record_group
-from smp.runs.methods import FINE_TUNED, read_method
+from smp.runs.methods import FINE_TUNED, METHODS
 from smp.runs.read import read_records
 from smp.runs.run import results_folder
 from smp.runs.settings import Settings, choose_settings
 from smp.runs.sweep_curves import sweep_markdown
+
+
+def read_method(text: str) -> tuple[str, dict]:
+    """Return stage and settings of "smp-s+hidden": ("smp-kd", {"method", "distill"}).
+
+    "+kd" distils the teacher's logits, "+hidden" its hidden states too. Raises ValueError with one
+    line for any other word.
+    """
+    if text == FINE_TUNED:
+        return "fine-tune", {}
+    name, plus, teacher = text.lower().partition("+")
+    distill = {"": "none", "kd": "logits", "hidden": "hidden"}.get(teacher)
+    if name not in METHODS or distill is None or plus and not teacher:
+        raise ValueError(f"method {text!r}: expected {FINE_TUNED} or one of {', '.join(METHODS)}, "
+                         "each also with +kd or +hidden")
+    return ("smp-kd" if teacher else "smp"), {"method": name, "distill": distill}
 
 
 def plan_sweep(profile: str, methods: list[str], densities: list, seeds: list,

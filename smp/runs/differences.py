@@ -3,8 +3,14 @@
 from dataclasses import asdict
 from typing import Any
 
-from smp.runs.grouping import SHOWN_ELSEWHERE, group_records, identifying_settings, marks
-from smp.runs.methods import METHODS, method_rank, stage_of
+from smp.runs.grouping import (
+    SHOWN_ELSEWHERE,
+    group_records,
+    identifying_settings,
+    marks,
+    method_rank,
+)
+from smp.runs.methods import METHODS, stage_of
 from smp.runs.names import as_json
 from smp.runs.settings import SETTING_DEFAULTS, choose_settings
 from smp.text import file_part

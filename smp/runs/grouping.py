@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from smp.runs.methods import method_rank
+from smp.runs.methods import DISTILLATIONS, FINE_TUNED, METHODS
 from smp.runs.names import as_json, changed_from_defaults, with_defaults
 from smp.runs.settings import SETTING_DEFAULTS
 from smp.text import file_part, short_name
@@ -13,6 +13,12 @@ SHOWN_ELSEWHERE = set(  # in a table's heading or other columns; or without effe
     "profile method distill density model data n_train n_valid n_eval longest_passage epochs "
     "seed precision n_validations n_mask_snapshots".split()
 )
+
+
+def method_rank(method: str, distill: str) -> tuple[int, int]:
+    """Return the place of a method in tables; a method that is not known is last."""
+    names = [FINE_TUNED, *METHODS]
+    return names.index(method) if method in names else len(names), DISTILLATIONS.index(distill)
 
 
 def identifying_settings(record: dict) -> dict:

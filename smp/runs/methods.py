@@ -62,25 +62,3 @@ def method_label(method: str, distill: str = "none", trains_biases_and_norms: bo
         + " + hidden states" * (distill == "hidden")
         + " + biases, LayerNorms" * trains_biases_and_norms
     )
-
-
-def method_rank(method: str, distill: str) -> tuple[int, int]:
-    """Return the place of a method in tables; a method that is not known is last."""
-    names = [FINE_TUNED, *METHODS]
-    return names.index(method) if method in names else len(names), DISTILLATIONS.index(distill)
-
-
-def read_method(text: str) -> tuple[str, dict]:
-    """Return stage and settings of "smp-s+hidden": ("smp-kd", {"method", "distill"}).
-
-    "+kd" distils the teacher's logits, "+hidden" its hidden states too. Raises ValueError with one
-    line for any other word.
-    """
-    if text == FINE_TUNED:
-        return "fine-tune", {}
-    name, plus, teacher = text.lower().partition("+")
-    distill = {"": "none", "kd": "logits", "hidden": "hidden"}.get(teacher)
-    if name not in METHODS or distill is None or plus and not teacher:
-        raise ValueError(f"method {text!r}: expected {FINE_TUNED} or one of {', '.join(METHODS)}, "
-                         "each also with +kd or +hidden")
-    return ("smp-kd" if teacher else "smp"), {"method": name, "distill": distill}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from smp.runs.methods import FINE_TUNED, method_label
-from smp.runs.published import PUBLISHED
 from smp.runs.record import read_record
 from smp.text import as_millions, as_percent, markdown_table
 
@@ -70,23 +69,21 @@ def without_teacher(record: dict, results: Path) -> dict | None:
     return None
 
 
-def published_line(record: dict) -> tuple[str, str]:
-    """Return (name, text) of the published result that is nearest in method and density."""
-    distill = record["settings"]["distill"].replace("hidden", "logits")
-    rows = [row for row in PUBLISHED["rows"]
-            if (row["method"], row["distill"]) == (record["method"], distill)]
-    row = min(rows, key=lambda row: abs(math.log(row["density"] / record["density_target"])))
-    return f"paper, {method_label(record['method'], distill)}", (
-        f"EM {row['em']:.3f}           {PUBLISHED['model']}, {PUBLISHED['data']}, "
-        f"{as_percent(row['density'])}: another model and other data")
+def published_line(record: dict, rows: list[dict]) -> tuple[str, str]:
+    """Return (name, text) of the published result of the method that is nearest in density."""
+    row = min((row for row in rows if row["method"] == record["method"]),
+              key=lambda row: abs(math.log(row["density"] / record["density_target"])))
+    return f"paper, {method_label(row['method'], row['distill'])}", (
+        f"EM {row['em']:.3f}           BERT-base, SQuAD v1.1 dev, {as_percent(row['density'])} "
+        "remaining weights")
 
 
 def show_result(record: dict, results: Path | str, reference: dict, dense: dict | None = None
                 ) -> None:
     """Print the run's result and what it compares with, one line each.
 
-    reference: {profile: {"em", "seeds", "on"}} of this notebook; dense: the record of the
-    fine-tuned model, or of the teacher.
+    reference: {"runs": {profile: {"em", "seeds", "on"}}, "paper": rows with method, distill,
+    density and em} of this notebook; dense: the record of the fine-tuned model, or the teacher's.
     """
     size = (f"{as_percent(record['density'])} remaining weights   "
             f"{record['bytes_mask_file'] / 1e6:.2f} MB mask file" if record["layers"]
@@ -100,12 +97,12 @@ def show_result(record: dict, results: Path | str, reference: dict, dense: dict 
         lines.append((FINE_TUNED, dense_line(record, dense)))
     if record["teacher"] and (plain := without_teacher(record, Path(results))):
         lines.append(("without a teacher", f"{em_text(plain)}   same questions"))
-    if known := reference.get(record["profile"]):
+    if known := reference["runs"].get(record["profile"]):
         values, seeds = (", ".join(format(v, form) for v in known[name])
                          for name, form in (("em", ".3f"), ("seeds", "d")))
         lines.append(("reference", f"EM {values}   profile {record['profile']}, unchanged; "
                       f"seed {seeds}; {known['on']}"))
-    lines.append(published_line(record))
+    lines.append(published_line(record, reference["paper"]))
     for name, text in lines:
         print(f"{name:18} {text}")
 

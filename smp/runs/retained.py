@@ -3,8 +3,8 @@
 import statistics
 
 from smp.runs.differences import retained_row
-from smp.runs.grouping import group_records, model_and_data, seedless
-from smp.runs.methods import FINE_TUNED, method_label, method_rank
+from smp.runs.grouping import group_records, method_rank, model_and_data, seedless
+from smp.runs.methods import FINE_TUNED, method_label
 from smp.runs.published import PUBLISHED
 from smp.runs.result import FEWEST_QUESTIONS, em_half_interval, mean_em
 from smp.text import as_percent, markdown_table

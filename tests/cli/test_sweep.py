@@ -12,7 +12,7 @@ from helpers import attach_masks, tiny_config
 from smp.cli import grid as grid_module
 from smp.cli.grid import Grid
 from smp.cli.main import main
-from smp.cli.sweep import plan_sweep
+from smp.cli.sweep import plan_sweep, read_method
 from smp.cli.train import train
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
@@ -20,7 +20,7 @@ from smp.method.schedule import Pruning
 from smp.model.load import load_student
 from smp.model.predict import evaluate_answers
 from smp.model.save import model_bytes, model_fingerprint
-from smp.runs.methods import METHODS, read_method
+from smp.runs.methods import METHODS
 from smp.runs.names import run_name
 from smp.runs.read import read_records
 from smp.runs.record import check_record

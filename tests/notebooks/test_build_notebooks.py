@@ -129,11 +129,12 @@ def test_carried_files_are_folded_unchanged_and_in_order(project):
         assert cell.source.split("\n", 2)[2] + "\n" == FILES[name]
     assert (open_cells, files) == (4, 3)
     assert open_lines == 1 + 4 + 3 + 4
-    assert lines == sum(code_lines(FILES[f"smp/{name}.py"]) for name in ("late", "text", "data/left"))
+    assert lines == sum(code_lines(FILES[f"smp/{name}.py"]) for name in ("late", "text",
+                                                                         "data/left"))
 
 
 def run_in_ipython(sources, folder):
-    """Run cells as a kernel does, in a process and a folder of their own; return what it printed."""
+    """Run cells as a kernel does, in a process of their own; return what they print."""
     code = ("import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
             "shell = InteractiveShell.instance(colors='NoColor')\n"
             "for cell in json.load(sys.stdin):\n"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from records import make_record
-from smp.runs.retained import em_half_interval, em_retained, matches_of
+from smp.runs.result import em_half_interval, matches_of
+from smp.runs.retained import em_retained
 
 N = 1003  # questions: no multiple of 8
 

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 
-from smp.runs.methods import FINE_TUNED, METHODS, method_label, method_rank, read_method
+from smp.cli.sweep import read_method
+from smp.runs.grouping import method_rank
+from smp.runs.methods import FINE_TUNED, METHODS, method_label
 from smp.runs.profiles import PROFILES
 from smp.runs.settings import changed_settings, check_settings, choose_settings
 
