@@ -14,7 +14,7 @@ from smp.cli.parameters import read_files, read_settings
 from smp.cli.paths import minutes_since
 from smp.cli.table import table
 from smp.cli.train import DEFAULT_PARTS, Parts
-from smp.model.device import is_first_process
+from smp.model.predict import is_first_process
 from smp.runs.methods import FINE_TUNED, read_method
 from smp.runs.names import record_group
 from smp.runs.provenance import results_folder

@@ -12,7 +12,7 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from smp.data.batches import endless_batches, make_loader
 from smp.data.windows import windows_fingerprint
-from smp.model.device import make_accelerator, pick_precision, shard_batch
+from smp.model.predict import make_accelerator, pick_precision, shard_batch
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.methods import FINE_TUNED
 from smp.runs.settings import Settings

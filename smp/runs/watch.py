@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from smp.model.device import is_first_process
+from smp.model.predict import is_first_process
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import Settings
 from smp.runs.training_state import TrainingState
