@@ -6,7 +6,7 @@ from benchmarks.measure import device, give_memory_back, ratio, result, seconds_
 from benchmarks.references import attach_sorted_masks
 from benchmarks.run_on_gpus import flops_per_token
 from benchmarks.workload import bert, plainly, steps_in_turns, training
-from smp.model.device import pick_precision
+from smp.model.predict import pick_precision
 
 SMALL, LARGE = (4, 128), (8, 384)  # rows, tokens
 GOALS = {SMALL: "<= 1.05", LARGE: "<= 1.00"}  # of a

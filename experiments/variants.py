@@ -19,9 +19,8 @@ from smp.data.batches import make_loader
 from smp.method.hidden import HiddenTeacher, hidden_distance, record_layers
 from smp.method.loop import span_loss
 from smp.method.masks import Masks, StaticMask
-from smp.model.device import make_accelerator, shard_batch
 from smp.model.load import load_qa_model
-from smp.model.predict import MODEL_INPUTS
+from smp.model.predict import MODEL_INPUTS, make_accelerator, shard_batch
 from smp.runs.grouping import seedless
 from smp.runs.methods import method_of
 from smp.runs.run import read_model_record

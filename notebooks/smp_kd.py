@@ -281,7 +281,7 @@ print(f"teacher: {about_teacher['name']}, EM {about_teacher['em']:.3f}")
 # end), 2 bytes a number. With `DISTILL = "hidden"` the teacher runs on every batch instead.
 
 # %%
-from smp.model.device import make_accelerator
+from smp.model.predict import make_accelerator
 
 if settings.distill == "hidden":
     check_layers(model.config, teacher.config)

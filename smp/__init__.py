@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # the names, for type checkers and editors
     from smp.method.masks import Masks as Masks
     from smp.method.schedule import Pruning as Pruning
     from smp.model.load import load_qa_model as load_qa_model
-    from smp.model.load import load_student as load_student
     from smp.model.predict import evaluate_answers as evaluate_answers
     from smp.model.question_answerer import QuestionAnswerer as QuestionAnswerer
+    from smp.model.student import load_student as load_student
     from smp.runs.settings import choose_settings as choose_settings
     from smp.task.adapters import PrunedModel as PrunedModel
-    from smp.task.apply import load_answerer as load_answerer
+    from smp.task.answerer import load_answerer as load_answerer
     from smp.task.export import export_run as export_run
 
 __version__ = "2.0.0.dev0"
@@ -30,14 +30,14 @@ LAZY = {
     "load_squad": "smp.data.reading",
     "featurise": "smp.data.windows",
     "load_qa_model": "smp.model.load",
-    "load_student": "smp.model.load",
+    "load_student": "smp.model.student",
     "choose_settings": "smp.runs.settings",
     "Masks": "smp.method.masks",
     "Pruning": "smp.method.schedule",
     "fit": "smp.method.loop",
     "evaluate_answers": "smp.model.predict",
     "QuestionAnswerer": "smp.model.question_answerer",
-    "load_answerer": "smp.task.apply",
+    "load_answerer": "smp.task.answerer",
     "PrunedModel": "smp.task.adapters",
     "export_run": "smp.task.export",
     "prune_dead_units": "smp.fast.dead_units",

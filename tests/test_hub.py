@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from smp import hub
 from smp.data.reading import load_squad
 from smp.model.load import EMBEDDED_ENCODER, load_qa_model
-from smp.task.apply import find_mask_file
+from smp.task.answerer import find_mask_file
 
 LOADERS = {
     "model": lambda: load_qa_model("owner/tiny"), "mask file": lambda: find_mask_file("owner/tiny"),

@@ -38,7 +38,8 @@ from smp.runs.record import record_json
 from smp.runs.summary import summary_markdown
 from smp.runs.sweep_curves import sweep_markdown
 from smp.task.authors import load_authors_masks, save_authors_masks
-from smp.task.mask_file import CHECKSUM, checksum_with, load_masks, save_masks
+from smp.task.mask_file import CHECKSUM, save_masks, with_checksum
+from smp.task.validate import load_any_masks
 
 SECONDS = 20  # more for one input is a hang
 
@@ -163,7 +164,7 @@ class OldMasks:
         return "m", len(header).to_bytes(8, "little") + header + rest
 
     def read(self, path):
-        return load_masks(path)[0]
+        return load_any_masks(path)[0]
 
     def check(self, masks, name, data):
         """A second reader, in plain Python."""
@@ -201,13 +202,10 @@ class Masks:
         if what == 2:
             header = damaged(chance, header)
         data = len(header).to_bytes(8, "little") + header + rest
-        if place := CHECKSUM.search(data):
-            digest = checksum_with(data)[0]
-            data = data[: place.start(1)] + digest + data[place.end(1) :]
-        return "m", data
+        return "m", with_checksum(data) if CHECKSUM.search(data) else data
 
     def read(self, path):
-        return load_masks(path)[0]
+        return load_any_masks(path)[0]
 
     def check(self, masks, name, data):
         """A damaged file is never read; another says what a second decoder makes of it."""

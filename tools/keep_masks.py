@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 
 from smp.files import replace_text_file, replaced_file
 from smp.look.snapshots import SNAPSHOT_FORMAT, Snapshots
-from smp.task.apply import MASK_FILE
 from smp.task.cards import mask_card
-from smp.task.mask_file import load_masks
+from smp.task.mask_file import MASK_FILE
+from smp.task.validate import load_any_masks
 
 MASKS = Path(__file__).parents[1] / "results" / "reference" / "masks"
 
@@ -36,7 +36,7 @@ def keep_snapshots(source: Path, target: Path) -> None:
 
 def keep_masks(run: Path) -> Path:
     """Copy the masks of a saved run; return the folder."""
-    _, about = load_masks(run / MASK_FILE)
+    _, about = load_any_masks(run / MASK_FILE)
     folder = MASKS / run.name
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / MASK_FILE, folder / MASK_FILE)

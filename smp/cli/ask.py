@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from smp.task.apply import load_answerer
+from smp.task.answerer import load_answerer
 
 
 def read_text(path: Path | str) -> str:

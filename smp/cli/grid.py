@@ -10,18 +10,18 @@ from smp.cli.train import DEFAULT_PARTS, Parts, attach_pruning, teacher_loss
 from smp.data.reading import data_fingerprint, load_squad
 from smp.data.windows import featurise, fit_windows
 from smp.method.loop import span_loss
-from smp.model.device import is_first_process, make_accelerator
-from smp.model.load import load_qa_model, load_student, readable_tokens
-from smp.model.predict import evaluate_answers
+from smp.model.load import load_qa_model, readable_tokens
+from smp.model.predict import evaluate_answers, is_first_process, make_accelerator
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
+from smp.model.student import load_student
 from smp.model.teacher import check_layers, copy_head, load_teacher, teacher_logits
 from smp.runs.methods import FINE_TUNED
 from smp.runs.names import run_name
 from smp.runs.record import write_record
 from smp.runs.run import begin_record, find_teacher, finish_record, keep_record, run_checkpoints
 from smp.runs.settings import Settings
-from smp.task.apply import MASK_FILE, describe_task
-from smp.task.mask_file import save_masks
+from smp.task.apply import describe_task
+from smp.task.mask_file import MASK_FILE, save_masks
 
 
 class Grid:

@@ -14,7 +14,7 @@ from smp.cli.parameters import read_files, read_settings
 from smp.cli.paths import minutes_since
 from smp.cli.table import table
 from smp.cli.train import DEFAULT_PARTS, Parts
-from smp.model.device import is_first_process
+from smp.model.predict import is_first_process
 from smp.runs.grouping import record_group
 from smp.runs.methods import FINE_TUNED, METHODS
 from smp.runs.read import read_records

@@ -19,8 +19,8 @@ from smp.method.distill import CachedTeacher, distilled_loss
 from smp.method.hidden import HiddenTeacher
 from smp.method.loop import fit, span_loss
 from smp.method.masks import competing_share, same_share
-from smp.model.device import make_accelerator
 from smp.model.encoder import encoder_layers, encoder_linears, freeze_encoder
+from smp.model.predict import make_accelerator
 from smp.model.teacher import check_layers
 from smp.runs.methods import method_of
 from smp.runs.settings import Settings

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from smp.fast.dead_units import NarrowSelfAttention, shape_layer, stock_layers
 from smp.files import replace_folder
 from smp.model.encoder import encoder_layers
-from smp.model.head import LabelWordHead
 from smp.model.load import load_pretrained
 from smp.model.save import check_merged
+from smp.model.student import LabelWordHead
 from smp.text import first_line
 
 COMPACT_FORMAT = "smp-compact-1"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smp.fast.buffers import buffered_forward, masked_weight
 from smp.fast.products import compiled_products, sparse_product
-from smp.model.device import make_accelerator, pick_precision
+from smp.model.predict import make_accelerator, pick_precision
 
 
 @functools.cache

@@ -1,4 +1,4 @@
 """Stock question-answering encoders: load, find the maskable matrices, predict, save, fingerprint.
-May use smp.data and the ground modules, not the method.
-For others: everything except the helpers of archive.py, head.py and load.py.
+It may use smp.data and the ground modules, not the method.
+For others: everything except the helpers of archive.py, load.py and student.py.
 """

@@ -2,7 +2,7 @@
 
 The authors published their [teacher](https://drive.google.com/file/d/15zLGpdTrBlChjc_lYBJu3tln-YS1dzTW/view)
 in this form. Its config.json may name a class of their own, so a stock BERT is built from the
-plain fields of the config. Everything is checked before it is used, and no code is run.
+plain fields of the config. Everything is checked before it is used, and code in it never runs.
 """
 
 import io
@@ -27,25 +27,25 @@ PLAIN_BERT = (
 
 
 def folder_of_state_dict(names: Iterable[str]) -> str:
-    """Return "" or "folder/", where the state dict lies, from the names of all files."""
+    """Return "" or "folder/" of the state dict, from the names of all files."""
     folders = {name.removesuffix(STATE_DICT) for name in names
                if name.count("/") < 2 and name.split("/")[-1] == STATE_DICT}
     if "" in folders:
         return ""
     if len(folders) != 1:
-        raise ValueError(f"holds {len(folders)} files {STATE_DICT} (in it, or in a folder of it), "
-                         "expected one")
+        raise ValueError(f"it contains {len(folders)} files {STATE_DICT} at its top or one folder "
+                         "below, expected one")
     return folders.pop()
 
 
 def file_names(folder: Path) -> list[str]:
-    """Return the names of an archive's files that a folder and its subfolders contain."""
+    """Return the names of ARCHIVE_FILES that a folder and its subfolders contain."""
     return [path.relative_to(folder).as_posix() for name in ARCHIVE_FILES
             for pattern in (name, f"*/{name}") for path in folder.glob(pattern)]
 
 
 def is_archive(name: str) -> bool:
-    """Return whether it is a .zip, or a folder with a state dict that transformers cannot load."""
+    """Return whether it is a .zip, or a state dict's folder that transformers cannot load."""
     path = Path(os.path.expanduser(name))
     if not os.path.isdir(path):
         return path.suffix.lower() == ".zip"
@@ -53,14 +53,14 @@ def is_archive(name: str) -> bool:
         kind = json.loads((path / "config.json").read_bytes())["model_type"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         kind = None
-    words = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
-    wordless = kind == "bert" and not any((path / file).is_file() for file in words)
-    foreign = not isinstance(kind, str) or kind not in CONFIG_MAPPING
-    return (foreign or wordless) and any(n.endswith(STATE_DICT) for n in file_names(path))
+    vocabularies = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+    incomplete = kind == "bert" and not any((path / file).is_file() for file in vocabularies)
+    unknown = not isinstance(kind, str) or kind not in CONFIG_MAPPING
+    return (unknown or incomplete) and any(n.endswith(STATE_DICT) for n in file_names(path))
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """Return {file name: bytes} of the state dict and the files of ARCHIVE_FILES next to it."""
+    """Return {file name: bytes} of the state dict and the other ARCHIVE_FILES next to it."""
     if path.is_dir():
         names = file_names(path)
         folder = folder_of_state_dict(names)
@@ -81,13 +81,14 @@ def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
                 if sum(info.file_size for info in archive.infolist()) > len(data):
                     raise ValueError("compressed")
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # torch passes on whatever its parsers raise
-        raise ValueError(f"{STATE_DICT} is damaged, or holds more than tensors") from None
+    except Exception:  # the parsers of torch raise many types
+        raise ValueError(f"{STATE_DICT} is damaged, or contains objects other than tensors"
+                         ) from None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor)
         for name, tensor in tensors.items()
     ):
-        raise ValueError(f"{STATE_DICT} is no state dict, expected tensors by name")
+        raise ValueError(f"{STATE_DICT} is not a state dict, expected tensors by name")
     return {
         name: tensor for name, tensor in tensors.items()
         if not name.endswith(("mask_scores", "position_ids")) and ".pooler." not in name
@@ -95,46 +96,47 @@ def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
 
 
 def plain_config(fields: dict, n_tensors: int) -> BertConfig:
-    """Return the BertConfig of the plain fields. Raises ValueError if they are not a BERT's."""
+    """Return the BertConfig of the plain fields. Raises ValueError if they are not of a BERT."""
     kind = fields.get("model_type", "bert")
     if kind not in ("bert", "masked_bert"):
-        raise ValueError(f"it is of model_type {kind!r}")
+        raise ValueError(f"model_type is {kind!r}, expected 'bert'")
     config = BertConfig(**{name: fields[name] for name in PLAIN_BERT if name in fields})
     if config.num_hidden_layers > n_tensors:
-        raise ValueError(f"it has {config.num_hidden_layers} layers for {n_tensors} tensors")
+        raise ValueError(f"it has {config.num_hidden_layers} layers, but there are only "
+                         f"{n_tensors} tensors")
     return config
 
 
 def check_tensors(tensors: dict, expected: Mapping[str, torch.Tensor], source: str) -> None:
     """Raise ValueError unless the tensors are finite floats with the expected names and shapes."""
-    lost = [name for name in expected if name not in tensors]
-    if lost:
+    missing = [name for name in expected if name not in tensors]
+    if missing:
         raise ValueError(
-            f"{STATE_DICT} lacks {lost[0]} (in all {len(lost)} of {len(expected)} tensors), "
-            "expected a whole BERT fine-tuned for question answering"
-        )
+            f"{STATE_DICT} has no {missing[0]} ({len(missing)} of {len(expected)} tensors are "
+            "missing), expected a complete BERT fine-tuned for question answering")
     for name, tensor in tensors.items():
         if name not in expected:
-            raise ValueError(f"{STATE_DICT} holds {name}, for which a stock BERT has no place")
+            raise ValueError(f"{STATE_DICT} contains {name}, which a stock BERT does not have")
         found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
         if found != wanted:
-            raise ValueError(f"{name} is of shape {found}, expected {wanted} by {source}")
+            raise ValueError(f"{name} has shape {found}, expected {wanted} from {source}")
         floats = tensor.is_floating_point() and tensor.layout == torch.strided
         if not floats or tensor.device.type != "cpu":
-            raise ValueError(f"{name} is of {tensor.dtype}, expected plain floats")
+            raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, "
+                             "expected dense floats on the CPU")
         if not tensor.isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinity, expected numbers")
+            raise ValueError(f"{name} contains NaN or infinity, expected finite weights")
 
 
 def read_vocabulary(data: bytes, config: BertConfig) -> dict[str, int]:
     """Return {token: id} of a vocab.txt's bytes, one token a line."""
     try:
-        words = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+        tokens = data.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise ValueError("vocab.txt is not UTF-8 text, expected one token a line") from None
-    if len(words) > config.vocab_size:
-        raise ValueError(f"vocab.txt has {len(words):,} tokens, the model {config.vocab_size:,}")
-    return {word: row for row, word in enumerate(words)}
+    if len(tokens) > config.vocab_size:
+        raise ValueError(f"vocab.txt has {len(tokens):,} tokens, the model {config.vocab_size:,}")
+    return {token: row for row, token in enumerate(tokens)}
 
 
 def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module, dict | None]:
@@ -142,8 +144,8 @@ def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module
 
     name: a folder or .zip with `pytorch_model.bin`, at its top or in one of its folders.
     student_config: used if there is no config.json. Raises FileNotFoundError, or ValueError if the
-    archive is damaged, contains more or less than a BERT for question answering, or unpacks to
-    more than `ARCHIVE_FILES` permits.
+    archive is damaged, is not exactly a BERT for question answering, or unpacks to more bytes than
+    ARCHIVE_FILES permits.
     """
     try:
         files = read_archive(Path(os.path.expanduser(name)))
@@ -157,11 +159,11 @@ def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module
                 expected = BertForQuestionAnswering(config).state_dict()
         except Exception as error:  # transformers raises many types for bad fields
             reason = first_line(error)
-            raise ValueError(f"{source} describes no stock BERT ({reason})") from None
+            raise ValueError(f"{source} does not fit a stock BERT ({reason})") from None
         check_tensors(tensors, expected, source)
         vocabulary = read_vocabulary(files["vocab.txt"], config) if "vocab.txt" in files else None
     except FileNotFoundError:
-        raise FileNotFoundError(f"teacher {name!r}: there is no such file or folder") from None
+        raise FileNotFoundError(f"teacher {name!r}: no such file or folder") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"teacher {name!r}: {error}") from None
     model = BertForQuestionAnswering(config)

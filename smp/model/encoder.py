@@ -25,7 +25,7 @@ def matrix_modules(block: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def encoder_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Return {name: layers} of the base model's outermost lists of layers that hold matrices."""
+    """Return {name: layers} of the base model's outermost lists of layers with matrices."""
     stacks: dict[str, nn.ModuleList] = {}
     for name, module in model.base_model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in stacks)
@@ -35,12 +35,11 @@ def encoder_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
 
 
 def why_unmaskable(model: nn.Module, stacks: dict[str, nn.ModuleList]) -> str:
-    """Return why a model with these stacks of layers cannot be masked, "" if it can."""
+    """Return why a model with these stacks of layers cannot be masked, or "" if it can."""
     if hasattr(model, "acceleration"):  # of smp/fast/sparse.py
-        return "is accelerated and only answers (load it anew)"
+        return "is accelerated, for inference only (load it again)"
     if len(stacks) != 1:
-        some = f"{len(stacks)} stacks of layers, not one ({', '.join(stacks)})"
-        return f"has {some if stacks else 'no stack of encoder layers'}"
+        return f"has {len(stacks)} stacks of layers {[*stacks]}"
     (stack,) = stacks.values()
     uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     shapes: list[list[tuple]] = [[] for _ in stack]
@@ -48,35 +47,34 @@ def why_unmaskable(model: nn.Module, stacks: dict[str, nn.ModuleList]) -> str:
         for path, module in matrix_modules(block):
             weight: Any = getattr(module, "weight", None)
             if isinstance(module, parametrize.ParametrizationList):
-                return "has masks already (load it anew for others)"
+                return "has masks already (load it again)"
             if not isinstance(module, nn.Linear) and not inspect.ismethod(weight):
-                return f"keeps weights of its layers in {type(module).__name__} ({layer}.{path})"
+                return f"has layers with weights in {type(module).__name__} ({layer}.{path})"
             if type(weight) is not nn.Parameter or not weight.is_floating_point():
                 return f"has quantised layers ({layer}.{path})"
             if uses[id(weight)] > 1:
                 return f"uses one matrix in several places ({layer}.{path})"
             shapes[layer].append((path, weight.shape))
         if shapes[layer] != shapes[0]:
-            return f"has layers that are not alike (0 and {layer})"
+            return f"has layers of different shapes (0 and {layer})"
     return ""
 
 
 def encoder_linears(model: nn.Module) -> list[tuple[str, str, int, nn.Linear]]:
-    """Return [(name in the base model, kind, layer, nn.Linear)] of the encoder, for `Masks`.
+    """Return [(name in the base model, type, layer, nn.Linear)] of the encoder, for `Masks`.
 
-    Raises ValueError with the reason if the model has not exactly one stack of layers, or if these
-    are not alike, not made of plain nn.Linear, or share weights.
+    Raises ValueError with the reason if the model does not have exactly one stack of layers, or if
+    the layers differ in shape, share weights, or are not made of plain nn.Linear.
     """
     stacks = encoder_stacks(model)
     reason = why_unmaskable(model, stacks)
     if reason:
         raise ValueError(
             f"{type(model).__name__} {reason}: masks need one stack of equal layers made of "
-            "nn.Linear; name an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA or MPNet"
-        )
+            "nn.Linear; use an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA or MPNet")
+    ((stack, blocks),) = stacks.items()
     return [
         (f"{stack}.{layer}.{path}", kind, layer, linear)
-        for stack, blocks in stacks.items()
         for layer, block in enumerate(blocks)
         for kind, (path, linear) in zip(matrix_names(block), matrix_modules(block))
     ]
@@ -95,15 +93,15 @@ def freeze_encoder(model: nn.Module, train_biases_and_norms: bool = False) -> No
     """
     encoder_linears(model)
     model.base_model.requires_grad_(False)
-    for parameter in biases_and_norms(model).values() if train_biases_and_norms else ():
-        parameter.requires_grad_(True)
+    for parameter in biases_and_norms(model).values():
+        parameter.requires_grad_(train_biases_and_norms)
 
 
 def biases_and_norms(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return {name in the base model: parameter (n,)} of the layers' biases and LayerNorms.
 
-    SMP leaves them as they are. Training them after pruning repairs much in large language models
-    (Zimmer et al. 2023, "PERP"). They are 0.1% of BERT-base.
+    They are 0.1% of BERT-base and are not trained in SMP. Training them after pruning recovers much
+    of the quality of large language models (Zimmer et al. 2023, "PERP").
     """
     return {
         f"{stack}.{name}": parameter
@@ -113,10 +111,10 @@ def biases_and_norms(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def matrix_names(block: nn.Module) -> list[str]:
-    """Return the names of a block's matrices for tables and figures, in the block's order.
+    """Return the types of a block's matrices for tables and figures, in the block's order.
 
-    If the first three start with q, k and v and all six have the shapes of attention and
-    feed-forward, they are named as in BERT; otherwise by their paths.
+    They are BERT's names if the first three begin with q, k and v and all six have the shapes of
+    attention and feed-forward. Otherwise they are paths.
     """
     paths, linears = zip(*matrix_modules(block))
     shapes = [tuple(linear.weight.shape) for linear in linears]

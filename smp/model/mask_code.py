@@ -1,8 +1,8 @@
 r"""Encode a mask near its entropy, $H(v) = -v \log_2 v - (1-v) \log_2 (1-v)$ bits a weight.
 
-The code holds the gaps between the weights that stay (above 50% density: between those that go),
+The code contains the gaps between the kept weights (above 50% density: between the removed ones),
 one byte each, compressed by zlib. It is within 1% of the bound, which is 0.47 bits at 10% density
-and 0.19 at 3%. Near 50% the packed bits are shorter. The first byte inside names the form.
+and 0.19 at 3%. Near 50% the packed bits are shorter. The first byte of the content is the form.
 """
 
 import zlib

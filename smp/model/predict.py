@@ -1,34 +1,78 @@
-"""Predict answers with a model, and score them with Exact Match and F1."""
+"""Predict answers and score them; device, numeric precision and processes of a run."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
 
 from smp.data.answers import SquadMetric, decode_answers, exact_matches
 from smp.data.batches import make_loader
-from smp.model.device import make_accelerator
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
+def pick_precision(wanted: str = "auto") -> str:
+    """Return `wanted`, or for "auto" the fastest precision that this device does not emulate."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    if torch.backends.mps.is_available():
+        return "fp32"
+    units = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "fp32"
+
+
+def make_accelerator(precision: str = "auto") -> Accelerator:
+    """Return an accelerator of this precision, even if the process has one of another precision."""
+    alike = DistributedDataParallelKwargs(broadcast_buffers=False)  # each computes the same mask
+    mixed = pick_precision(precision).replace("fp32", "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()  # otherwise a kernel could train in one precision only
+    return Accelerator(mixed_precision=mixed, kwargs_handlers=[alike])
+
+
+def is_first_process() -> bool:
+    """Return whether this process writes and prints, from the launcher's RANK."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def shard_batch(batch: dict, accelerator: Accelerator) -> tuple[dict, float]:
+    """Return (this process's rows of a batch, on its device; their weight in the mean of all rows).
+
+    The weight is n_own * processes / n_all, because gradients are averaged over the processes. A
+    process without a row of a short batch takes one with weight 0. "row" stays on the CPU.
+    """
+    here, processes = accelerator.process_index, accelerator.num_processes
+    total = len(batch["row"])
+    own = len(range(here, total, processes))
+    rows = slice(here, None, processes) if own else slice(0, 1)
+    own_batch = {name: value[rows] if name == "row" else value[rows].to(accelerator.device)
+                 for name, value in batch.items()}
+    return own_batch, own * processes / total
+
+
 @torch.no_grad()
 def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precision: str = "auto",
-                   batch_size: int = 32, note: str = "reading") -> tuple[np.ndarray, np.ndarray]:
+                   batch_size: int = 32, note: str = "predicting") -> tuple[np.ndarray, np.ndarray]:
     """Return start and end logits, each float32 (n_features, longest), padded with -inf.
 
-    Several processes divide the windows among them, and all return the logits of all windows.
+    note: the text of the progress bar. Several processes divide the windows among them, and all
+    return the logits of all windows.
     """
     accelerator = make_accelerator(precision)
     was_training = model.training
     model.to(accelerator.device).eval()
     longest = max(map(len, features["input_ids"]), default=0)
-    start, end = (np.full((len(features), longest), -np.inf, dtype=np.float32) for _ in range(2))
+    logits = np.full((2, len(features), longest), -np.inf, dtype=np.float32)
     loader = make_loader(features, tokenizer, batch_size, shuffle=False)
     here, processes = accelerator.process_index, accelerator.num_processes
     with tqdm(total=len(features), desc=note, unit=" windows", leave=False,
@@ -39,37 +83,33 @@ def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precisio
                 with accelerator.autocast():
                     out = model(**inputs)
                 rows, length = batch["row"].numpy(), inputs["input_ids"].shape[1]
+                pair = torch.stack([out.start_logits, out.end_logits]).float().cpu().numpy()
                 real = batch["attention_mask"].numpy() == 1
-                for kept, logits in ((start, out.start_logits), (end, out.end_logits)):
-                    kept[rows, :length] = np.where(real, logits.float().cpu().numpy(), -np.inf)
+                logits[:, rows, :length] = np.where(real, pair, -np.inf)
             bar.update(len(batch["row"]))
     if processes > 1:  # windows of the other processes are -inf here
-        for kept in (start, end):
-            every = torch.from_numpy(kept).to(accelerator.device)
-            torch.distributed.all_reduce(every, torch.distributed.ReduceOp.MAX)
-            kept[:] = every.cpu().numpy()
+        every = torch.from_numpy(logits).to(accelerator.device)
+        torch.distributed.all_reduce(every, torch.distributed.ReduceOp.MAX)
+        logits = every.cpu().numpy()
     model.train(was_training)
-    return start, end
+    return logits[0], logits[1]
 
 
 def evaluate_answers(model: nn.Module, examples: Dataset, features: Dataset, tokenizer: Any,
                      precision: str = "auto", note: str = "evaluating") -> tuple[dict, list[dict]]:
     """Return ({"em", "f1", "exact_matches", "ms_per_question"}, predictions).
 
-    Each example has one answer of at most 30 tokens. em and f1 are fractions; exact_matches has a
-    bit for each example, as hexadecimal digits; ms_per_question is the time of the forward passes,
-    in batches on this device.
+    Each example has one predicted answer of at most 30 tokens. em and f1 are fractions;
+    exact_matches has a bit for each example, as hexadecimal digits; ms_per_question is the time of
+    the forward passes, in batches on this device.
     """
     began = time.perf_counter()
     start, end = predict_logits(model, features, tokenizer, precision, note=note)
     seconds = time.perf_counter() - began
     predictions = decode_answers(examples, features, start, end)
-    scores = SquadMetric().compute(
-        predictions=[{k: p[k] for k in ("id", "prediction_text")} for p in predictions],
-        references=[{"id": p["id"], "answers": answers}
-                    for p, answers in zip(predictions, examples["answers"])],
-    )
-    exact = exact_matches(predictions, [answers["text"] for answers in examples["answers"]])
+    references = examples.select_columns(["id", "answers"]).to_list()
+    scores = SquadMetric().compute(predictions=predictions, references=references)
+    exact = exact_matches(predictions, [row["answers"]["text"] for row in references])
     return scores | {
         "exact_matches": np.packbits(exact).tobytes().hex(),
         "ms_per_question": round(1000 * seconds / len(examples), 2),
@@ -78,9 +118,8 @@ def evaluate_answers(model: nn.Module, examples: Dataset, features: Dataset, tok
 
 def validator(examples: Dataset, features: Dataset, tokenizer: Any,
               precision: str = "auto") -> Callable[[nn.Module], dict] | None:
-    """Return a function model -> its scores on held-out examples; None if there are none."""
+    """Return a function model -> its scores on held-out examples, or None without examples."""
     if len(examples) == 0:
         return None
     return lambda model: evaluate_answers(
-        model, examples, features, tokenizer, precision, note="validating"
-    )[0]
+        model, examples, features, tokenizer, precision, note="validating")[0]

@@ -1,9 +1,9 @@
 """Answer questions about passages of any length, with the arguments of the removed pipeline.
 
-An answer's score is the softmax over all spans of at most 30 tokens, each with the sum of its two
-logits: the probability of the span if the passage contains the answer. Windows that lack the
-answer were trained to point at `[CLS]`, so the two logits there score "no answer". In SQuAD v1.1
-every question has an answer, so no_answer is a hint, not a calibrated probability.
+The score of an answer is the softmax over all spans of at most 30 tokens, each with the sum of its
+two logits: the probability of the span if the passage contains the answer. The labels of a window
+without the answer are `[CLS]`, so the two logits at `[CLS]` score "no answer". In SQuAD v1.1 every
+question has an answer, so no_answer is a hint, not a calibrated probability.
 """
 
 from typing import Any
@@ -32,8 +32,8 @@ def rank_spans(start_logits: np.ndarray, end_logits: np.ndarray, offsets: np.nda
         (scores.ravel(), offsets[:, : length - k, 0].ravel(), offsets[:, k:, 1].ravel())
         for k, scores in enumerate(by_length)
     )))
-    there = np.flatnonzero(score > -np.inf)
-    order = there[np.lexsort((end[there], first[there], -score[there]))]
+    possible = np.flatnonzero(score > -np.inf)
+    order = possible[np.lexsort((end[possible], first[possible], -score[possible]))]
     _, once = np.unique(np.stack([first[order], end[order]]), axis=1, return_index=True)
     order = order[np.sort(once)]
     return score[order], first[order], end[order]
@@ -53,8 +53,8 @@ def answer_spans(passage: str, start_logits: np.ndarray, end_logits: np.ndarray,
             answer = {"answer": passage[a:b], "score": probability, "start": a, "end": b}
             distinct.setdefault(normalize_answer(passage[a:b]), answer)
     spans = list(distinct.values())
-    not_here = float((start_logits[:, 0] + end_logits[:, 0]).min())  # lowest of all windows
-    no_answer = 1 / (1 + np.exp(np.clip(score[0] - not_here, -500, 500)))
+    null = (start_logits[:, 0] + end_logits[:, 0]).min()  # the lowest "no answer" of all windows
+    no_answer = 1 / (1 + np.exp(np.clip(score[0] - null, -500, 500)))
     return spans[0] | {"no_answer": float(no_answer), "n_best": spans}
 
 
@@ -62,56 +62,52 @@ class QuestionAnswerer:
     """answerer(question, passage) -> {"answer", "score", "start", "end", "no_answer", "n_best"}.
 
     start, end: characters of the passage; score: the answer's probability among all spans;
-    no_answer: sigmoid("no answer" minus the best span, in logits), above 0.5 if the model prefers
-    to point at [CLS]; n_best: distinct answers as {"answer", "score", "start", "end"}.
+    no_answer: sigmoid("no answer" minus the best span, in logits), above 0.5 if the score of [CLS]
+    is higher; n_best: distinct answers as {"answer", "score", "start", "end"}.
 
-    model: a stock question-answering model, also with a head of smp/model/head.py; max_length,
+    model: a stock question-answering model, also with a head of smp/model/student.py; max_length,
     stride: tokens of a window, and tokens that neighbouring windows share.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, max_length: int | None = None,
                  stride: int = 128, precision: str = "fp32"):
-        most = readable_tokens(model) or 384
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
-        self.max_length = min(384, most) if max_length is None else max_length
+        most = min(384, readable_tokens(model) or 384)
+        self.max_length = most if max_length is None else max_length
         self.stride = min(stride, self.max_length // 3)
 
     def __call__(self, question: str | list[str], passage: str | list[str],
                  n_best: int = 1) -> Any:
         """Return the answer, or a list for a list of questions, which may share one passage.
 
-        Raises ValueError for text that is empty or contains half a character.
+        Raises ValueError if a text is empty or contains a lone surrogate.
         """
-        many = isinstance(question, list | tuple)
         questions = question if isinstance(question, list | tuple) else [question]
         passages = passage if isinstance(passage, list | tuple) else [passage] * len(questions)
         if len(questions) != len(passages):
-            raise ValueError(
-                f"{len(questions)} questions for {len(passages)} passages: expected one passage, "
-                "or one for each question"
-            )
-        for name, text in [*(("question", each) for each in questions),
-                           *(("passage", each) for each in passages)]:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"the {name} is empty: expected some text")
-            check_characters(text, f"the {name}")
+            raise ValueError(f"{len(questions)} questions for {len(passages)} passages: expected "
+                             "one passage, or one for each question")
+        for name, texts in (("question", questions), ("passage", passages)):
+            for text in texts:
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(f"the {name} is empty: expected some text")
+                check_characters(text, f"the {name}")
         answers = self.read(questions, passages, n_best) if questions else []
-        return answers if many else answers[0]
+        return answers if questions is question else answers[0]
 
-    def read(self, questions: list[str], passages: list[str], n_best: int) -> list[dict]:
+    def read(self, questions: Any, passages: Any, n_best: int) -> list[dict]:
         """Return one answer for each pair of question and passage."""
-        rows = []
-        for number, (question, passage) in enumerate(zip(questions, passages)):
-            first = passage.split()[0]  # featurise needs a label, and any will do
-            label = {"text": [first], "answer_start": [passage.index(first)]}
-            rows.append({"id": str(number), "title": "", "context": passage, "question": question,
-                         "answers": label})
-        windows = featurise(Dataset.from_list(rows), self.tokenizer, self.max_length, self.stride)
+        words = [passage.split()[0] for passage in passages]  # featurise needs some answer
+        windows = featurise(Dataset.from_list([
+            {"id": str(number), "title": "", "context": passage, "question": question,
+             "answers": {"text": [word], "answer_start": [passage.index(word)]}}
+            for number, (question, passage, word) in enumerate(zip(questions, passages, words))
+        ]), self.tokenizer, self.max_length, self.stride)
         start, end = predict_logits(self.model, windows, self.tokenizer, self.precision)
-        example, spans = np.asarray(windows["example"][:]), windows["offsets"][:]
         offsets = np.full((*start.shape, 2), -1)
-        for row, own in enumerate(spans):
-            offsets[row, : len(own)] = own
+        for row, spans in enumerate(windows["offsets"][:]):
+            offsets[row, : len(spans)] = spans
+        example = np.asarray(windows["example"][:])
         return [
             answer_spans(passage, start[example == number], end[example == number],
                          offsets[example == number], n_best)

@@ -6,44 +6,31 @@ from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import AutoModelForMaskedLM
 
 from smp.files import replace_folder
-from smp.model.head import LabelWordHead
-from smp.model.load import load_model
 
 
 def check_merged(model: nn.Module) -> None:
     """Raise ValueError if masks are still attached to the model."""
     if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} still has its masks attached; merge them into "
-                         "the weights first: masks.merge()")
+        raise ValueError(f"{type(model).__name__} has masks attached; merge them into the weights "
+                         "first: masks.merge()")
 
 
-def stock_model(model: nn.Module, base: str = "") -> nn.Module:
-    """Return the model, masks merged, as an instance of a stock class that holds all its weights.
+def save_model(model: nn.Module, tokenizer: Any, folder: Path | str) -> Path:
+    """Save a stock model and its tokenizer; replace the content of the folder; return the folder.
 
-    A model with a label-word head becomes the masked language model `base` with its encoder. Raises
-    ValueError if the masks are not merged.
+    Raises ValueError if masks are attached, or if a layer is not of torch or transformers.
     """
     check_merged(model)
-    if not isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
-        return model
-    host, _ = load_model(AutoModelForMaskedLM, base)
-    host.base_model.load_state_dict(model.base_model.state_dict())
-    return host.eval()
-
-
-def save_model(model: nn.Module, tokenizer: Any, folder: Path | str,
-               base: str = "") -> Path:
-    """Save the model, masks merged, and its tokenizer; replace what `folder` contains.
-
-    base: the name the model was loaded by, needed with a label-word head.
-    """
-    host = stock_model(model, base)
+    for layer in map(type, model.modules()):
+        if layer.__module__.split(".")[0] not in ("torch", "transformers"):
+            raise ValueError(
+                f"{type(model).__name__} contains {layer.__name__}, which transformers cannot "
+                "load; save stock_model(model, base), or use save_compact")
 
     def write(draft):
-        host.save_pretrained(draft)
+        model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
 
     return replace_folder(folder, write)
@@ -55,20 +42,15 @@ def model_bytes(folder: Path | str) -> int:
                if path.stem.startswith(("model", "compact")))
 
 
-def head_parts(model: nn.Module) -> dict[str, nn.Module]:
-    """Return {name: module} of a question-answering model's parts outside its encoder."""
-    return {name: part for name, part in model.named_children() if part is not model.base_model}
-
-
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of the model's parameters without the scores of masks."""
+    """Return the number of the model's parameters, without the scores of masks."""
     return sum(p.numel() for n, p in model.named_parameters() if not n.endswith(".scores"))
 
 
 def model_fingerprint(model: nn.Module, with_head: bool = False) -> str:
-    """Return 12 hex digits of sha256 over the encoder's weights, names and shapes, without masks.
+    """Return 12 hex digits of the SHA-256 of the weights, names and shapes, without masks.
 
-    with_head: of the whole model.
+    with_head: of the whole model; otherwise of the encoder.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted((model if with_head else model.base_model).state_dict().items()):

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from smp.model.archive import is_archive, load_archive
 from smp.model.load import check_max_length, load_qa_model
 from smp.model.predict import MODEL_INPUTS, predict_logits
-from smp.model.save import head_parts
+from smp.model.student import head_parts
 
 
 def load_teacher(name: str, tokenizer: Any, max_length: int | None,
@@ -24,8 +24,8 @@ def load_teacher(name: str, tokenizer: Any, max_length: int | None,
     """Return a fine-tuned question-answering model, checked against the student's tokenizer.
 
     name: a Hub name, a folder that transformers saved, or an archive (see `load_archive`). Raises
-    ValueError if its head is not trained, its vocabulary differs, it needs token types that the
-    student's windows lack, or it cannot read max_length tokens.
+    ValueError if the head is not trained, if the vocabulary differs, if the teacher needs token
+    types that the student's windows do not have, or if it cannot read max_length tokens.
     """
     if is_archive(name):
         teacher, vocabulary = load_archive(name, student_config)
@@ -37,15 +37,13 @@ def load_teacher(name: str, tokenizer: Any, max_length: int | None,
         if not has_head or teacher.config.num_labels != 2:
             raise ValueError(
                 f"teacher {name!r} has no question-answering head with a start and an end logit: "
-                "expected a model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves"
-            )
+                "expected a model fine-tuned on SQuAD, such as BERT_FINETUNE_QA.ipynb saves")
     check_vocabulary(name, teacher, vocabulary, tokenizer, student_config)
     typed = "token_type_ids" in inputs and getattr(teacher.config, "type_vocab_size", 0) > 1
     if typed and "token_type_ids" not in tokenizer.model_input_names:
         raise ValueError(
-            f"teacher {name!r} reads token_type_ids, which the student's tokenizer does not make: "
-            "save the teacher's tokenizer with the student's model"
-        )
+            f"teacher {name!r} needs token_type_ids, but the student's tokenizer returns none: "
+            "save the teacher's tokenizer with the student's model")
     return teacher.eval()
 
 
@@ -53,28 +51,25 @@ def check_vocabulary(name: str, teacher: nn.Module, vocabulary: dict[str, int] |
                      tokenizer: Any, student_config: PretrainedConfig) -> None:
     """Raise ValueError unless teacher and student give the same tokens the same ids.
 
-    vocabulary: {token: id} of the teacher. If it is None, the sizes must agree, and the function
-    prints that the student's vocabulary is assumed.
+    vocabulary: {token: id} of the teacher. If it is None, the sizes must agree, and a line is
+    printed that the student's vocabulary is assumed.
     """
     if vocabulary is None:
         if teacher.config.vocab_size != student_config.vocab_size:
             raise ValueError(
-                f"teacher {name!r} has no vocab.txt, and knows {teacher.config.vocab_size:,} "
-                f"tokens where the student knows {student_config.vocab_size:,}: add the "
-                "vocab.txt it was trained with"
-            )
-        print(f"{Path(name).name} has no vocab.txt: its tokens are taken to be the student's")
+                f"teacher {name!r} has no vocab.txt and {teacher.config.vocab_size:,} tokens, but "
+                f"the student has {student_config.vocab_size:,}: add the teacher's vocab.txt")
+        print(f"{Path(name).name} has no vocab.txt: the student's vocabulary is assumed")
     elif vocabulary != tokenizer.get_vocab():
         raise ValueError(
             f"teacher {name!r} has another vocabulary ({len(vocabulary):,} tokens) than the "
-            f"student ({len(tokenizer):,}): token by token they cannot be compared"
-        )
+            f"student ({len(tokenizer):,} tokens): use a teacher with the student's tokenizer")
 
 
 def teacher_logits(teacher: nn.Module, features: Dataset, tokenizer: Any,
                    precision: str = "auto") -> torch.Tensor:
     """Return the logits of every window, fp16 (n_features, length, 2): 136 MB for SQuAD."""
-    start, end = predict_logits(teacher, features, tokenizer, precision, note="asking the teacher")
+    start, end = predict_logits(teacher, features, tokenizer, precision, note="teacher logits")
     logits = np.stack([start, end], axis=-1)
     return torch.from_numpy(logits.clip(-6e4, 6e4)).half()  # -inf is padding, masked out later
 
@@ -90,9 +85,8 @@ def copy_head(student: nn.Module, teacher: nn.Module) -> None:
             part.load_state_dict(theirs[name].state_dict())
         except (KeyError, RuntimeError):
             raise ValueError(
-                f"init_head_from_teacher is True, but the teacher has no {name} of the student's "
-                f"form ({type(part).__name__}): name another teacher, or set it to False"
-            ) from None
+                f"init_head_from_teacher is True, but the teacher has no {name} like the student's "
+                f"{type(part).__name__}: use another teacher, or set it to False") from None
 
 
 def check_layers(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
@@ -101,6 +95,5 @@ def check_layers(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
     theirs, wide = teacher.num_hidden_layers, teacher.hidden_size
     if (layers, width) != (theirs, wide):
         raise ValueError(
-            f"distill is 'hidden': expected a teacher with the student's {layers} layers of "
-            f"{width}, this one has {theirs} of {wide}; name another, or set distill to logits"
-        )
+            f"distill is 'hidden', but the teacher has {theirs} layers of size {wide} and the "
+            f"student {layers} of size {width}: use another teacher, or set distill to logits")

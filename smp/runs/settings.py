@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NoReturn
 
-from smp.model.kinds import HEADS
 from smp.runs.methods import DISTILLATIONS, FINE_TUNED, METHODS, method_of, stage_of
 from smp.runs.profiles import DEFAULT_PROFILE, PROFILES, preset
 from smp.text import file_part, is_number
+
+HEADS = ("auto", "label words", "embedding rows", "trained")  # see `load_student`
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from smp.data.batches import endless_batches, make_loader
 from smp.data.windows import windows_fingerprint
-from smp.model.device import is_first_process, make_accelerator, pick_precision, shard_batch
+from smp.model.predict import is_first_process, make_accelerator, pick_precision, shard_batch
 from smp.progress import progress_bar
 from smp.runs.checkpoint import Checkpoints, TrainingState, package_versions
 from smp.runs.methods import FINE_TUNED

@@ -1,7 +1,8 @@
 """Switch one base model between tasks, with the verbs of PEFT's adapters.
 
-The base model is in memory once. A task is the codes of its masks (0.5 bits a weight at 10%), its
-head, and its biases and LayerNorms if they were trained. `set_mask` computes the masked weights.
+The base model is in memory once. A task consists of the codes of its masks (0.5 bits a weight at
+10% density), its head, and its biases and LayerNorms if they were trained. `set_mask` computes the
+masked weights.
 """
 
 import copy
@@ -18,22 +19,24 @@ from transformers import AutoTokenizer
 
 from smp.files import replace_text_file
 from smp.model.encoder import biases_and_norms, encoder_linears
-from smp.model.head import LabelWordHead
-from smp.model.load import load_pretrained, load_student
+from smp.model.load import load_pretrained
 from smp.model.mask_code import decode_mask, encode_mask
 from smp.model.question_answerer import QuestionAnswerer
-from smp.model.save import head_parts, model_fingerprint, stock_model
-from smp.task.apply import MASK_FILE, check_task, fill, head_tensors, read_task
+from smp.model.save import model_fingerprint
+from smp.model.student import LabelWordHead, head_parts, load_student, stock_model
+from smp.task.answerer import find_mask_file
 from smp.task.cards import mask_card
-from smp.task.mask_file import save_masks
+from smp.task.mask_file import MASK_FILE, save_masks
+from smp.task.validate import check_task, load_any_masks
 from smp.text import first_line
 
 
 class PrunedModel:
     """A stock model, `model`, as the base model or one of the loaded tasks.
 
-    model: stock, for question answering, untouched fp32 weights; base: the name it was loaded by;
-    head: its kind of head; ready: the number of tasks whose masked weights stay in memory.
+    model: a stock question-answering model with its original weights in fp32; base: the name it
+    was loaded by; head: its head of STUDENT_HEADS; ready: the number of tasks whose masked weights
+    stay in memory.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, base: str, head: str, ready: int = 2):
@@ -57,7 +60,8 @@ class PrunedModel:
         `find_mask_file`. Raises ValueError or FileNotFoundError with one line if they do not fit.
         """
         if isinstance(base, str):
-            model, tokenizer, head = load_student(base, head=read_task(path)[3])
+            about = load_any_masks(find_mask_file(path))[1]
+            model, tokenizer, head = load_student(base, head=about.get("head", "auto"))
         else:
             model, base = base.float(), base.config._name_or_path
             words = isinstance(getattr(model, "qa_outputs", None), LabelWordHead)
@@ -73,13 +77,17 @@ class PrunedModel:
 
         Raises as `from_pretrained`.
         """
-        path, masks, about, head = task = read_task(path)
-        if head not in self.heads:
-            student, _, head = load_student(self.base, head=head)
-            self.heads[head] = head_parts(student)
-        check_task(task, self.model, head, self.sha, self.base)
-        parts = copy.deepcopy(self.heads[head])
-        fill(head_tensors(parts), about.get("head_weights"), path, "head")
+        path = find_mask_file(path)
+        masks, about = task = load_any_masks(path)
+        kind = about.get("head", "auto")
+        if kind not in self.heads:
+            student, _, kind = load_student(self.base, head=kind)
+            self.heads[kind] = head_parts(student)
+        parts = copy.deepcopy(self.heads[kind])
+        head = parts.state_dict() if kind == "trained" else {}
+        check_task(path, task, self.model, self.base, self.sha, head)
+        for tensor_name, array in about.get("head_weights", {}).items():
+            head[tensor_name].copy_(torch.from_numpy(array))
         codes = {matrix: encode_mask(mask) for matrix, mask in masks.items()}
         self.tasks[name] = codes, parts, about
         self.masked_weights.cache_clear()  # the name may have had another task
@@ -99,9 +107,10 @@ class PrunedModel:
 
     @torch.no_grad()
     def set_mask(self, name: str) -> None:
-        """Make `model` the task of this name. Raises KeyError if no such task is loaded.
+        """Make `model` the task of this name.
 
-        Raises ValueError if the model's matrices were replaced or made smaller.
+        Raises KeyError if no such task is loaded, and ValueError if a matrix of the model was
+        replaced or made smaller.
         """
         if name not in self.tasks:
             raise KeyError(f"no task {name!r}: expected one of {', '.join(map(repr, self.tasks))}")
@@ -109,7 +118,7 @@ class PrunedModel:
             now: Any = self.model.base_model.get_submodule(matrix)
             if now is not linear or linear.weight.shape != self.own[matrix].shape:
                 raise ValueError(f"{matrix} was replaced or made smaller, so no mask fits: change "
-                                 "a copy instead, pruned.merge_and_unload()")
+                                 "a copy of the model, pruned.merge_and_unload()")
         place = {"device": self.model.device, "dtype": self.model.dtype}
         weights = self.masked_weights(name)
         for matrix, linear in self.linears.items():
@@ -123,9 +132,9 @@ class PrunedModel:
 
     def answer(self, question: str | list[str], passage: str | list[str], n_best: int = 1,
                **reading: Any) -> Any:
-        """Return the current task's answer, or a list of them: see `QuestionAnswerer`.
+        """Return the current task's answer, or a list of answers: see `QuestionAnswerer`.
 
-        reading: its max_length, stride and precision.
+        reading: max_length, stride and precision of the `QuestionAnswerer`.
         """
         return QuestionAnswerer(self.model, self.tokenizer, **reading)(question, passage, n_best)
 
@@ -150,6 +159,5 @@ class PrunedModel:
                 return hub.upload_folder(repo_id=repository, folder_path=folder)
             except Exception as error:  # the Hub's client and HTTP raise many types
                 raise ValueError(
-                    f"{repository!r}: the Hub did not take it ({first_line(error)}); log in with "
-                    "`hf auth login`, and name owner/name"
-                ) from None
+                    f"{repository!r}: the upload to the Hub failed ({first_line(error)}); log in "
+                    "with `hf auth login`, and use the form owner/name") from None

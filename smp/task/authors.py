@@ -1,4 +1,4 @@
-"""Read and write masks in the format of SMP's authors, who released those of BERT-base.
+"""Read and write masks in the format of SMP's authors, who released masks of BERT-base.
 
 A file has one bit a weight and nothing else, 10,616,832 bytes for the 72 matrices of BERT-base.
 The matrices are in the order of their names as text, so layer 10 comes before layer 2.
@@ -17,8 +17,8 @@ from torch import nn
 from smp.data.packed import open_zip
 from smp.files import replaced_file
 from smp.model.encoder import encoder_linears
-from smp.model.load import load_student
-from smp.task.apply import apply_masks
+from smp.model.student import load_student
+from smp.task.validate import apply_masks
 
 BYTES_FOR_BERT_BASE = 12 * 12 * 768**2 // 8  # 12 layers of 4 + 4 + 4 times 768 x 768 weights
 
@@ -36,7 +36,7 @@ def save_authors_masks(masks: dict[str, np.ndarray], path: Path | str) -> int:
     """
     for name, mask in masks.items():
         if mask.dtype != bool:
-            raise ValueError(f"the mask {name} is of {mask.dtype}, expected bool")
+            raise ValueError(f"mask {name} is {mask.dtype}, expected bool")
     flat = [masks[name].reshape(-1) for name in in_authors_order(masks)]
     with replaced_file(path) as draft, open(draft, "wb") as file:  # np.save may rename a path
         np.save(file, np.packbits(np.concatenate(flat)))
@@ -54,7 +54,7 @@ def open_npy(path: Path) -> Iterator[IO[bytes]]:
         names = [name for name in archive.namelist() if name.lower().endswith(".npy")]
         names = [name for name in names if not name.startswith("__MACOSX/")]  # has no data
         if len(names) != 1:
-            raise ValueError(f"the zip holds {len(names)} .npy files, expected one")
+            raise ValueError(f"the zip contains {len(names)} .npy files, expected one")
         with archive.open(names[0]) as file:
             yield file
 
@@ -65,23 +65,23 @@ def read_packed_bits(file: IO[bytes], size: int) -> np.ndarray:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     except Exception:  # numpy's parsers raise many types for a damaged header
-        raise ValueError("its first bytes are not those that np.save writes") from None
+        raise ValueError("its header is not that of np.save") from None
     if dtype != np.uint8 or len(shape) != 1:
-        raise ValueError(f"it holds {dtype} of shape {shape}, expected one vector of uint8")
+        raise ValueError(f"it contains {dtype} of shape {shape}, expected one vector of uint8")
     if shape[0] != size:
-        hint = ", which fits BERT-base" if shape[0] == BYTES_FOR_BERT_BASE else ""
-        raise ValueError(f"it holds {shape[0]:,} bytes{hint}; this model's masks have {size:,}")
+        hint = ", the size for BERT-base" if shape[0] == BYTES_FOR_BERT_BASE else ""
+        raise ValueError(f"it contains {shape[0]:,} bytes{hint}, expected {size:,} for this model")
     packed = file.read(size + 1)
     if len(packed) != size:
-        more = "more follow" if len(packed) > size else f"only {len(packed):,} are there"
-        raise ValueError(f"it says {size:,} bytes, but {more}: download it again")
+        found = f"{len(packed):,}" if len(packed) < size else "more"
+        raise ValueError(f"its header gives {size:,} bytes, it contains {found}: download it again")
     return np.frombuffer(packed, np.uint8)
 
 
 def load_authors_masks(path: Path | str, model: nn.Module) -> dict[str, np.ndarray]:
     """Return {name: bool array (out, in)} of an authors' .npy file, or of a .zip with one.
 
-    model: an encoder of the masks' shape; the file contains neither its task nor its base model.
+    model: an encoder of the masks' shape; the file names neither its task nor its base model.
     Raises FileNotFoundError, or ValueError with one line if the file is damaged, is another kind,
     or does not have exactly one bit for each weight of the model.
     """
@@ -94,11 +94,13 @@ def load_authors_masks(path: Path | str, model: nn.Module) -> dict[str, np.ndarr
         with open_npy(path) as file:
             bits = np.unpackbits(read_packed_bits(file, (total + 7) // 8))
         if bits[total:].any():
-            raise ValueError("its last byte goes on after the last weight: made for another model")
+            raise ValueError("its last byte has bits after the last weight, expected zeros: it "
+                             "belongs to another model")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no masks of the authors for this model: {error}") from None
+        raise ValueError(f"{path} is not a mask file of the authors for this model: {error}"
+                         ) from None
     parts = dict(zip(order, np.split(bits[:total].view(bool), ends[:-1]), strict=True))
     return {name: parts[name].reshape(shape) for name, shape in shapes.items()}
 
@@ -108,15 +110,14 @@ def load_authors_student(
 ) -> tuple[nn.Module, Any, float]:
     """Return (model, tokenizer, density): the checkpoint `name` pruned by an authors' mask file.
 
-    The head is the frozen label-word head, for which the masks were learned; density is the share
-    of the encoder's weights that remain. Raises as `load_student` and `load_authors_masks`.
+    The head is the frozen label-word head, for which the masks were trained; density is the
+    fraction of the encoder's weights that remain. Raises as `load_student` and
+    `load_authors_masks`.
     """
     model, tokenizer, head = load_student(name, max_length=max_length)
     if head != "label words":
-        raise ValueError(
-            f"model {name!r} has no masked-LM head, and the authors' masks were learned for one: "
-            "name bert-base-uncased"
-        )
+        raise ValueError(f"model {name!r} has no masked-LM head, for which the authors' masks were "
+                         "trained: use bert-base-uncased")
     masks = load_authors_masks(path, model)
     apply_masks(model, masks)
     kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())

@@ -20,27 +20,29 @@ from smp.fast.compact_file import save_compact
 from smp.fast.dead_units import prune_dead_units
 from smp.fast.sparse import accelerate
 from smp.files import replace_text_file
-from smp.model.load import find_model, load_student
-from smp.model.save import model_bytes, stock_model
+from smp.model.load import find_model
+from smp.model.save import model_bytes
+from smp.model.student import STUDENT_HEADS, load_student, stock_model
 from smp.runs.record import read_record
-from smp.task.apply import MASK_FILE, load_saved, load_task
+from smp.task.answerer import load_any_task, load_saved
 from smp.task.cards import model_card
 from smp.task.formats import export_onnx, onnx_reader, read_in_turns, torch_reader, window_inputs
-from smp.task.mask_file import TRAINED, load_masks
+from smp.task.mask_file import MASK_FILE, TRAINED
+from smp.task.validate import load_any_masks
 from smp.text import as_millions, markdown_table
 
 MASK_FIELDS = {"name", "label", "method", "base", "base_sha", "head", "settings", "data"}
 
 
 def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
-    """Return (record, result of `load_masks` or None without masks) of a saved run.
+    """Return (record, result of `load_any_masks` or None without masks) of a saved run.
 
     Of a folder that contains a mask file and no model, the record is the file's metadata. Raises
     ValueError or FileNotFoundError with one line.
     """
     path, masks = folder / "record.json", folder / MASK_FILE
     if masks.is_file() and not (folder / "config.json").exists():
-        found = load_masks(masks)
+        found = load_any_masks(masks)
         if missing := MASK_FIELDS - found[1].keys():
             raise ValueError(f"{masks}: its metadata lack {', '.join(sorted(missing))}")
         return found[1] | {"model": found[1]["base"], "model_sha": found[1]["base_sha"]}, found
@@ -52,9 +54,9 @@ def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
         raise FileNotFoundError(reason) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no record of a run: {error}") from None
-    if record["head"] not in ("label words", "embedding rows", "trained"):
+    if record["head"] not in STUDENT_HEADS:
         raise ValueError(f"{path} is no record of a run: its head is {record['head']!r}")
-    return record, load_masks(masks) if record["bytes_mask_file"] else None
+    return record, load_any_masks(masks) if record["bytes_mask_file"] else None
 
 
 def entropy_bytes(masks: dict[str, np.ndarray]) -> float:
@@ -78,7 +80,7 @@ def measure_mask_file(path: Path, masks: dict, about: dict) -> dict:
 def add_base_and_masks(forms: dict, folder: Path, base: str, head: str) -> None:
     """Add the base model alone and with the mask file; print a line if there is no such base."""
     try:
-        from_masks, _, _ = load_task(base, folder)
+        from_masks, _, _ = load_any_task(base, folder)
         untouched, _, _ = load_student(base, head=head)
     except (FileNotFoundError, ValueError) as error:
         print(f"The mask file was not measured on its base model; name it with --base: {error}")
@@ -137,7 +139,7 @@ def export_run(
     if is_model or not base:
         model, tokenizer = load_saved(str(folder))
     else:
-        model, tokenizer, _ = load_task(base, folder)
+        model, tokenizer, _ = load_any_task(base, folder)
     into.mkdir(parents=True, exist_ok=True)
     features = featurise(asked, tokenizer, settings["max_length"], settings["stride"])
     windows = sorted(window_inputs(features), key=lambda window: window["input_ids"].shape[1])

@@ -14,8 +14,8 @@ from smp.data.reading import load_squad
 from smp.data.synthetic import make_synthetic_squad
 from smp.data.windows import featurise
 from smp.model.encoder import encoder_linears
-from smp.model.load import load_student
 from smp.model.predict import evaluate_answers
+from smp.model.student import load_student
 from smp.task.authors import save_authors_masks
 
 
@@ -79,8 +79,9 @@ def test_the_scores_are_those_of_the_files_bits(name, n_eval, folder, capfd):
 @pytest.mark.parametrize("name, more, said", [
     ("gone.npy", ["--model=nowhere"], "gone.npy: no such file"),
     ("bert", [], "bert: no such file"),
-    ("mine.json", [], "mine.json holds no masks of the authors for this model: "),
-    ("short.npy", [], "short.npy holds no masks of the authors for this model: it holds 40 bytes"),
+    ("mine.json", [], "mine.json is not a mask file of the authors for this model: "),
+    ("short.npy", [], "short.npy is not a mask file of the authors for this model: it contains 40 "
+                      "bytes"),
     ("squad_0.10_kd_mag.npy", ["--n-eval=0"], "0"),
     ("squad_0.10_kd_mag.npy", ["--n-eval=99999"], "99999"),
     ("squad_0.10_kd_mag.npy", ["--data=gone.json"], "--data gone.json: no such file or folder"),

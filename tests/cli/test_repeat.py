@@ -15,8 +15,8 @@ from smp.cli.main import main
 from smp.cli.repeat import recorded_settings
 from smp.data.reading import data_fingerprint, load_squad
 from smp.data.synthetic import make_synthetic_squad
-from smp.model.load import load_student
 from smp.model.save import model_fingerprint
+from smp.model.student import load_student
 from smp.runs.names import with_defaults
 from smp.runs.read import read_records
 from smp.runs.record import write_record

@@ -17,9 +17,9 @@ from smp.cli.train import train
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
 from smp.method.schedule import Pruning
-from smp.model.load import load_student
 from smp.model.predict import evaluate_answers
 from smp.model.save import model_bytes, model_fingerprint
+from smp.model.student import load_student
 from smp.runs.methods import METHODS
 from smp.runs.names import run_name
 from smp.runs.read import read_records
@@ -290,9 +290,9 @@ def test_a_teacher_of_another_shape_is_refused_before_any_run(
 ):
     for name, changes, more, line in (
         ("deep", {"num_hidden_layers": 3}, ["smp-l+hidden"],
-         "expected a teacher with the student's 2 layers of 32, this one has 3 of 32"),
+         "the teacher has 3 layers of size 32 and the student 2 layers of size 32"),
         ("wide", {"hidden_size": 64}, ["smp-l+kd", "--init-head-from-teacher"],
-         "the teacher has no qa_outputs of the student's form"),
+         "the teacher has no qa_outputs like the student's Linear"),
     ):
         BertForQuestionAnswering(
             tiny_config(max_position_embeddings=192, **changes)
@@ -339,7 +339,7 @@ def test_a_run_done_with_another_teacher_is_reported(
     (["--seed=1"], "--seed: a sweep takes --seeds"),
     (["--methods", "smp-l", "smp-l+kd"], "no fine-tuned"),
     (["--n-train", "none"], "--n-train none: expected a whole number"),
-    (["--max-length", "193"], "reads 192 tokens, fewer than max_length 193"),
+    (["--max-length", "193"], "max_length is 193, but model '"),
 ])
 def test_wrong_values_are_one_line_before_any_run(
     encoder, tmp_path, capfd, more, message

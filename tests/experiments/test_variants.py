@@ -25,9 +25,9 @@ from smp.cli.sweep import plan_sweep
 from smp.cli.train import Parts
 from smp.method.hidden import HiddenTeacher
 from smp.method.masks import Masks
-from smp.model.device import make_accelerator
 from smp.model.encoder import encoder_layers
 from smp.model.load import load_qa_model
+from smp.model.predict import make_accelerator
 from smp.runs.names import run_name
 
 TEACHERS = {  # what their records say

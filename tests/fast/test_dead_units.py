@@ -18,8 +18,8 @@ from helpers import attach_masks, tiny_config
 from smp.fast.compact_file import load_compact, save_compact
 from smp.fast.dead_units import NarrowSelfAttention, prune_dead_units
 from smp.model.encoder import encoder_linears
-from smp.model.head import label_word_head
 from smp.model.save import count_parameters, save_model
+from smp.model.student import label_word_head
 
 HEADS, SIZE, INNER = 3, 4, 10  # of the models below: hidden size 12
 MATRICES = ["query", "key", "value", "attention output", "intermediate", "output"]

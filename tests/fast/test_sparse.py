@@ -142,7 +142,7 @@ def test_changing_an_accelerated_model_raises(change, tiny_qa, batch, monkeypatc
     ratios = [2.0, 0.5] * 6  # half of the matrices become sparse
     monkeypatch.setattr(sparse, "measure_speed_up", lambda *functions: ratios.pop())
     accelerate(tiny_qa, batch)
-    with pytest.raises(ValueError, match="is accelerated and only answers"):
+    with pytest.raises(ValueError, match="is accelerated, for inference only"):
         change(tiny_qa)
 
 

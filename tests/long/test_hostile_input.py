@@ -38,16 +38,17 @@ from smp.data.answers import decode_answers
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
 from smp.model.encoder import encoder_linears
-from smp.model.load import load_qa_model, load_student
+from smp.model.load import load_qa_model
 from smp.model.question_answerer import QuestionAnswerer
+from smp.model.student import load_student
 from smp.model.teacher import load_teacher
 from smp.runs.read import read_records
 from smp.runs.record import write_record
 from smp.runs.run import find_teacher
 from smp.runs.settings import choose_settings
-from smp.task.apply import apply_masks
 from smp.task.authors import load_authors_masks, save_authors_masks
-from smp.task.mask_file import checksum_with, load_masks, save_masks
+from smp.task.mask_file import save_masks, with_checksum
+from smp.task.validate import apply_masks, load_any_masks
 
 SMALL = dict(vocab_size=40, hidden_size=8, num_attention_heads=2, intermediate_size=12)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "who", "ada", "did", "it"]
@@ -452,18 +453,18 @@ def spoil(name, value):
 
 
 FFN = "bert.encoder.layer.0.output.dense.weight"
-NOT_LOADED = ("model '…' cannot be loaded (…); name an encoder such as BERT or RoBERTa, with all "
-              "its files whole")
-NOT_WHOLE = ("model '…': the checkpoint lacks bert.…, or has it in another shape than its "
-             "config.json says; expected a whole pretrained encoder")
-NO_WORDS = ("model '…' has no tokenizer with words in it; save the model's own beside it "
-            "(tokenizer.json or vocab.txt)")
-NOT_FINITE = ("model '…': … holds NaN or infinity; expected a checkpoint of numbers, perhaps one "
-              "saved in fp32")
-NOT_TENSORS = ("model '…': its pytorch_model.bin is damaged, or holds more than tensors, which may "
-               "be code; save it as safetensors where it can be trusted")
+NOT_LOADED = ("model '…' cannot be loaded (…); expected an encoder such as BERT or RoBERTa with "
+              "complete files")
+NOT_WHOLE = ("model '…': bert.… is missing from the checkpoint, or its shape differs from "
+             "config.json; expected a complete pretrained encoder")
+NO_WORDS = ("model '…': its tokenizer has no vocabulary; add the tokenizer.json or vocab.txt that "
+            "belongs to the model")
+NOT_FINITE = ("model '…': … contains NaN or infinity; expected finite weights: use a checkpoint "
+              "that was saved in fp32")
+NOT_TENSORS = ("model '…': pytorch_model.bin is damaged, or contains objects other than tensors, "
+               "which may be code; if you trust it, convert it to safetensors")
 NOT_THERE = "model '…' is neither a complete local folder nor reachable on the Hub (…): …"
-LAYERS = "model '…': its config.json says … layers, expected 1 to 1000"
+LAYERS = "model '…': config.json has … layers, expected 1 to 1000"
 SAFE = "model.safetensors"
 MODELS = {
     "a whole model": (qa, with_files(), Right((2, True))),
@@ -479,11 +480,13 @@ MODELS = {
         qa, with_files(lambda folder: BertTokenizer(
             vocab={word: i for i, word in enumerate([*WORDS, *map(str, range(40))])}
         ).save_pretrained(folder)),
-        "model '…': the tokenizer has 51 tokens, the model 40; they do not belong together"),
+        "model '…': the tokenizer has 51 tokens, the model 40; use the tokenizer that the model "
+        "was trained with"),
     "a token of a number too high": (
         qa, with_files(lambda folder: BertTokenizer(
             vocab={word: i for i, word in enumerate(WORDS)} | {"ada": 40}).save_pretrained(folder)),
-        "model '…': the tokenizer has 41 tokens, the model 40; they do not belong together"),
+        "model '…': the tokenizer has 41 tokens, the model 40; use the tokenizer that the model "
+        "was trained with"),
     "a config that is no JSON": (qa, with_files(holding("config.json", b"{")), NOT_THERE),
     "a config that is no text": (qa, with_files(holding("config.json", b"\xff\0")), NOT_THERE),
     "a config that is a list": (qa, with_files(holding("config.json", b"[]")), NOT_LOADED),
@@ -557,10 +560,10 @@ MODELS = {
     "a model of words": (student, with_files(saved="words"), Right("label words")),
     "a file for a folder": (
         qa, lambda w: w.file(SAFE, b""),
-        "model '…model.safetensors': no such folder; name a saved model or a Hub name"),
+        "model '…model.safetensors': no such folder; use a saved model or a Hub name"),
     "a user without a home": (
         qa, lambda w: "~nosuchuser/bert",
-        "model '~nosuchuser/bert': no such folder; name a saved model or a Hub name"),
+        "model '~nosuchuser/bert': no such folder; use a saved model or a Hub name"),
     "a model's name no file can have": (qa, lambda w: "b" * 5000, NOT_THERE),
     "NUL in a model's name": (qa, lambda w: "b\0b", NOT_THERE),
 }
@@ -597,7 +600,7 @@ def zip_bomb(world):
 
 
 NO_HEAD = ("teacher '…' has no question-answering head with a start and an end logit: expected a "
-           "model fine-tuned on SQuAD, as BERT_FINETUNE_QA.ipynb saves")
+           "model fine-tuned on SQuAD, such as BERT_FINETUNE_QA.ipynb saves")
 TEACHERS = {
     "a whole teacher": (teacher, with_files(), Right("a teacher")),
     "a teacher of another width": (teacher, with_files(saved="narrow"), Right("a teacher")),
@@ -606,22 +609,24 @@ TEACHERS = {
     "a teacher of words": (teacher, with_files(saved="words"), NO_HEAD),
     "a teacher without its words": (
         teacher, with_files(without("tokenizer.json", "tokenizer_config.json", "config.json")),
-        "model '…': the folder has no config.json, so it is not a saved model"),
+        "model '…': the folder has no config.json; expected a folder that save_pretrained wrote"),
     "a teacher of other words": (
         teacher, with_files(lambda folder: BertTokenizer(
             vocab={word: i for i, word in enumerate([*WORDS[:-2], "it", "did"])}
         ).save_pretrained(folder)),
-        "teacher '…' has another vocabulary (11 tokens) than the student (11): token by token they "
-        "cannot be compared"),
+        "teacher '…' has another vocabulary (11 tokens) than the student (11 tokens): use a "
+        "teacher with the student's tokenizer"),
     "a teacher of shorter windows": (
         teacher, lambda w: (w.model(), 129),
-        "'…' reads 128 tokens, fewer than max_length 129: lower max_length, or name another model"),
+        "max_length is 129, but model '…' reads at most 128 tokens: lower max_length, or use "
+        "another model"),
     "a teacher with NaN in its head": (
         teacher, with_files(spoil("qa_outputs.weight", float("nan"))), NOT_FINITE),
     "a whole archive": (teacher, archive, Right("a teacher")),
     "an archive with NaN": (
         teacher, lambda w: archive(w, qa_outputs__bias=torch.tensor([0, torch.nan])),
-        "teacher '…teacher.zip': qa_outputs.bias holds NaN or infinity, expected numbers"),
+        "teacher '…teacher.zip': qa_outputs.bias contains NaN or infinity, expected finite "
+        "weights"),
     "an archive that is a bomb": (
         teacher, bounded("ALWAYS_UNPACKED", 2**20, zip_bomb),
         "teacher '…teacher.zip': pytorch_model.bin unpacks to 10,000,000 bytes, expected at most "
@@ -629,10 +634,11 @@ TEACHERS = {
     "an archive's config too deep": (
         teacher, with_files(as_pickle(dict), holding("config.json", DEEP.encode()),
                             without("tokenizer.json", "tokenizer_config.json")),
-        "teacher '…': its config.json describes no stock BERT (maximum recursion depth exceeded…)"),
+        "teacher '…': its config.json does not fit a stock BERT (maximum recursion depth "
+        "exceeded…)"),
     "an archive of a user without a home": (
         teacher, lambda w: "~nosuchuser/t.zip",
-        "teacher '~nosuchuser/t.zip': there is no such file or folder"),
+        "teacher '~nosuchuser/t.zip': no such file or folder"),
     "an archive's name no file can have": (
         teacher, lambda w: "t" * 5000 + ".zip", "teacher 'ttt….zip': …File name too long…"),
 }
@@ -642,7 +648,7 @@ TEACHERS = {
 
 
 def masks(world, path):
-    return {name: mask.shape for name, mask in load_masks(path)[0].items()}
+    return {name: mask.shape for name, mask in load_any_masks(path)[0].items()}
 
 
 def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
@@ -655,15 +661,14 @@ def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
 
 
 def new_mask_file(shapes):
-    """A whole file of the second form with the code of 2 x 4 bits, and other shapes in it."""
+    """A whole file of today's format with the code of 2 x 4 bits, and other shapes in it."""
     def make(world):
         save_masks({"w": np.eye(2, 4) > 0}, world.folder / "m")
         header, rest = fuzz.header_of((world.folder / "m").read_bytes())
         header["__metadata__"]["shapes"] = json.dumps(shapes)
         header = json.dumps(header, separators=(",", ":")).encode()
         data = struct.pack("<Q", len(header)) + header + rest
-        digest, place = checksum_with(data)
-        return world.file("m", data[: place.start(1)] + digest + data[place.end(1) :])
+        return world.file("m", with_checksum(data))
 
     return make
 
@@ -678,7 +683,7 @@ def other_masks(world):
                     for name in ("qa", "narrow"))
     masks = {name: np.ones(linear.weight.shape, bool) for name, *_, linear in encoder_linears(wide)}
     save_masks(masks, world.folder / "m")
-    return narrow, load_masks(world.folder / "m")[0]
+    return narrow, load_any_masks(world.folder / "m")[0]
 
 
 def theirs(world, path):
@@ -703,12 +708,12 @@ def their_file(change=lambda data: data, name="m.npy", model="qa"):
 
 
 NO_MASKS = "…m is not a mask file of this project: …"
-NOT_THEIRS = "…m.npy… holds no masks of the authors for this model: …"
+NOT_THEIRS = "…m.npy… is not a mask file of the authors for this model: …"
 MASKS = {
     "a mask file": (masks, mask_file({"w": [2, 4]}), Right({"w": (2, 4)})),
     "a mask of three dimensions": (
         masks, mask_file({"w": [2, 2, 2]}),
-        "…m is not a mask file of this project: w is of shape [2, 2, 2], expected [out, in]"),
+        "…m is not a mask file of this project: w has shape [2, 2, 2], expected [out, in]"),
     "a shape that is a number": (masks, mask_file({"w": 8}), NO_MASKS),
     "a shape of true": (masks, mask_file({"w": [True, 8]}), NO_MASKS),
     "a shape below zero": (masks, mask_file({"w": [-2, -4]}), NO_MASKS),
@@ -721,7 +726,7 @@ MASKS = {
     "a mask that is not there": (masks, mask_file({"x": [2, 4]}), NO_MASKS),
     "bits that are floats": (
         masks, mask_file({"w": [2, 4]}, b"abcd", "F32", [1]),
-        "…m is not a mask file of this project: w has float32 of shape (1,), expected 1 bytes"),
+        "…m is not a mask file of this project: w is float32 of shape (1,), expected uint8 (m,)"),
     "bits numpy does not know": (masks, mask_file({"w": [2, 4]}, dtype="F8_E4M3"), NO_MASKS),
     "an entry that is no JSON": (masks, mask_file({"w": [2, 4]}, density="x"), NO_MASKS),
     "an entry too deep": (masks, mask_file({"w": [2, 4]}, density=DEEP), NO_MASKS),
@@ -729,35 +734,36 @@ MASKS = {
         masks, lambda w: w.file("m", struct.pack("<Q", 2**40) + b"{}"), NO_MASKS),
     "a mask of 9 bytes that fills the memory": (
         masks, new_mask_file({"w": [2**31, 2**31]}),
-        "…m is not a mask file of this project: w is of shape [2147483648, 2147483648], expected "
+        "…m is not a mask file of this project: w has shape [2147483648, 2147483648], expected "
         "[out, in]"),
     "a code of another shape": (
         masks, new_mask_file({"w": [9, 9]}), "…m is not a mask file of this project: the code of a "
         "mask is damaged, or not of shape 9 x 9"),
     "a mask file with another checksum": (
         masks, mask_file({"w": [2, 4]}, format="smp-masks-2", checksum="0" * 64),
-        "…m is not a mask file of this project: its bytes are not those that were written"),
+        "…m is not a mask file of this project: its bytes differ from those that were written; "
+        "copy it again"),
     "a mask file without a checksum": (
         masks, mask_file({"w": [2, 4]}, format="smp-masks-2"),
         "…m is not a mask file of this project: it has no checksum"),
     "a mask file of a form to come": (
         masks, mask_file({"w": [2, 4]}, format="smp-masks-4"),
-        "…m is not a mask file of this project: its metadata do not say smp-masks-2 or "
-        "smp-masks-3"),
+        "…m is not a mask file of this project: its format is 'smp-masks-4', expected "
+        "'smp-masks-3'"),
     "a folder of masks": (masks, lambda w: w.folder, "… is not a mask file of this project: …"),
     "masks of another model": (
         of_another_model, other_masks,
-        "the mask encoder.layer.0.attention.self.query is bool of shape (8, 8), expected bool of "
+        "mask encoder.layer.0.attention.output.dense is bool of shape (8, 8), expected bool of "
         "shape (4, 4)"),
     "their masks": (theirs, their_file(), Right(12)),
     "their masks of another model": (
         theirs, their_file(model="narrow"),
-        "…m.npy holds no masks of the authors for this model: it holds 40 bytes; this model's "
-        "masks have 112"),
+        "…m.npy is not a mask file of the authors for this model: it contains 40 bytes, expected "
+        "112 for this model"),
     "their masks with 200 MB more": (
         theirs, their_file(lambda data: data + b"\0" * 2 * 10**7, "m.npy.zip"),
-        "…m.npy.zip holds no masks of the authors for this model: it says 112 bytes, but more "
-        "follow: download it again"),
+        "…m.npy.zip is not a mask file of the authors for this model: its header gives 112 bytes, "
+        "it contains more: download it again"),
     "their masks with a flipped bit, zipped": (
         theirs, lambda w: w.file("m.npy.zip", flipped(
             open(their_file(name="m.npy.zip")(w), "rb").read(), 60)), NOT_THEIRS),
@@ -1032,8 +1038,8 @@ COMMANDS = {
         "sweep: " + NOT_TENSORS),
     "a sweep of a model for short windows": (
         main, command(*SWEEP, "--model=HERE/qa", make=with_files()),
-        "sweep: '…qa' reads 128 tokens, fewer than max_length 160: lower max_length, or name "
-        "another model"),
+        "sweep: max_length is 160, but model '…qa' reads at most 128 tokens: lower max_length, or "
+        "use another model"),
     "a sweep over damaged records": (
         main, command(*SWEEP[:2], "--results=HERE/results",
                       make=record_text(lambda record: DEEP)),

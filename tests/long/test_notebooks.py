@@ -17,8 +17,9 @@ from smp.fast.products import compiled_products
 from smp.fast.skipping import skip_up_to
 from smp.method.masks import kept_count
 from smp.model.encoder import biases_and_norms
-from smp.model.load import load_qa_model, load_student
+from smp.model.load import load_qa_model
 from smp.model.save import model_fingerprint
+from smp.model.student import load_student
 from smp.runs.read import read_records
 from smp.task.mask_file import load_masks
 

@@ -13,9 +13,8 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, se
 from smp.cli.train import attach_pruning, train
 from smp.data.reading import load_squad
 from smp.data.windows import featurise
-from smp.model.device import is_first_process
 from smp.model.load import load_pretrained
-from smp.model.predict import evaluate_answers, predict_logits
+from smp.model.predict import evaluate_answers, is_first_process, predict_logits
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import choose_settings
 

@@ -96,7 +96,7 @@ def test_teachers_that_do_not_fit_are_refused_in_one_line(tmp_path, tokenizer):
             load_teacher(*args, student)
         assert "\n" not in str(error.value)
 
-    refused("reads 128 tokens", str(good), tokenizer, 256)
+    refused("reads at most 128 tokens", str(good), tokenizer, 256)
 
     headless = tmp_path / "headless"
     BertForQuestionAnswering(tiny_config()).bert.save_pretrained(headless)
@@ -178,7 +178,7 @@ def test_the_authors_archive_becomes_a_stock_teacher(
     got, expected = teacher(**batch), tiny_qa(**batch)
     assert torch.equal(got.start_logits, expected.start_logits)
     assert torch.equal(got.end_logits, expected.end_logits)
-    said = f"{place} has no vocab.txt: its tokens are taken to be the student's\n"
+    said = f"{place} has no vocab.txt: the student's vocabulary is assumed\n"
     assert capsys.readouterr().out == (said if "vocab.txt" in left_out else "")
     assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked
 
@@ -241,49 +241,49 @@ def config_with(archived, **changes):
 
 ODD = {  # what the archive holds instead, and what is said
     "no head": (lambda a: {"pytorch_model.bin": changed(a, qa_outputs__weight=None)},
-                "pytorch_model.bin lacks qa_outputs.weight (in all 1 of 39 tensors)"),
+                "pytorch_model.bin has no qa_outputs.weight (1 of 39 tensors are missing)"),
     "a head for three": (lambda a: {"pytorch_model.bin": changed(
-        a, qa_outputs__weight=torch.zeros(3, 32))}, "qa_outputs.weight is of shape (3, 32)"),
+        a, qa_outputs__weight=torch.zeros(3, 32))}, "qa_outputs.weight has shape (3, 32)"),
     "fewer layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=3)},
-                               "lacks bert.encoder.layer.2"),
+                               "has no bert.encoder.layer.2"),
     "more layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=1)},
-                              "holds bert.encoder.layer.1"),
+                              "contains bert.encoder.layer.1"),
     "another shape": (lambda a: {"config.json": config_with(a, intermediate_size=65)},
-                      "of shape (64, 32), expected (65, 32) by its config.json"),
+                      "has shape (64, 32), expected (65, 32) from its config.json"),
     "a tensor too many": (lambda a: {"pytorch_model.bin": changed(
-        a, bert__adapter__weight=torch.zeros(2))}, "holds bert.adapter.weight, for which"),
+        a, bert__adapter__weight=torch.zeros(2))}, "contains bert.adapter.weight, which a stock"),
     "whole numbers": (lambda a: {"pytorch_model.bin": changed(
-        a, qa_outputs__bias=torch.zeros(2, dtype=torch.int64))}, "qa_outputs.bias is of torch.int"),
+        a, qa_outputs__bias=torch.zeros(2, dtype=torch.int64))}, "qa_outputs.bias is torch.int64"),
     "a sparse tensor": (lambda a: {"pytorch_model.bin": changed(
-        a, qa_outputs__bias=torch.zeros(2).to_sparse())}, "expected plain floats"),
+        a, qa_outputs__bias=torch.zeros(2).to_sparse())}, "expected dense floats"),
     "a tensor without data": (lambda a: {"pytorch_model.bin": changed(
-        a, qa_outputs__bias=torch.zeros(2, device="meta"))}, "expected plain floats"),
-    "a list": (lambda a: {"pytorch_model.bin": saved([torch.zeros(2)])}, "is no state dict"),
+        a, qa_outputs__bias=torch.zeros(2, device="meta"))}, "expected dense floats"),
+    "a list": (lambda a: {"pytorch_model.bin": saved([torch.zeros(2)])}, "is not a state dict"),
     "a checkpoint": (lambda a: {"pytorch_model.bin": saved({"model": {"w": torch.zeros(2)}})},
-                     "is no state dict"),
-    "a tensor": (lambda a: {"pytorch_model.bin": saved(torch.zeros(2))}, "is no state dict"),
-    "code": (lambda a: {"pytorch_model.bin": saved({"w": Code()})}, "holds more than tensors"),
+                     "is not a state dict"),
+    "a tensor": (lambda a: {"pytorch_model.bin": saved(torch.zeros(2))}, "is not a state dict"),
+    "code": (lambda a: {"pytorch_model.bin": saved({"w": Code()})}, "contains objects other than"),
     "half a file": (lambda a: {"pytorch_model.bin": a["pytorch_model.bin"][:3000]}, "is damaged"),
     "no tensors at all": (lambda a: {"pytorch_model.bin": b"<html>"}, "is damaged"),
     "an empty file": (lambda a: {"pytorch_model.bin": b""}, "is damaged"),
-    "no state dict": (lambda a: {"pytorch_model.bin": None}, "holds 0 files pytorch_model.bin"),
+    "no state dict": (lambda a: {"pytorch_model.bin": None}, "it contains 0 files pytorch"),
     "other words": (lambda a: {"vocab.txt": a["vocab.txt"].replace(b"bridge", b"brigde")},
                     "has another vocabulary (30,522 tokens)"),
     "a word too many": (lambda a: {"vocab.txt": a["vocab.txt"] + b"lenn\n"},
                         "vocab.txt has 30,523 tokens, the model 30,522"),
     "no words": (lambda a: {"vocab.txt": b"\xff\xfe"}, "vocab.txt is not UTF-8"),
     "another kind": (lambda a: {"config.json": config_with(a, model_type="roberta")},
-                     "its config.json describes no stock BERT (it is of model_type 'roberta')"),
-    "no JSON": (lambda a: {"config.json": b"{"}, "its config.json describes no stock BERT"),
-    "a JSON list": (lambda a: {"config.json": b"[]"}, "its config.json describes no stock BERT"),
+                     "its config.json does not fit a stock BERT (model_type is 'roberta', "),
+    "no JSON": (lambda a: {"config.json": b"{"}, "its config.json does not fit a stock BERT"),
+    "a JSON list": (lambda a: {"config.json": b"[]"}, "its config.json does not fit a stock BERT"),
     "text for a number": (lambda a: {"config.json": config_with(a, hidden_size="32")},
-                          "its config.json describes no stock BERT"),
+                          "its config.json does not fit a stock BERT"),
     "an unknown activation": (lambda a: {"config.json": config_with(a, hidden_act="os.system")},
-                              "its config.json describes no stock BERT"),
+                              "its config.json does not fit a stock BERT"),
     "far too many layers": (lambda a: {"config.json": config_with(a, num_hidden_layers=10**9)},
-                            "1000000000 layers for"),
+                            "1000000000 layers, but there are only"),
     "far too large": (lambda a: {"config.json": config_with(a, hidden_size=2**20)},
-                      "expected (30522, 1048576) by its config.json"),
+                      "expected (30522, 1048576) from its config.json"),
 }
 
 
@@ -308,19 +308,19 @@ def test_archives_that_lie_outside_or_are_too_large(tmp_path, archived, tokenize
         assert message in str(caught.value) and "\n" not in str(caught.value)
 
     weights = archived["pytorch_model.bin"]
-    refused(None, "there is no such file or folder", error=FileNotFoundError)
+    refused(None, "no such file or folder", error=FileNotFoundError)
     for name in ("../pytorch_model.bin", "/pytorch_model.bin", "a/../../evil", "..\\evil",
                  "C:\\evil"):
         refused(archived | {name: weights}, "a path that leads out of it")
-    refused({"a/b/pytorch_model.bin": weights}, "holds 0 files")  # too deep
-    refused({"a/pytorch_model.bin": weights, "b/pytorch_model.bin": weights}, "holds 2 files")
-    refused(archived, "reads 128 tokens", length=129)
+    refused({"a/b/pytorch_model.bin": weights}, "contains 0 files")  # too deep
+    refused({"a/pytorch_model.bin": weights, "b/pytorch_model.bin": weights}, "contains 2 files")
+    refused(archived, "reads at most 128 tokens", length=129)
     bare = {"pytorch_model.bin": weights}
-    refused(bare, "the student's config describes no stock BERT (it is of model_type 'distilbert')",
+    refused(bare, "the student's config does not fit a stock BERT (model_type is 'distilbert', ",
             DistilBertConfig())
-    refused(bare, "expected (40000, 32) by the student's config", tiny_config(vocab_size=40_000))
+    refused(bare, "expected (40000, 32) from the student's config", tiny_config(vocab_size=40_000))
     refused(bare | {"config.json": archived["config.json"]},
-            "has no vocab.txt, and knows 30,522 tokens where the student knows 40,000",
+            "has no vocab.txt and 30,522 tokens, but the student has 40,000",
             tiny_config(vocab_size=40_000))
     refused(archived | {"config.json": archived["config.json"] + b" " * 2**20},
             "config.json unpacks to 1,0", )
@@ -333,7 +333,7 @@ def test_archives_that_lie_outside_or_are_too_large(tmp_path, archived, tokenize
         with zipfile.ZipFile(io.BytesIO(weights)) as old:
             for info in old.infolist():
                 new.writestr(info.filename, old.read(info) + b"\0" * 10**6)
-    refused({"pytorch_model.bin": packed.getvalue()}, "is damaged, or holds more than tensors")
+    refused({"pytorch_model.bin": packed.getvalue()}, "is damaged, or contains objects other than")
     (tmp_path / "t.zip").write_bytes(b"<html>sign in to download</html>")
     with pytest.raises(ValueError, match="cannot be read as a zip"):
         load_teacher(str(tmp_path / "t.zip"), tokenizer, 128, tiny_config())

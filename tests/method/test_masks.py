@@ -20,7 +20,7 @@ from smp.method.masks import (
     share_out,
 )
 from smp.model.encoder import biases_and_norms, encoder_linears
-from smp.task.apply import apply_masks
+from smp.task.validate import apply_masks
 
 
 def reference_top(scores, k):

@@ -27,13 +27,19 @@ from smp.data.windows import featurise
 from smp.method.masks import kept_count
 from smp.method.schedule import Pruning
 from smp.model.encoder import encoder_linears
-from smp.model.head import MASKED_LM_TRANSFORMS, LabelWordHead
-from smp.model.load import EMBEDDED_ENCODER, load_qa_model, load_student
+from smp.model.load import EMBEDDED_ENCODER, load_qa_model
 from smp.model.predict import predict_logits
 from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import save_model
+from smp.model.student import (
+    MASKED_LM_TRANSFORMS,
+    STUDENT_HEADS,
+    LabelWordHead,
+    load_student,
+    stock_model,
+)
 from smp.model.teacher import load_teacher
-from smp.runs.settings import choose_settings
+from smp.runs.settings import HEADS, choose_settings
 from smp.runs.training import parameter_groups
 
 USUAL = ["query", "key", "value", "attention output", "intermediate", "output"]
@@ -162,7 +168,7 @@ def test_a_family_is_trained_merged_and_saved(family, sharing, checkpoint, synth
         kept = torch.from_numpy(loaded[name[:-7]]) if name[:-7] in loaded else 1
         assert torch.equal(weight, before[name] * kept), name
 
-    saved = save_model(model, tokenizer, tmp_path / "pruned", base=folder)
+    saved = save_model(stock_model(model, folder), tokenizer, tmp_path / "pruned")
     if head == "trained":
         stock = AutoModelForQuestionAnswering.from_pretrained(saved)
         assert torch.equal(both_logits(stock, batch), masked)
@@ -243,7 +249,7 @@ def test_max_length_is_limited_by_the_model(family, checkpoint):
     model(words)
     with pytest.raises((IndexError, RuntimeError)):  # oracle: the model itself
         model(torch.cat([words, words[:, :1]], dim=1))
-    with pytest.raises(ValueError, match=f"reads {most} tokens, fewer than max_length {most + 1}"):
+    with pytest.raises(ValueError, match=f"max_length is {most + 1}, but .* at most {most} tokens"):
         load_qa_model(folder, max_length=most + 1)
 
 
@@ -259,7 +265,7 @@ def test_teacher_with_token_types_needs_them_in_windows(checkpoint, tokenizers):
     config = AutoConfig.from_pretrained(teacher)
     load_teacher(teacher, tokenizers["word pieces"], 64, config)
     plain = transformers.DistilBertTokenizer(vocab=tokenizers["word pieces"].get_vocab())
-    with pytest.raises(ValueError, match="token_type_ids.*does not make") as error:
+    with pytest.raises(ValueError, match="token_type_ids, but the student's") as error:
         load_teacher(teacher, plain, 64, config)
     assert "\n" not in str(error.value)
 
@@ -298,11 +304,11 @@ def unsupported_model(name):
 
 
 @pytest.mark.parametrize("name, reason", [
-    ("gpt2", "keeps weights of its layers in Conv1D (0.attn.c_attn)"),
-    ("xlnet", "keeps weights of its layers in XLNetRelativeAttention (0.rel_attn)"),
-    ("convbert", "keeps weights of its layers in SeparableConv1D"),
-    ("t5", "has 2 stacks of layers, not one (encoder.block, decoder.block)"),
-    ("flaubert", "has 2 stacks of layers, not one (attentions, ffns)"),
+    ("gpt2", "has layers with weights in Conv1D (0.attn.c_attn)"),
+    ("xlnet", "has layers with weights in XLNetRelativeAttention (0.rel_attn)"),
+    ("convbert", "has layers with weights in SeparableConv1D"),
+    ("t5", "has 2 stacks of layers ['encoder.block', 'decoder.block']"),
+    ("flaubert", "has 2 stacks of layers ['attentions', 'ffns']"),
 ])
 def test_unsupported_architectures_raise_with_reason(name, reason):
     model = unsupported_model(name)
@@ -338,8 +344,8 @@ def make_unmaskable(model, how):
 @pytest.mark.parametrize("how, reason", [
     ("one layer twice", "uses one matrix in several places (0.attention.self.query)"),
     ("one weight twice", "uses one matrix in several places (0.output.dense)"),
-    ("narrower", "has layers that are not alike (0 and 1)"),
-    ("one more", "has layers that are not alike (0 and 1)"),
+    ("narrower", "has layers of different shapes (0 and 1)"),
+    ("one more", "has layers of different shapes (0 and 1)"),
     ("eight bits", "has quantised layers (0.output.dense)"),
     ("torch's eight bits", "has quantised layers (0.attention.self.query)"),
     ("masked", "has masks already"),
@@ -399,7 +405,7 @@ def test_embedding_rows_logits_equal_dot_products(family, checkpoint, tmp_path):
     masks.refresh(0.4)
     masked = both_logits(student, batch)
     masks.merge()
-    saved = save_model(student, tokenizer, tmp_path / "rows", base=folder)
+    saved = save_model(stock_model(student, folder), tokenizer, tmp_path / "rows")
     stock = AutoModelForQuestionAnswering.from_pretrained(saved)
     assert torch.equal(both_logits(stock, batch), masked)
     again, _, head = load_student(str(saved))
@@ -430,10 +436,10 @@ def test_only_a_trained_head_changes_in_training(head, checkpoint, synthetic):
 @pytest.mark.parametrize("family, auto_class, head, reason", [
     ("bert", AutoModelForQuestionAnswering, "label words", "the checkpoint has no masked-LM head"),
     ("electra", AutoModelForQuestionAnswering, "label words", "has no masked-LM head"),
-    ("deberta-v2", AutoModelForMaskedLM, "label words", "'deberta-v2' models is not known here"),
-    ("electra", AutoModelForMaskedLM, "embedding rows", "have 16 numbers, its hidden states 32"),
-    ("albert", AutoModelForMaskedLM, "embedding rows", "have 16 numbers, its hidden states 32"),
-    ("modernbert", AutoModelForMaskedLM, "embedding rows", "has no layer qa_outputs"),
+    ("deberta-v2", AutoModelForMaskedLM, "label words", "'deberta-v2' models is not supported"),
+    ("electra", AutoModelForMaskedLM, "embedding rows", "have size 16, its hidden states 32"),
+    ("albert", AutoModelForMaskedLM, "embedding rows", "have size 16, its hidden states 32"),
+    ("modernbert", AutoModelForMaskedLM, "embedding rows", "has no linear layer qa_outputs"),
 ])
 def test_unavailable_heads_raise_with_reason(family, auto_class, head, reason, checkpoint):
     folder = checkpoint(family, auto_class)
@@ -454,8 +460,12 @@ def test_label_words_must_be_single_tokens(head, checkpoint, tokenizers, monkeyp
     assert load_student(folder)[2] == "trained"
 
 
+def test_heads_of_the_settings_are_those_of_students():
+    assert HEADS == ("auto", *STUDENT_HEADS)
+
+
 def test_unknown_head_raises():
-    with pytest.raises(ValueError, match="head 'magic': expected one of auto, label"):
+    with pytest.raises(ValueError, match="head is 'magic': expected one of auto, label"):
         load_student(EMBEDDED_ENCODER, head="magic")
 
 

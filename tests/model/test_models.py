@@ -6,8 +6,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, BertForMaskedLM
 
 from helpers import attach_masks
-from smp.model.load import EMBEDDED_ENCODER, find_model, load_qa_model, load_student
+from smp.model.load import EMBEDDED_ENCODER, find_model, load_qa_model
 from smp.model.save import model_fingerprint, save_model
+from smp.model.student import load_student, stock_model
 
 
 def test_the_embedded_encoder_loads_bit_for_bit():
@@ -54,7 +55,7 @@ def test_stock_code_loads_a_merged_model(
     masks.merge()
     folder = tmp_path / "merged"
     for _ in range(2):  # the second save replaces the first
-        save_model(model, tokenizer, folder, base=base)
+        save_model(stock_model(model, base), tokenizer, folder)
     if with_masked_lm:
         again = load_student(str(folder))[0].eval()
     else:
@@ -62,6 +63,13 @@ def test_stock_code_loads_a_merged_model(
     assert torch.equal(again(**batch).start_logits, before.start_logits)
     assert torch.equal(again(**batch).end_logits, before.end_logits)
     assert [path.name for path in tmp_path.iterdir() if "." in path.name] == []
+
+
+def test_a_label_word_head_is_not_saved_as_a_stock_model(tmp_path, base, tokenizer):
+    """Stock classes have no such head; from_pretrained would load another one without an error."""
+    with pytest.raises(ValueError, match="contains LabelWordHead.*save stock_model") as error:
+        save_model(load_student(base)[0], tokenizer, tmp_path / "model")
+    assert "\n" not in str(error.value) and not (tmp_path / "model").exists()
 
 
 def test_fingerprint_depends_on_the_encoder_only(tiny_qa):
@@ -93,5 +101,5 @@ def test_an_incomplete_checkpoint_raises(tmp_path, tiny_qa, tokenizer):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="the checkpoint lacks"):
+    with pytest.raises(ValueError, match="is missing from the checkpoint"):
         load_qa_model(str(tmp_path))

@@ -17,20 +17,22 @@ from helpers import attach_masks, tiny_config
 from smp.fast.dead_units import prune_dead_units
 from smp.fast.sparse import accelerate
 from smp.model.encoder import biases_and_norms
-from smp.model.load import load_student
 from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import model_fingerprint
+from smp.model.student import STUDENT_HEADS, load_student
 from smp.task.adapters import PrunedModel
-from smp.task.apply import as_arrays, describe_task, load_answerer, load_task
+from smp.task.answerer import load_answerer, load_any_task
+from smp.task.apply import as_arrays, describe_task, load_task
 from smp.task.mask_file import load_masks, save_masks
 
-HEADS = ("label words", "embedding rows", "trained")
 SCORES = {"em": 0.25, "f1": 0.5}
 
 
 def learn(base, path, head, seed=0, density=0.3, rate=0.0):
-    """What a run does: masks (random ones) on a student, baked, and the mask file; with a rate,
-    biases and LayerNorms have moved too. -> student"""
+    """Merge random masks into a student as a run does, write its mask file, return the student.
+
+    rate: how far biases and LayerNorms move.
+    """
     torch.manual_seed(seed)
     model, _, head = load_student(base, head=head)
     sha, masks = model_fingerprint(model.eval()), attach_masks(model)
@@ -58,19 +60,20 @@ def logits(model, batch):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", STUDENT_HEADS)
 def test_base_and_mask_file_equal_the_trained_model(base, tmp_path, batch, head, rate):
     student = learn(base, tmp_path / "m", head, rate=rate)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
     assert torch.equal(logits(pruned.model, batch), logits(student, batch))
-    again, _, about = load_task(base, tmp_path / "m")
-    assert torch.equal(logits(again, batch), logits(student, batch))
+    for load in (load_task, load_any_task):
+        again, _, about = load(base, tmp_path / "m")
+        assert torch.equal(logits(again, batch), logits(student, batch))
     assert about["head"] == head and ("head_weights" in about) == (head == "trained")
     assert ("vectors" in about) == (rate > 0)
     assert str(tmp_path) not in repr(about)  # nothing of this machine
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", STUDENT_HEADS)
 def test_stock_classes_load_the_merged_model(base, tmp_path, batch, head):
     student = learn(base, tmp_path / "m", head, rate=0.1)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
@@ -92,9 +95,9 @@ def test_stock_classes_load_the_merged_model(base, tmp_path, batch, head):
 
 
 def test_switching_tasks_gives_the_logits_of_each(base, tmp_path, batch):
-    """Each is its own whenever it is set, in whatever order; the base is never changed."""
+    """In any order of the tasks; the base model is never changed."""
     wanted, before = {}, model_fingerprint(load_student(base)[0])
-    for seed, head in enumerate((*HEADS, "trained")):  # every other one moves its vectors too
+    for seed, head in enumerate((*STUDENT_HEADS, "trained")):  # every second one moves vectors
         student = learn(base, tmp_path / str(seed), head, seed, rate=0.1 * (seed % 2))
         wanted[str(seed)] = logits(student, batch)
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "0"), name="0", ready=2)
@@ -166,7 +169,7 @@ def test_a_bfloat16_base_is_used_in_fp32(tmp_path, tiny_qa, tokenizer, batch):
 @pytest.mark.parametrize("change", [
     lambda model, batch: accelerate(model, batch), lambda model, batch: prune_dead_units(model),
 ], ids=["accelerate", "prune_dead_units"])
-def test_a_changed_model_takes_no_other_mask(base, tmp_path, batch, change, monkeypatch):
+def test_set_mask_of_a_changed_model_raises(base, tmp_path, batch, change, monkeypatch):
     monkeypatch.setattr("smp.fast.sparse.MARGIN", 0)
     learn(base, tmp_path / "m", "trained", density=0.02)
     pruned = PrunedModel.from_pretrained(base, tmp_path / "m")
@@ -230,7 +233,7 @@ def test_roberta_gives_the_same_logits(tmp_path, batch, tokenizer):
 
 
 def changed(path, **changes):
-    """The mask file with other things said in it, whole."""
+    """Write the mask file again, with these changes and a right checksum."""
     masks, about = load_masks(path)
     save_masks(masks, path, **{k: v for k, v in (about | changes).items() if v is not None})
 
@@ -239,7 +242,7 @@ BIAS = "encoder.layer.1.output.dense.bias"
 
 
 def changed_vectors(path, name, change):
-    """The mask file with vectors of its base model's form, of which one, or one more, is odd."""
+    """Write the mask file with the vectors of its base model, one of them changed or added."""
     values = as_arrays(biases_and_norms(BertForQuestionAnswering(tiny_config())))
     changed(path, vectors=values | {name: change(values[BIAS])})
 
@@ -251,23 +254,25 @@ def lose_a_matrix(path):
 
 @pytest.mark.parametrize("change, said", [
     (lambda p: changed(p, base_sha="0123456789ab", base="other"),
-     "its masks belong to 'other' with weights '0123456789ab', "),
-    (lambda p: changed(p, head="embedding rows"), "its head is 'embedding rows', which does not"),
-    (lambda p: changed(p, head_weights=None), "its head is 'trained', which does not fit"),
+     "its base model is 'other' with hash '0123456789ab', but "),
+    (lambda p: changed(p, head="embedding rows"),
+     "head qa_outputs.bias is float32 of shape (2,), expected none"),
+    (lambda p: changed(p, head_weights=None),
+     "head qa_outputs.bias is missing, expected float32 of shape (2,)"),
     (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(2, np.float32)}),
-     "of its head, qa_outputs.weight is nothing; this model has float32 of shape (2, 32)"),
+     "head qa_outputs.weight is missing, expected float32 of shape (2, 32)"),
     (lambda p: changed(p, head_weights={"qa_outputs.bias": np.zeros(3, np.float32),
                                         "qa_outputs.weight": np.zeros((2, 32), np.float32)}),
-     "of its head, qa_outputs.bias is float32 of shape (3,); this model has float32 of shape (2,)"),
+     "head qa_outputs.bias is float32 of shape (3,), expected float32 of shape (2,)"),
     (lambda p: changed(p, vectors={"encoder.layer.0.output.dense.bias": np.zeros(32, np.float32)}),
-     "of its biases and LayerNorms, encoder.layer.0.attention.output.LayerNorm.bias is nothing; "),
-    (lambda p: changed_vectors(p, BIAS, lambda v: v[:5]), f"{BIAS} is float32 of shape (5,); this"),
+     "bias or LayerNorm encoder.layer.0.attention.output.LayerNorm.bias is missing, expected "),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v[:5]), f"{BIAS} is float32 of shape (5,), exp"),
     (lambda p: changed_vectors(p, BIAS, lambda v: v.astype(np.int64)), f"{BIAS} is int64 of shape"),
-    (lambda p: changed_vectors(p, BIAS, lambda v: v * np.nan), f"{BIAS} is not finite; this model"),
-    (lambda p: changed_vectors(p, "x.bias", lambda v: v), "x.bias is float32 of shape (32,); this"),
-    (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", of a kind"),
-    (lambda p: changed(p, head=None, head_weights=None), "is of an older form"),
-    (lose_a_matrix, "only the model has encoder.layer.0.attention.self.query"),
+    (lambda p: changed_vectors(p, BIAS, lambda v: v * np.nan), f"{BIAS} is not finite, expected"),
+    (lambda p: changed_vectors(p, "x.bias", lambda v: v), "x.bias is float32 of shape (32,), exp"),
+    (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", expected label"),
+    (lambda p: changed(p, head=None, head_weights=None), "head qa_outputs.bias is missing"),
+    (lose_a_matrix, "mask encoder.layer.0.attention.self.query is missing, expected bool of shape"),
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
     (lambda p: p.unlink(), "no such mask file"),
 ])
@@ -277,10 +282,23 @@ def test_wrong_mask_files_raise_a_one_line_error(tmp_path, tiny_qa, tokenizer, c
     base = str(tmp_path / "base")
     learn(base, tmp_path / "m", "trained")
     change(tmp_path / "m")
-    for load in (load_task, PrunedModel.from_pretrained):
+    for load in (load_any_task, PrunedModel.from_pretrained):
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             load(base, tmp_path / "m")
         assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda p: changed(p, base_sha="0123456789ab"), "use the base model that the masks were"),
+    (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
+    (lambda p: p.unlink(), "no such mask file"),
+])
+def test_load_task_raises_for_wrong_or_damaged_files(base, tmp_path, change, said):
+    learn(base, tmp_path / "m", "label words")
+    change(tmp_path / "m")
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+        load_task(base, tmp_path / "m")
+    assert "\n" not in str(error.value)
 
 
 def test_a_wrong_task_changes_nothing(base, tmp_path, batch):
@@ -288,17 +306,17 @@ def test_a_wrong_task_changes_nothing(base, tmp_path, batch):
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"), "m")
     learn(base, tmp_path / "n", "label words", 1)
     changed(tmp_path / "n", base_sha="0123456789ab")
-    with pytest.raises(ValueError, match="name the base they were learned on"):
+    with pytest.raises(ValueError, match="use the base model that the masks were trained on"):
         pruned.load_mask(str(tmp_path / "n"), "n")
     assert pruned.tasks.keys() == {"m"}
     assert torch.equal(logits(pruned.model, batch), logits(student, batch))
 
 
 def test_hub_failures_raise_a_one_line_error(base, tmp_path):
-    """Offline its client refuses before it asks (tests/conftest.py)."""
+    """Offline, the Hub's client raises before a request (tests/conftest.py)."""
     learn(base, tmp_path / "m", "label words")
     pruned = PrunedModel.from_pretrained(base, str(tmp_path / "m"))
-    with pytest.raises(ValueError, match="'owner/name': the Hub did not take it") as error:
+    with pytest.raises(ValueError, match="'owner/name': the upload to the Hub failed") as error:
         pruned.push_to_hub("owner/name")
     assert "\n" not in str(error.value)
     for name in ("owner/name", "name"):

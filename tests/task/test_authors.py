@@ -15,8 +15,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 from helpers import attach_masks, tiny_config
 from smp.data.packed import open_zip, read_from_zip
 from smp.model.encoder import encoder_linears
-from smp.task.apply import apply_masks
 from smp.task.authors import load_authors_masks, load_authors_student, save_authors_masks
+from smp.task.validate import apply_masks
 
 
 def small_bert(**changes):
@@ -104,8 +104,8 @@ def test_bert_base_has_the_released_size(tmp_path):
     path = tmp_path / "none.npy"
     save_authors_masks({name: np.zeros(shape, dtype=bool) for name, shape in shapes.items()}, path)
     assert np.load(path).nbytes == 10_616_832
-    assert refusal(path, small_bert()).endswith("holds 10,616,832 bytes, which fits BERT-base; "
-                                                "this model's masks have 112")
+    assert refusal(path, small_bert()).endswith(
+        "it contains 10,616,832 bytes, the size for BERT-base, expected 112 for this model")
 
 
 # Refusals
@@ -133,18 +133,18 @@ def refusal(path, model):
 
 GOOD = npy(np.zeros(112, np.uint8))  # for small_bert(): 896 weights
 WRONG = {
-    "too short": (npy(np.zeros(111, np.uint8)), "holds 111 bytes; this model's masks have 112"),
-    "too long": (npy(np.zeros(113, np.uint8)), "holds 113 bytes; this model's masks have 112"),
-    "bools": (npy(np.zeros(112, bool)), "holds bool of shape (112,), expected one vector of uint8"),
-    "floats": (npy(np.zeros(112)), "holds float64"),
-    "objects": (npy(np.array([{}] * 112)), "holds object"),
+    "too short": (npy(np.zeros(111, np.uint8)), "contains 111 bytes, expected 112 for this model"),
+    "too long": (npy(np.zeros(113, np.uint8)), "contains 113 bytes, expected 112 for this model"),
+    "bools": (npy(np.zeros(112, bool)), "contains bool of shape (112,), expected one vector of"),
+    "floats": (npy(np.zeros(112)), "contains float64"),
+    "objects": (npy(np.array([{}] * 112)), "contains object"),
     "a matrix": (npy(np.zeros((4, 28), np.uint8)), "of shape (4, 28)"),
-    "cut off": (GOOD[:-10], "says 112 bytes, but only 102 are there"),
-    "longer than it says": (GOOD + b"x", "says 112 bytes, but more follow"),
-    "a cut header": (GOOD[:60], "first bytes are not those that np.save writes"),
-    "half a header": (GOOD[:40] + b" " * 87 + b"\n" + GOOD[128:], "first bytes are not"),
-    "no npy": (b"<html>Not found</html>", "first bytes are not"),
-    "empty": (b"", "first bytes are not"),
+    "cut off": (GOOD[:-10], "header gives 112 bytes, it contains 102: download"),
+    "longer than its header": (GOOD + b"x", "header gives 112 bytes, it contains more"),
+    "a cut header": (GOOD[:60], "its header is not that of np.save"),
+    "half a header": (GOOD[:40] + b" " * 87 + b"\n" + GOOD[128:], "its header is not"),
+    "no npy": (b"<html>Not found</html>", "its header is not"),
+    "empty": (b"", "its header is not"),
 }
 
 
@@ -167,17 +167,17 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
         with archive.open("m.npy", "w") as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": (10**12,)})
-    assert "holds 1,000,000,000,000 bytes" in refusal(tmp_path / "m.zip", small_bert())
+    assert "contains 1,000,000,000,000 bytes" in refusal(tmp_path / "m.zip", small_bert())
     (tmp_path / "m.npy").write_bytes(header)  # and a header is data, never code
-    assert "first bytes are not" in refusal(tmp_path / "m.npy", small_bert())
+    assert "its header is not" in refusal(tmp_path / "m.npy", small_bert())
 
 
 def test_wrong_zip_files_raise_a_one_line_error(tmp_path):
     model, path = small_bert(), tmp_path / "m.zip"
     assert "no such mask file" in refusal(path, model)
     assert "no such mask file" in refusal(tmp_path / "m.npy", model)
-    assert "holds 0 .npy files" in refusal(zip_of(path, {"readme.txt": b""}), model)
-    assert "holds 2 .npy files" in refusal(zip_of(path, {"a.npy": GOOD, "b.npy": GOOD}), model)
+    assert "contains 0 .npy files" in refusal(zip_of(path, {"readme.txt": b""}), model)
+    assert "contains 2 .npy files" in refusal(zip_of(path, {"a.npy": GOOD, "b.npy": GOOD}), model)
     load_authors_masks(zip_of(path, {  # a folder, a text and what macOS adds do no harm
         "a/m.npy": GOOD, "a/readme.txt": b"", "__MACOSX/a/._m.npy": b"x"}), model)
     for odd in ("../m.npy", "/m.npy", "a/../../m.npy", "..\\m.npy", "C:\\m.npy"):
@@ -232,11 +232,11 @@ def test_bits_after_the_last_weight_must_be_zero(tmp_path):
     assert whole[-2:] == b"\xff\xf0"
     for last in (0xF1, 0xF8, 0xFF):
         path.write_bytes(whole[:-1] + bytes([last]))
-        assert "goes on after the last weight" in refusal(path, model)
+        assert "has bits after the last weight" in refusal(path, model)
 
 
 def test_a_failed_save_keeps_the_earlier_file(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="mask w is of float64, expected bool"):
+    with pytest.raises(ValueError, match="mask w is float64, expected bool"):
         save_authors_masks({"w": np.zeros((2, 2))}, tmp_path / "m.npy")
     (tmp_path / "m.npy").write_bytes(b"earlier")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
@@ -278,8 +278,9 @@ def test_masks_of_another_model_change_nothing(tiny_qa):
     good = random_masks(tiny_qa)
     first, *_, last = good
     for masks, message in (
-        ({k: m for k, m in good.items() if k != last}, f"only the model has {last}"),
-        (good | {"encoder.layer.2.x": good[first]}, "only the masks has encoder.layer.2.x"),
+        ({k: m for k, m in good.items() if k != last}, f"mask {last} is missing, expected bool"),
+        (good | {"encoder.layer.2.x": good[first]},
+         "mask encoder.layer.2.x is bool of shape (32, 32), expected none"),
         (good | {last: good[last].T}, f"{last} is bool of shape (64, 32), expected bool of shape"),
         (good | {last: good[last].astype(np.uint8)}, f"{last} is uint8"),
     ):

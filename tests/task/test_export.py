@@ -15,12 +15,12 @@ from smp.data.windows import featurise
 from smp.fast.compact_file import load_compact
 from smp.model.load import load_qa_model
 from smp.model.save import save_model
+from smp.model.student import stock_model
 from smp.runs.record import check_record, record_json
 from smp.runs.settings import choose_settings
-from smp.task.apply import MASK_FILE
 from smp.task.export import entropy_bytes, export_run
 from smp.task.formats import export_onnx, onnx_reader, torch_reader, window_inputs
-from smp.task.mask_file import load_masks
+from smp.task.mask_file import MASK_FILE, load_masks
 
 
 def bound(mask):
@@ -33,7 +33,7 @@ def save_run(base, folder, tokenizer, head, method="smp-l", rate=0.0):
     """A folder as the notebooks leave it, in results/models/."""
     (folder.parent).mkdir(exist_ok=True)
     student = learn(base, folder.parent / "m", head, density=0.2, rate=rate)
-    save_model(student, tokenizer, folder, base)
+    save_model(stock_model(student, base), tokenizer, folder)
     masks, about = load_masks(folder.parent / "m")
     settings = choose_settings("quick", "smp", max_length=96, stride=32, density=0.2,
                                bias_norm_learning_rate=rate)

@@ -5,7 +5,8 @@ from test_adapters import learn
 
 from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import save_model
-from smp.task.apply import load_answerer
+from smp.model.student import stock_model
+from smp.task.answerer import load_answerer
 
 LONG = "Ada Lovelace, born in London in 1815, wrote the first program. " * 12
 
@@ -13,7 +14,7 @@ LONG = "Ada Lovelace, born in London in 1815, wrote the first program. " * 12
 @pytest.mark.parametrize("head", ["label words", "embedding rows", "trained"])
 def test_a_saved_student_answers_as_before(base, tmp_path, tokenizer, head):
     student = learn(base, tmp_path / "m", head)
-    save_model(student, tokenizer, tmp_path / "plain", base)
+    save_model(stock_model(student, base), tokenizer, tmp_path / "plain")
     wanted = QuestionAnswerer(student, tokenizer, 64, 16, "fp32")("Who wrote it?", LONG, 5)
     for names in ((str(tmp_path / "plain"), None), (base, str(tmp_path / "m"))):
         answerer = load_answerer(*names, 64, 16, "fp32")

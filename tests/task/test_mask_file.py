@@ -1,4 +1,4 @@
-"""Mask files load as they were saved; a damaged file raises a one-line error."""
+"""Mask files of every format load as they were saved; a damaged file raises a one-line error."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from smp.task.cards import mask_card
-from smp.task.mask_file import checksum_with, current_fields, load_masks, save_masks
+from smp.task.mask_file import load_masks, save_masks, with_checksum
+from smp.task.validate import current_fields, load_any_masks
 
 FIXTURES = Path(__file__).parent / "fixtures"
+LOADERS = (load_masks, load_any_masks)
 
 
 def random_masks(shapes, density, seed=0):
@@ -41,15 +43,14 @@ def test_saved_masks_load_equal(tmp_path_factory, shapes, density, seed, with_he
     trained = {"head_weights": head} if with_head else {}
     trained |= {"vectors": vectors} if with_vectors else {}
     size = save_masks(masks, path, **trained, **about)
-    loaded, said = load_masks(path)
-    found = {kind: said.pop(kind) for kind in ("head_weights", "vectors") if kind in said}
-    assert said == about and size == path.stat().st_size and same(loaded, masks)
-    assert found.keys() == trained.keys()
-    with safe_open(path, framework="numpy") as file:  # old readers would pass vectors over
-        assert file.metadata()["format"] == ("smp-masks-3" if with_vectors else "smp-masks-2")
-    for kind, arrays in found.items():
-        assert arrays.keys() == trained[kind].keys()
-        assert all(arrays[n].tobytes() == trained[kind][n].tobytes() for n in arrays)
+    for load in LOADERS:
+        loaded, said = load(path)
+        found = {kind: said.pop(kind) for kind in ("head_weights", "vectors") if kind in said}
+        assert said == about and size == path.stat().st_size and same(loaded, masks)
+        assert found.keys() == trained.keys()
+        for kind, arrays in found.items():
+            assert arrays.keys() == trained[kind].keys()
+            assert all(arrays[n].tobytes() == trained[kind][n].tobytes() for n in arrays)
 
 
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5])
@@ -64,47 +65,51 @@ def test_file_is_at_most_5_percent_above_entropy(tmp_path, density):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_any_flipped_bit_raises(tmp_path):
+@pytest.mark.parametrize("load", LOADERS)
+def test_any_flipped_bit_raises(tmp_path, load):
     path = tmp_path / "m"
     masks = random_masks([(5, 7), (3, 3)], 0.3)
     save_masks(masks, path, {"bias": np.zeros(2, np.float32)}, base="tiny", em=0.5)
     whole = path.read_bytes()
-    for bit in range(0, 8 * len(whole), 5):  # of every byte one or two, each of the eight in turn
+    form = whole.index(b"smp-masks-3") + len(b"smp-masks-")
+    bits = {*range(0, 8 * len(whole), 5), 8 * form, 8 * form + 1}  # 3 becomes 2 or 1
+    for bit in sorted(bits):  # one or two of every byte, each of the eight in turn
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a mask file of this project") as error:
-            load_masks(path)
+            load(path)
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("change, said", [
-    (dict(vectors="[1, 2]"), "its metadata say what only tensors can"),
-    (dict(head_weights="{}"), "its metadata say what only tensors can"),
-    (dict(format="smp-masks-2"), "tensors vector: make the form smp-masks-3"),
+    (dict(vectors="[1, 2]"), "its metadata contain vectors, expected tensors only"),
+    (dict(head_weights="{}"), "its metadata contain head_weights, expected tensors only"),
+    (dict(format="smp-masks-2"), "biases or LayerNorms, expected format 'smp-masks-3'"),
+    (dict(head='"magic"'), "its head is 'magic', expected label words or embedding rows or tr"),
 ])
 def test_metadata_that_contradict_the_tensors_raise(tmp_path, change, said):
     path = tmp_path / "m"
     save_masks(random_masks([(3, 3)], 0.3), path, vectors={"bias": np.zeros(3, np.float32)})
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() | change | {"checksum": "0" * 64}
-    data = save(load_file(path), metadata)
-    digest, place = checksum_with(data)
-    path.write_bytes(data[: place.start(1)] + digest + data[place.end(1) :])
+    path.write_bytes(with_checksum(save(load_file(path), metadata)))
     with pytest.raises(ValueError, match=said):
-        load_masks(path)
+        load_any_masks(path)
 
 
 def test_smp_masks_1_loads(tmp_path):
-    """As it was written before: bits packed, nothing compressed, no checksum."""
+    """The first format: bits packed, nothing compressed, no checksum."""
     masks = random_masks([(5, 7), (16, 3)], 0.3)
     save_file(
         {name: np.packbits(mask, axis=None) for name, mask in masks.items()}, tmp_path / "m",
         {"format": "smp-masks-1", "density": "0.3", "base": '"tiny"',
          "shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()})},
     )
-    loaded, about = load_masks(tmp_path / "m")
+    loaded, about = load_any_masks(tmp_path / "m")
     assert about == {"density": 0.3, "base": "tiny"} and same(loaded, masks)
+    with pytest.raises(ValueError, match="its format is 'smp-masks-1', expected 'smp-masks-3'"):
+        load_masks(tmp_path / "m")
 
 
 SHAPES = {  # one layer of hidden size 8, inner size 12
@@ -119,9 +124,9 @@ SHAPES = {  # one layer of hidden size 8, inner size 12
     ("3-label", ["head_weights", "vectors"], "SMP-S + KD + hidden states"),
 ])
 def test_files_of_every_format_load(form, trained, label):
-    """smp-masks-1, -2 and -3 are of the first version that wrote each format (commits 318a442~1,
+    """smp-masks-1, -2 and -3 were written by the first version of each format (commits 318a442~1,
     318a442, 7b29306), with method and sharing; -3-label has the fields label, method, variant."""
-    masks, about = load_masks(FIXTURES / f"smp-masks-{form}.safetensors")
+    masks, about = load_any_masks(FIXTURES / f"smp-masks-{form}.safetensors")
     assert same(masks, {
         f"encoder.layer.0.{name}": ((np.arange(a * b)**2 % 7 + m) % 5 < 2).reshape(a, b)
         for m, (name, (a, b)) in enumerate(SHAPES.items())})
@@ -156,17 +161,18 @@ def test_safetensors_loads_the_file(tmp_path):
     assert tensors.keys() == {"layer.0", "head:bias"} and tensors["layer.0"].dtype == np.uint8
 
 
-def test_wrong_files_raise_a_one_line_error(tmp_path):
+@pytest.mark.parametrize("load", LOADERS)
+def test_wrong_files_raise_a_one_line_error(tmp_path, load):
     path = tmp_path / "m"
     save_masks({"w": np.ones((64, 64), dtype=bool)}, path)
     whole = path.read_bytes()
     for damaged in (whole[:-10], whole[:7], b"", b"x" * 100, whole + b"x"):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a mask file of this project") as error:
-            load_masks(path)
+            load(path)
         assert "\n" not in str(error.value)
     save_file({"w": np.ones(3)}, path)
-    with pytest.raises(ValueError, match="smp-masks-2"):
-        load_masks(path)
+    with pytest.raises(ValueError, match="its format is None, expected 'smp-masks-3'"):
+        load(path)
     with pytest.raises(FileNotFoundError, match="no such mask file"):
-        load_masks(tmp_path / "none")
+        load(tmp_path / "none")

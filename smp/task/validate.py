@@ -1,0 +1,119 @@
+"""Read mask files of every format and from anywhere, and check them against a model.
+
+`load_masks` and `load_task` read the files that this version writes; the functions here also
+read the formats smp-masks-1 (packed bits, no checksum) and smp-masks-2 (no biases, no LayerNorms).
+"""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from smp.model.encoder import biases_and_norms, encoder_linears
+from smp.model.mask_code import BITS, MOST_WEIGHTS
+from smp.model.student import STUDENT_HEADS
+from smp.task.apply import apply_task, check_base
+from smp.task.mask_file import MASK_FORMAT, TRAINED, check_format, load_masks
+
+
+def check_code(name: str, code: np.ndarray, shape: Any) -> None:
+    """Raise ValueError unless it is uint8 (m,) of a mask of [out, in] weights, not too many."""
+    sides = [type(side) for side in shape] if isinstance(shape, list) else []
+    if sides != [int, int] or min(shape) < 1 or shape[0] * shape[1] > MOST_WEIGHTS:
+        raise ValueError(f"{name} has shape {str(shape)[:40]}, expected [out, in]")
+    if code.dtype != np.uint8 or code.ndim != 1:
+        raise ValueError(f"{name} is {code.dtype} of shape {code.shape}, expected uint8 (m,)")
+
+
+def check_any_format(path: Path | str, metadata: dict, tensors: dict) -> None:
+    """Validate a file of any format as `check_format` does, and convert it to today's, in place."""
+    if wrong := metadata.keys() & TRAINED.keys():
+        raise ValueError(f"its metadata contain {min(wrong)}, expected tensors only")
+    if metadata.get("format") == "smp-masks-2":
+        metadata["format"] = MASK_FORMAT
+        if any(name.startswith(TRAINED["vectors"]) for name in tensors):
+            raise ValueError(f"it contains biases or LayerNorms, expected format {MASK_FORMAT!r}")
+    packed = metadata.get("format") == "smp-masks-1" and "checksum" not in metadata
+    if packed:
+        del metadata["format"]
+    else:
+        check_format(path, metadata, tensors)
+    for name, shape in json.loads(metadata["shapes"]).items():
+        check_code(name, tensors[name], shape)
+        if packed:
+            code = zlib.compress(bytes([BITS]) + tensors[name].tobytes(), 0)
+            tensors[name] = np.frombuffer(code, np.uint8)
+    head = json.loads(metadata.get("head", '"trained"'))
+    if head not in STUDENT_HEADS:
+        raise ValueError(f"its head is {str(head)[:40]!r}, expected {' or '.join(STUDENT_HEADS)}")
+
+
+def current_fields(about: dict) -> dict:
+    """Return metadata, or a record, with its label, method and variant under today's names.
+
+    Earlier files have no label, but method "SMP + KD" and sharing "SMP-S" for what is now the
+    label "SMP-S + KD" and the method "smp-s".
+    """
+    if "label" in about or "method" not in about:
+        return about
+    sharing = about.get("sharing")
+    label = about["method"].replace("SMP", sharing) if sharing else about["method"]
+    method = label.removesuffix(" + KD").lower().replace(" ", "-")
+    kept = {name: value for name, value in about.items() if name != "sharing"}
+    variant = (about.get("settings") or {}).get("variant")
+    return kept | {"label": label, "method": method, "variant": variant}
+
+
+def load_any_masks(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
+    """Return what `load_masks` returns, of a file of any format; about: see `current_fields`.
+
+    Raises FileNotFoundError, or ValueError with one line if the file is damaged or another kind.
+    """
+    masks, about = load_masks(path, check_any_format)
+    return masks, current_fields(about)
+
+
+def check_arrays(arrays: dict, tensors: dict, kind: str, what: str) -> None:
+    """Raise ValueError unless {name: array} are finite, of this kind, and shaped as the tensors."""
+    for name in sorted(arrays.keys() | tensors.keys()):
+        found, expected = "missing", "none"
+        if name in tensors:
+            expected = f"{kind} of shape {tuple(tensors[name].shape)}"
+        if name in arrays:
+            found = f"{arrays[name].dtype} of shape {arrays[name].shape}"
+            found = found if np.isfinite(arrays[name]).all() else "not finite"
+        if found != expected:
+            raise ValueError(f"{what} {name} is {found}, expected {expected}")
+
+
+def check_masks(model: nn.Module, masks: dict[str, np.ndarray], what: str = "mask") -> None:
+    """Raise ValueError unless {name: mask} are bool and shaped as the encoder's matrices."""
+    weights = {name: linear.weight for name, *_, linear in encoder_linears(model)}
+    check_arrays(masks, weights, "bool", what)
+
+
+def check_task(path: Path | str, task: tuple[dict, dict], model: nn.Module, base: str, sha: str,
+               head: dict) -> None:
+    """Raise ValueError unless the task of a mask file, (masks, about), fits the model.
+
+    base, sha: name and hash of the model; head: {name: tensor} of a trained head, else empty.
+    """
+    masks, about = task
+    check_base(path, about, base, sha)
+    check_masks(model, masks, f"{path}: mask")
+    check_arrays(about.get("head_weights", {}), head, "float32", f"{path}: head")
+    if "vectors" in about:
+        check_arrays(about["vectors"], biases_and_norms(model), "float32",
+                     f"{path}: bias or LayerNorm")
+
+
+def apply_masks(model: nn.Module, masks: dict[str, np.ndarray]) -> None:
+    """Multiply the encoder's weights by the masks {name: bool array (out, in)}, in place.
+
+    Raises ValueError and changes nothing if names, shapes or types do not fit.
+    """
+    check_masks(model, masks)
+    apply_task(model, masks, {})
