@@ -11,10 +11,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch import nn
-from tqdm import tqdm
 
 from smp.data.answers import SquadMetric, decode_answers, exact_matches
 from smp.data.batches import make_loader
+from smp.progress import progress_bar
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -65,7 +65,7 @@ def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precisio
                    batch_size: int = 32, note: str = "predicting") -> tuple[np.ndarray, np.ndarray]:
     """Return start and end logits, each float32 (n_features, longest), padded with -inf.
 
-    note: the text of the progress bar. Several processes divide the windows among them, and all
+    note: the text of the progress bar, "" for none. Several processes divide the windows among them, and all
     return the logits of all windows.
     """
     accelerator = make_accelerator(precision)
@@ -75,8 +75,8 @@ def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precisio
     logits = np.full((2, len(features), longest), -np.inf, dtype=np.float32)
     loader = make_loader(features, tokenizer, batch_size, shuffle=False)
     here, processes = accelerator.process_index, accelerator.num_processes
-    with tqdm(total=len(features), desc=note, unit=" windows", leave=False,
-              disable=here > 0 or len(loader) == 1) as bar:
+    with progress_bar(len(features), note, "windows", leave=False,
+                      disable=here > 0 or len(loader) == 1 or not note) as bar:
         for number, batch in enumerate(loader):
             if number % processes == here:
                 inputs = {k: batch[k].to(accelerator.device) for k in MODEL_INPUTS if k in batch}
@@ -122,4 +122,4 @@ def validator(examples: Dataset, features: Dataset, tokenizer: Any,
     if len(examples) == 0:
         return None
     return lambda model: evaluate_answers(
-        model, examples, features, tokenizer, precision, note="validating")[0]
+        model, examples, features, tokenizer, precision, note="")[0]
