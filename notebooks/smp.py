@@ -340,7 +340,8 @@ plot_training(run["history"])
 # density: violet keeps more than average, orange less.
 
 # %%
-from smp.look.mask_figures import plot_overview, plot_strip, plot_turnover
+from smp.look.mask_figures import plot_overview, plot_turnover
+from smp.look.matrix_figures import plot_strip
 from smp.look.snapshots import Snapshots
 
 saved_masks = Snapshots(snapshots.path)
@@ -409,14 +410,15 @@ print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}
 from smp.look.broken import show_broken
 from smp.look.passages import read_passages, show_reading
 from smp.model.load import load_qa_model
+from smp.model.question_answerer import QuestionAnswerer
 
 dense = find_teacher(results, model_sha, settings.data)
+answerers = {name: QuestionAnswerer(one, tokenizer, settings.max_length, settings.stride,
+                                    settings.precision) for name, one in models.items()}
 asked = data["eval"].select(range(min(200, len(data["eval"]))))
-windows = featurise(asked, tokenizer, settings.max_length, settings.stride)
 models = {"fine-tuned": load_qa_model(str(dense[0]))[0]} if dense else {}
 models["pruned"] = pruned
-show_broken(asked, {name: read_passages(one, asked, windows, tokenizer, settings.precision)
-                    for name, one in models.items()})
+show_broken(asked, {name: read_passages(one, asked) for name, one in answerers.items()})
 
 # %% [markdown]
 # **Your question.** Change the question or the passage and run the cell again.
@@ -425,7 +427,7 @@ show_broken(asked, {name: read_passages(one, asked, windows, tokenizer, settings
 question = "Who built the bridge?"
 passage = ("The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter "
            "from the village of Ostby. It was opened in 1893 and is 140 metres long.")
-show_reading({name: (one, tokenizer) for name, one in models.items()}, question, passage)
+show_reading(answerers, question, passage)
 
 # %% [markdown]
 # **3.10 The mask file.** A mask at 10% needs at least 0.469 bits per weight (its entropy). With the

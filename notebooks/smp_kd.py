@@ -331,7 +331,8 @@ plot_training(run["history"])
 # density: violet keeps more than average, orange less.
 
 # %%
-from smp.look.mask_figures import compare_masks, plot_overview, plot_turnover
+from smp.look.mask_figures import plot_overview, plot_turnover
+from smp.look.overlap import compare_masks
 from smp.look.snapshots import Snapshots
 
 saved_masks = Snapshots(snapshots.path)
@@ -402,11 +403,13 @@ print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}
 # %%
 from smp.look.broken import show_broken
 from smp.look.passages import read_passages, show_reading
+from smp.model.question_answerer import QuestionAnswerer
 
+answerers = {name: QuestionAnswerer(one, tokenizer, settings.max_length, settings.stride,
+                                    settings.precision)
+             for name, one in (("teacher", teacher), ("student", pruned))}
 asked = data["eval"].select(range(min(200, len(data["eval"]))))
-windows = featurise(asked, tokenizer, settings.max_length, settings.stride)
-show_broken(asked, {name: read_passages(one, asked, windows, tokenizer, settings.precision)
-                    for name, one in (("teacher", teacher), ("student", pruned))})
+show_broken(asked, {name: read_passages(one, asked) for name, one in answerers.items()})
 
 # %% [markdown]
 # **One question, two models.** Change the question or the passage and run the cell again.
@@ -415,7 +418,7 @@ show_broken(asked, {name: read_passages(one, asked, windows, tokenizer, settings
 question = "Who built the bridge?"
 passage = ("The bridge over the Lenn was designed by Clara Voss and built by Henrik Dahl, a carpenter "
            "from the village of Ostby. It was opened in 1893 and is 140 metres long.")
-show_reading({"teacher": (teacher, tokenizer), "student": (pruned, tokenizer)}, question, passage)
+show_reading(answerers, question, passage)
 
 # %% [markdown]
 # **3.11 The mask file.** At 50% the bound is 1 bit per weight: a mask at 50% cannot be compressed. With
