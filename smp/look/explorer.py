@@ -1,21 +1,17 @@
-"""The figures of a run's masks behind controls: `explore` shows widgets in a notebook."""
+"""The views of a run's masks behind controls: `explore` shows widgets in a notebook."""
 
 import base64
-import gc
-import html
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from smp.look.drawing import Selection
-from smp.look.mask_figures import FIGURES
+from smp.look.mask_figures import Selection, check_same_matrices, overview, plot_overview
+from smp.look.matrix_figures import VIEWS
 from smp.look.snapshots import Snapshots
-from smp.look.stills import png_bytes, still, with_caption
+from smp.plotting import View, as_html, png_bytes
 
-COMPARISONS = ("no comparison", "another step", "the other run")
-CONTROLS = ("view", "step", "layer", "matrix", "compare", "other_step", "zoom", "row", "column")
+CONTROLS = ("view", "step", "layer", "matrix", "compare", "zoom", "row", "column")
 
 
 class Explorer:
@@ -24,12 +20,9 @@ class Explorer:
     def __init__(self, path: Path | str, other: Path | str | None = None):
         import ipywidgets as widgets
 
-        self.path, self.saved = path, Snapshots(path)
-        self.busy, self.words, self.stamp = False, "", os.stat(path).st_mtime_ns
-        self.other = Snapshots(other) if other else None
-        if self.other and self.other.matrices != self.saved.matrices:
-            raise ValueError(f"{other} is of another encoder than {path}: expected the same "
-                             "matrices, in shape and name")
+        self.path, self.stamp = path, 0  # so that the first drawing reads the file again
+        self.runs = [Snapshots(each) for each in (path, other) if each]
+        check_same_matrices(self.runs[0], self.runs[-1])
         self.make_widgets(widgets)
         for name in CONTROLS:
             getattr(self, name).observe(self.draw, "value")
@@ -37,122 +30,93 @@ class Explorer:
 
     def make_widgets(self, w: Any) -> None:
         """Create controls, picture and caption, each with a class name, and lay them out."""
-        saved = self.saved
         wide, narrow = {"width": "26em"}, {"width": "15em"}  # a shared Layout would hide them all
-        last = len(saved.steps) - 1
-        self.view = w.ToggleButtons(options=list(FIGURES), style={"button_width": "auto"})
-        self.step = w.SelectionSlider(options=self.step_options(saved), description="step",
-                                      index=last, layout=wide)
-        self.play = w.Play(min=0, max=last, value=last, interval=700, show_repeat=False)  # ms
-        self.layer = w.Dropdown(options=[(f"layer {n}", n) for n in saved.layers],
-                                value=saved.layers[-1], layout=narrow)
-        self.matrix = w.Dropdown(options=saved.types, layout=narrow)
-        ways = COMPARISONS if self.other else COMPARISONS[:2]
-        self.compare = w.Dropdown(options=ways, layout=narrow)
-        self.other_step = w.SelectionSlider(options=self.step_options(self.other or saved),
-                                            description="B is step", layout=wide)
+        self.view = w.ToggleButtons(options=list(VIEWS), style={"button_width": "auto"})
+        self.step = w.SelectionSlider(options=[("", -1)], description="step", layout=wide)
+        self.play = w.Play(min=0, max=0, interval=700, show_repeat=False)  # milliseconds
+        self.compare = w.Dropdown(options=[("no comparison", None)], layout=narrow)
+        self.layer = w.Dropdown(options=[(f"layer {n}", n) for n in self.runs[0].layers],
+                                value=self.runs[0].layers[-1], layout=narrow)
+        self.matrix = w.Dropdown(options=self.runs[0].types, layout=narrow)
         zooms = [(f"{side} × {side} weights", side) for side in (256, 128, 64, 32, 16)]
         self.zoom = w.Dropdown(options=[("whole matrix", None), *zooms], layout=narrow)
         self.row, self.column = (w.IntSlider(0, 0, 0, description=side, layout=wide)
                                  for side in ("from row", "from column"))
         self.picture = w.Image(format="png", layout=w.Layout(max_width="100%"))
         self.caption = w.HTML()
+        self.offer_steps()
         w.link((self.play, "value"), (self.step, "index"))
         for name in (*CONTROLS, "play", "picture", "caption"):
-            getattr(self, name).add_class("smp-" + name.replace("_", "-"))
-        self.where = w.HBox([self.layer, self.matrix, self.zoom])
-        self.window = w.HBox([self.row, self.column])
-        self.comparing = w.HBox([self.compare, self.other_step])
-        for box in (self.where, self.window, self.comparing):
-            box.layout.flex_flow = "row wrap"
-        self.panel = w.VBox([self.view, w.HBox([self.play, self.step]), self.where, self.window,
-                             self.comparing, self.picture, self.caption])
+            getattr(self, name).add_class("smp-" + name)
+        run, self.where, self.window = (w.HBox(row, layout={"flex_flow": "row wrap"}) for row in (
+            [self.play, self.step, self.compare], [self.layer, self.matrix],
+            [self.zoom, self.row, self.column]))
+        self.panel = w.VBox([self.view, run, self.where, self.window, self.picture, self.caption])
         self.panel.add_class("smp-explorer")
 
-    @staticmethod
-    def step_options(saved: Snapshots) -> tuple:
-        """Return the options of a slider over the steps."""
-        return tuple((f"{step:,}", step) for step in saved.steps)
-
-    @property
-    def name(self) -> str:
-        """The name of the matrix that is picked."""
-        names = {(layer, matrix): name for name, layer, matrix, _ in self.saved.matrices}
-        return names.get((self.layer.value, self.matrix.value), self.saved.names[0])
-
-    def run_of_b(self) -> Snapshots:
-        """Return the run whose steps B may be."""
-        return self.other if self.other and self.compare.value == COMPARISONS[2] else self.saved
+    def offer_steps(self) -> None:
+        """Offer the steps of the runs; a step that was chosen stays, otherwise it is the last."""
+        steps, step, compare = self.runs[0].steps, self.step.value, self.compare.value
+        self.step.options = [(f"{step:,}", step) for step in steps]
+        self.step.value, self.play.max = (step if step in steps else steps[-1]), len(steps) - 1
+        self.play.value = self.step.index
+        offered = [(number, step) for number, run in enumerate(self.runs) for step in run.steps]
+        self.compare.options = [("no comparison", None), *(
+            (f"with step {step:,}{' of the other run' * number}", (number, step))
+            for number, step in offered)]
+        self.compare.value = compare if compare in offered else None
 
     def selections(self) -> list[Selection]:
         """Return A, and B if there is a comparison, as the controls are set."""
-        chosen = [(self.saved, self.step.value)]
-        if self.compare.value != COMPARISONS[0]:
-            run, step = self.run_of_b(), self.other_step.value
-            chosen.append((run, step if step in run.steps else run.steps[-1]))
-        return [Selection(*each, self.name, self.zoom.value, self.row.value, self.column.value)
-                for each in chosen]
-
-    def read_again(self) -> None:
-        """Read the file again if training has written to it since."""
-        stamp = os.stat(self.path).st_mtime_ns
-        if self.stamp != stamp:
-            self.saved, self.stamp, step = Snapshots(self.path), stamp, self.step.value
-            steps = self.saved.steps
-            self.step.options = self.step_options(self.saved)
-            self.step.value, self.play.max = (step if step in steps else steps[-1]), len(steps) - 1
+        name = next((name for name, *place, _ in self.runs[0].matrices
+                     if place == [self.layer.value, self.matrix.value]), self.runs[0].names[0])
+        window = name, self.zoom.value, self.row.value, self.column.value
+        chosen = [(0, self.step.value)] + [self.compare.value] * bool(self.compare.value)
+        return [Selection(self.runs[run], step, *window) for run, step in chosen]
 
     def update_controls(self) -> None:
-        """Offer B's steps, hide what the view does not use, keep the window inside the matrix."""
-        run, step = self.run_of_b(), self.other_step.value
-        if self.step_options(run) != tuple(self.other_step.options):
-            self.other_step.options = self.step_options(run)
-            self.other_step.value = step if step in run.steps else run.steps[-1]
-        at_matrix = self.view.value == "one matrix"
-        for control, useful in (
-            (self.where, at_matrix or self.view.value == "scores"), (self.zoom, at_matrix),
-            (self.window, at_matrix and self.zoom.value is not None),
-            (self.other_step, self.compare.value != COMPARISONS[0]),
-        ):
-            control.layout.display = None if useful else "none"
-        for slider, side in zip((self.row, self.column), self.saved.shapes[self.name]):
+        """Read what training has written since, and show the controls that the view uses."""
+        stamp = os.stat(self.path).st_mtime_ns
+        if self.stamp != stamp:
+            self.runs[0], self.stamp = Snapshots(self.path), stamp
+            self.offer_steps()
+        view, shape = self.view.value, self.runs[0].shapes[self.selections()[0].name]
+        self.where.layout.display = None if view in ("one matrix", "scores") else "none"
+        self.window.layout.display = None if view == "one matrix" else "none"
+        for slider, side in zip((self.row, self.column), shape):
             slider.max = max(0, side - (self.zoom.value or side))
 
     def draw(self, change: Any = None) -> None:
         """Draw what is selected; the caption is the error if the file cannot be read."""
-        if self.busy:
-            return  # a control was moved by the lines below
-        self.busy, collects = True, gc.isenabled()
-        gc.disable()  # a figure is full of cycles, which are cheap to collect while it is young
         try:
-            self.read_again()
-            self.update_controls()
-            figure, self.words = FIGURES[self.view.value](*self.selections())
-            self.picture.value = png_bytes(figure)
+            self.update_controls()  # a control that this moves draws too
+            view = VIEWS[self.view.value](*self.selections())
+            self.picture.value, self.words = png_bytes(view.parts[0]), view.caption
         except (OSError, ValueError) as error:
             self.words = str(error)
-        finally:
-            self.busy = False
-            gc.collect(0)
-            if collects:
-                gc.enable()
-        self.caption.value = f'<div style="max-width:60em">{html.escape(self.words)}</div>'
+        self.caption.value = f'<div style="max-width:60em">{as_html(self.words)}</div>'
 
-    def _repr_mimebundle_(self, **_):
-        """Return the widgets, and the current picture for pages that are only read."""
-        figure = with_caption(*FIGURES[self.view.value](*self.selections()))
-        return self.panel._repr_mimebundle_() | {
-            "image/png": base64.b64encode(png_bytes(figure)).decode(), "text/plain": self.words}
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        view = overview(self.selections()[0])  # a picture with its caption, for other pages
+        words = textwrap.fill(view.caption, 125)
+        view.parts[0].text(0, -0.02, words, va="top", fontsize=9, parse_math=False)
+        display({"text/plain": words,
+                 "image/png": base64.b64encode(png_bytes(view.parts[0])).decode(),
+                 "application/vnd.jupyter.widget-view+json": {
+                     "version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}},
+                raw=True)
 
 
-def explore(path: Path | str, other: Path | str | None = None) -> Explorer | Figure:
+def explore(path: Path | str, other: Path | str | None = None) -> Explorer | View:
     """Explore the masks of a run in a snapshot file, also compared with those of another file.
 
     Put it on the last line of a cell. Each move of a control reads what training has written
-    since. Without ipywidgets it is a figure. Raises ValueError or FileNotFoundError.
+    since. Without ipywidgets it is a picture. Raises ValueError or FileNotFoundError.
     """
     try:
         return Explorer(path, other)
     except ImportError:
         print("The explorer needs ipywidgets: pip install ipywidgets, then restart the kernel.")
-        return still(Snapshots(path))
+        return plot_overview(Snapshots(path))

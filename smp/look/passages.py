@@ -1,101 +1,55 @@
 """The probabilities of an answer's start and end, drawn over the passage.
 
-Side by side they show whether a pruned model looks elsewhere or is only less sure.
+Several models over one passage show whether a model looks elsewhere or is only less sure.
 """
 
-import html
-from bisect import bisect_right
-from itertools import pairwise
+import re
 from typing import Any
 
 import numpy as np
-from IPython.display import HTML
+from datasets import Dataset
+from matplotlib.figure import Figure
 
-from smp.data.answers import decode_answers
-from smp.look.figures import html_box, is_right
+from smp.data.windows import featurise
 from smp.model.predict import predict_logits
-from smp.plotting import BLUE, RED
-from smp.text import as_percent
+from smp.model.question_answerer import QuestionAnswerer, answer_spans
+from smp.plotting import BLUE, FAINT, GREEN, INK, RED, View, place_axes, tidy_axes
 
-BAR, SEEN = 0.6, 0.005  # height in em of a bar of probability 1; lowest probability that is drawn
+COLUMNS, PALE = 88, "#FBE6D8"  # characters in a line; behind the stripes of a bar
+LANE = 2.4  # height of one model's bars over a line, where a bar of probability 1 has height 1
+SCALE = ("solid bars: start probability; striped bars: end probability (square-root scale)\n"
+         "grey box: the model's answer, as high as a bar of probability 1")
 
 
-def passage_probabilities(logits: np.ndarray, offsets: list) -> tuple[np.ndarray, np.ndarray]:
+def passage_probabilities(logits: np.ndarray, offsets: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return (tokens (n, 2), probabilities (n,)) of the passage's tokens in order; the sum is 1.
 
-    logits: (windows, L) of one passage; offsets: each window's (first, last + 1) characters of its
-    tokens, -1 outside the passage. Tokens with the same characters are one token.
+    logits: (windows, L) of one passage; offsets: (windows, L, 2), first and last + 1 character of
+    each token, -1 outside the passage. Tokens with the same characters are one token.
     """
-    spans = np.concatenate([np.asarray(each).reshape(-1, 2) for each in offsets])
-    values = np.concatenate([row[: len(each)] for row, each in zip(logits, offsets, strict=True)])
-    inside = spans[:, 0] >= 0
-    odds = np.exp(values[inside].astype(float) - values[inside].max(initial=-np.inf))
-    tokens, place = np.unique(spans[inside], axis=0, return_inverse=True)
+    inside = np.asarray(offsets)[..., 0] >= 0
+    odds = np.exp(logits[inside].astype(float) - logits[inside].max(initial=-np.inf))
+    tokens, place = np.unique(np.asarray(offsets)[inside], axis=0, return_inverse=True)
     return tokens, np.bincount(place.ravel(), odds, len(tokens)) / odds.sum()
 
 
-def read_passages(model: Any, examples: Any, features: Any, tokenizer: Any,
-                  precision: str = "auto") -> list[dict]:
-    """Return one reading per example: as `decode_answers`, with "tokens", "starts" and "ends".
+def read_passages(answerer: Any, rows: Dataset) -> list[dict]:
+    """Return a reading of each SQuAD row: `answer_spans` with "tokens", "starts" and "ends".
 
-    tokens (n, 2): each token's characters; starts, ends (n,): its probabilities.
+    answerer: a `QuestionAnswerer`; tokens (n, 2): each token's characters; starts, ends (n,): its
+    probabilities.
     """
-    logits = predict_logits(model, features, tokenizer, precision, note="reading")
-    readings = decode_answers(examples, features, *logits)
-    owner = np.asarray(features.with_format(None)["example"][:])
-    for i, reading in enumerate(readings):
-        windows = np.flatnonzero(owner == i)
-        offsets = features.select(windows)["offsets"][:]
-        for name, values in zip(("starts", "ends"), logits, strict=True):
-            reading["tokens"], reading[name] = passage_probabilities(values[windows], offsets)
+    tokenizer = answerer.tokenizer
+    windows = featurise(rows, tokenizer, answerer.max_length, answerer.stride)
+    logits = predict_logits(answerer.model, windows, tokenizer, answerer.precision)
+    length, owner, readings = logits[0].shape[1], np.asarray(windows["example"][:]), []
+    offsets = np.array([span + [[-1, -1]] * (length - len(span)) for span in windows["offsets"][:]])
+    for row, passage in enumerate(rows["context"][:]):
+        start, end, span = (values[owner == row] for values in (*logits, offsets))
+        (tokens, starts), (_, ends) = (passage_probabilities(side, span) for side in (start, end))
+        readings.append(answer_spans(passage, start, end, span)
+                        | {"tokens": tokens, "starts": starts, "ends": ends})
     return readings
-
-
-def rounded_percent(p: float) -> str:
-    """Format a probability: 0.00194 -> 0.2%, 0.912 -> 91.2%."""
-    return as_percent(round(float(p), 3))
-
-
-def with_bars(text: str, start: float, end: float) -> str:
-    """Return HTML of a token: a solid bar above it for `start`, a striped one below for `end`."""
-    up, down = (round(BAR * float(np.sqrt(p)), 3) for p in (start, end))
-    solid = f"linear-gradient({BLUE},{BLUE}) left 0 top {BAR - up:.3f}em/100% {up}em no-repeat"
-    striped = (f"repeating-linear-gradient(90deg,{RED} 0 3px,transparent 3px 5px) "
-               f"left 0 bottom {BAR - down:.3f}em/100% {down}em no-repeat")
-    note = f"start {rounded_percent(start)}, end {rounded_percent(end)}"
-    style = f"padding:{BAR}em 0; background:{solid},{striped}"
-    return f'<span title="{note}" style="{style}">{html.escape(text)}</span>'
-
-
-def draw_passage(passage: str, reading: dict, references: dict) -> str:
-    """Return HTML of the passage: bars over its tokens, the answer bold, true answers underlined.
-
-    reading: one of `read_passages`; references: {"text", "answer_start"} as in SQuAD. Raises
-    ValueError unless every token has two probabilities between 0 and 1.
-    """
-    tokens = np.asarray(reading["tokens"]).reshape(-1, 2).tolist()
-    for name in ("starts", "ends"):
-        values = np.asarray(reading[name])
-        if values.shape != (len(tokens),) or not ((values >= 0) & (values <= 1 + 1e-6)).all():
-            raise ValueError(f"{name}: expected a probability for each of {len(tokens)} tokens")
-    answer = (reading["start"], reading["end"])
-    true = [(at, at + len(text)) for at, text in
-            zip(references["answer_start"], references["text"], strict=True)]
-    cuts = {0, len(passage), *answer, *(at for span in (*tokens, *true) for at in span)}
-    firsts, pieces = [first for first, _ in tokens], []
-    for a, b in pairwise(sorted(at for at in cuts if 0 <= at <= len(passage))):
-        token = bisect_right(firsts, a) - 1
-        piece = html.escape(passage[a:b])
-        if token >= 0 and b <= tokens[token][1]:
-            start, end = reading["starts"][token], reading["ends"][token]
-            if max(start, end) >= SEEN:
-                piece = with_bars(passage[a:b], start, end)
-        if any(first <= a and b <= last for first, last in true):
-            piece = f"<u>{piece}</u>"
-        if answer[0] <= a and b <= answer[1]:  # marks show it where a page has no styles
-            piece = f"<b>{'▸' * (a == answer[0])}{piece}{'◂' * (b == answer[1])}</b>"
-        pieces.append(piece)
-    return "".join(pieces)
 
 
 def entropy_bits(probabilities: np.ndarray | list) -> float:
@@ -104,66 +58,75 @@ def entropy_bits(probabilities: np.ndarray | list) -> float:
     return float(-(p[p > 0] * np.log2(p[p > 0])).sum()) + 0.0
 
 
-def caption(name: str, reading: dict, references: dict) -> str:
-    """Return HTML of a model's answer, whether it is right, its probability and its entropy."""
-    tokens = np.asarray(reading["tokens"]).reshape(-1, 2)
-    start = np.asarray(reading["starts"])[tokens[:, 0] == reading["start"]].sum()
-    end = np.asarray(reading["ends"])[tokens[:, 1] == reading["end"]].sum()
-    verdict = "✓ right" if is_right(reading["prediction_text"], references) else "✗ wrong"
-    said = html.escape(reading["prediction_text"]) or "<i>nothing</i>"
-    return (
-        f"<b>{html.escape(name)}</b>, {verdict}: {said}<br>start {rounded_percent(start)}, end "
-        f"{rounded_percent(end)}, both {rounded_percent(start * end)}<br>entropy "
-        f"{entropy_bits(reading['starts']):.1f}, {entropy_bits(reading['ends']):.1f} bits"
-    )
+def wrap_passage(passage: str) -> list[tuple[int, int]]:
+    """Return (first, last + 1) character of each line; only words over COLUMNS are cut."""
+    line = rf"\S(?:.{{0,{COLUMNS - 2}}}\S)?(?!\S)|\S{{{COLUMNS}}}"
+    return [found.span() for found in re.finditer(line, passage, re.DOTALL)]
 
 
-def legend() -> str:
-    """Return HTML that explains the bars, with some of them."""
-    scale = "&ensp;".join(with_bars(as_percent(p), p, p) for p in (0.01, 0.1, 0.5, 1))
-    return (
-        '<p style="line-height:2">Solid bar above a word: how likely the answer starts there. '
-        f"Striped bar below: how likely it ends there. For scale:&ensp;"
-        f'<span style="white-space:nowrap">{scale}</span>&ensp;(heights are square '
-        f"roots, so that small ones are seen; below {as_percent(SEEN)} none). <b>▸ … ◂</b> is the "
-        "model's answer, <u>underlined</u> are the true ones. Entropy, of start and of end: 0 bits "
-        "is sure of one word, 3 bits as unsure as among 8.</p>"
-    )
+def plot_reading(question: str, passage: str, readings: dict[str, dict],
+                 references: dict | None = None, most_lines: int = 6) -> View:
+    """Draw {name of a model: its reading} over the passage, with each answer and its place.
 
-
-def show_reading(example: dict, readings: dict[str, dict]) -> str:
-    """Return HTML of one SQuAD row: the passage once for each {name of a model: its reading}."""
-    true = " · ".join(html.escape(text) for text in dict.fromkeys(example["answers"]["text"]))
-    panels = "".join(
-        f'<div><p style="margin:.6em 0 0">{caption(name, reading, example["answers"])}</p>'
-        f'<p style="line-height:2.6; margin:.3em 0">'
-        f'{draw_passage(example["context"], reading, example["answers"])}</p></div>'
-        for name, reading in readings.items()
-    )
-    grid = "display:grid; grid-template-columns:repeat(auto-fit,minmax(17em,1fr)); gap:0 2em"
-    return (f"<p><b>{html.escape(example['question'])}</b><br>True answers: {true}</p>"
-            f'<div style="{grid}">{panels}</div>')
-
-
-def show_broken(examples: Any, readings: dict[str, list[dict]], most: int = 3) -> HTML:
-    """Count the questions that only the last model gets wrong, and show the first of them.
-
-    examples: rows of SQuAD; readings: {name of a model: one reading per example}, pruned last.
+    references: true answers, {"text", "answer_start"} as in SQuAD. Of a longer passage, the lines
+    with the true answers and the highest probabilities are drawn. Raises ValueError unless every
+    token has two probabilities between 0 and 1.
     """
-    *others, last = readings
-    right = {name: [is_right(reading["prediction_text"], answers) for reading, answers in
-                    zip(each, examples["answers"], strict=True)]
-             for name, each in readings.items()}
-    broken = [i for i in range(len(examples))
-              if not right[last][i] and all(right[name][i] for name in others)]
-    found = f"{len(broken):,} of {len(examples):,} questions are answered "
-    if others:
-        mended = sum(now and not before for now, before in zip(right[last], right[others[0]]))
-        found += (f"rightly by {html.escape(' and '.join(others))} and wrongly by "
-                  f"{html.escape(last)}; the other way round it is {mended:,}")
-    else:
-        found += f"wrongly by {html.escape(last)}"
-    shown = "".join(show_reading(examples[i], {name: each[i] for name, each in readings.items()})
-                    for i in broken[:most])
-    first = f" The first {len(broken[:most])}:" if len(broken) > 1 else ""
-    return html_box(f"<p>{found}.{first}</p>{legend() if broken else ''}{shown}")
+    peak, words = np.zeros(len(passage)), []  # the highest probability at each character
+    true = [*zip(references["answer_start"], references["text"])] if references else []
+    peak[[first for first, _ in true]] = 2
+    for name, reading in readings.items():
+        tokens, sides = reading["tokens"], np.array([reading["starts"], reading["ends"]])
+        if sides.shape != (2, len(tokens)) or not ((sides >= 0) & (sides <= 1 + 1e-6)).all():
+            raise ValueError(f"{name}: expected two probabilities for each of the tokens")
+        np.maximum.at(peak, tokens[:, 0], sides.max(0))
+        words.append(
+            f"{name}: “{reading['answer']}” (characters {reading['start']} to {reading['end']}), "
+            f"score {reading['score']:.3f}; entropy of start {entropy_bits(sides[0]):.1f} and end "
+            f"{entropy_bits(sides[1]):.1f} of at most {np.log2(max(1, len(tokens))):.1f} bits.")
+    if true:
+        words.append(f"True answers: {' · '.join(dict.fromkeys(text for _, text in true))}.")
+    every = wrap_passage(passage)
+    lines = sorted(every, key=lambda line: -peak[slice(*line)].max())[:most_lines]
+    if len(lines) < len(every):
+        words.append(f"Drawn are {len(lines)} of {len(every)} lines of the passage.")
+    block = LANE * len(readings) + 1.6
+    fig = Figure((8.6, 0.19 * block * len(lines) + 1), dpi=110)
+    ax = place_axes(fig, 1.7, 0.6, 6.65, 0.19 * block * len(lines))
+    column, top = np.full((2, len(passage)), -100.0)  # of each character; -100 is outside the axes
+    for number, (first, end) in enumerate(sorted(lines)):
+        column[first:end], top[first:end] = np.arange(end - first), number * block
+        for word in re.finditer(r"\S+", passage[first:end]):
+            ax.text(word.start(), (number + 1) * block - 1.1, word.group(), family="monospace",
+                    fontsize=9, color=INK, va="center", parse_math=False)
+    for first, text in true:
+        at = np.arange(first, first + len(text))
+        ax.hlines(top[at] + block - 0.4, column[at], column[at] + 1, GREEN, linewidth=2)
+    for lane, reading in enumerate(readings.values()):
+        zero, answer = top + LANE * (lane + 0.5), np.arange(reading["start"], reading["end"])
+        ax.bar(column[answer], 2, 1, zero[answer] - 1, align="edge", color=FAINT)
+        at, end = reading["tokens"].T
+        for height, style in ((-np.sqrt(reading["starts"]), {"color": BLUE}),
+                              (np.sqrt(reading["ends"]), {"fc": PALE, "ec": RED, "hatch": "////"})):
+            ax.bar(column[at], height, end - at, zero[at], align="edge", lw=0, snap=False, **style)
+    tidy_axes(ax, question, SCALE + "; green: the true answer" * bool(true), grid=False)
+    zeros = np.add.outer(np.arange(len(lines)) * block, LANE * (np.arange(len(readings)) + 0.5))
+    ax.set(xlim=(0, COLUMNS), ylim=(block * len(lines), 0), xticks=[])
+    ax.hlines(zeros, 0, COLUMNS, INK, linewidth=0.6)
+    ax.set_yticks(zeros.ravel(), [*readings] * len(lines), parse_math=False)
+    return View(fig, *words)
+
+
+def show_reading(models: dict[str, Any], question: str, passage: str) -> View:
+    """Draw the answers of {name: `QuestionAnswerer` or (model, tokenizer)} over the passage.
+
+    Raises ValueError for an empty question or passage.
+    """
+    readings = {}
+    for name, model in models.items():
+        answerer = QuestionAnswerer(*model) if isinstance(model, tuple) else model
+        answer = answerer(question, passage)
+        label = {"text": [answer["answer"]], "answer_start": [answer["start"]]}
+        row = {"id": "0", "question": question, "context": passage, "answers": label}
+        (readings[name],) = read_passages(answerer, Dataset.from_list([row]))
+    return plot_reading(question, passage, readings)

@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from smp.fast.topk import keep_top_near
 from smp.files import replaced_file
 from smp.look.snapshots import SCORE_BINS, SNAPSHOT_FORMAT, Snapshots
 from smp.model.mask_code import encode_mask
@@ -31,6 +30,14 @@ def snapshot_steps(steps: int, density_at: Callable[[int, int], float], count: i
     fall = max(1 - densities[-1], 1e-9)
     way = (1 - densities) / fall + np.arange(steps + 1) / steps
     return set(np.searchsorted(way, np.linspace(way[-1], 0, count)).tolist())
+
+
+def keep_largest(sizes: np.ndarray, k: int) -> np.ndarray:
+    """Return the bool mask (n,) of the k largest; of equal sizes the lower index is kept."""
+    cut = np.partition(sizes, -k)[-k] if k else np.inf
+    mask = sizes > cut
+    mask[np.flatnonzero(sizes == cut)[: k - np.count_nonzero(mask)]] = True
+    return mask
 
 
 @torch.no_grad()
@@ -52,11 +59,12 @@ def mask_numbers(mask: torch.Tensor, ranks: torch.Tensor, weight: torch.Tensor) 
         low, high = low - 0.5, high + 0.5
     places = ((ranks - low) * (SCORE_BINS / (high - low))).clamp_(0, SCORE_BINS - 1).byte()
     scores = torch.bincount((2 * places + mask).flatten(), minlength=2 * SCORE_BINS)
+    largest = keep_largest(weight.detach().abs().flatten().float().cpu().numpy(), kept)
     return {
         "rows": mask.sum(1).cpu().numpy(), "columns": mask.sum(0).cpu().numpy(),
         "scores": scores.view(SCORE_BINS, 2).cpu().numpy().astype(np.uint32),
         "edges": np.array([low, high, cut], np.float32),
-        "largest": int((keep_top_near(weight.detach().abs().cpu(), kept)[0] & mask.cpu()).sum()),
+        "largest": int(np.count_nonzero(largest & mask.flatten().cpu().numpy())),
     }
 
 

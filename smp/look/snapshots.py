@@ -1,12 +1,12 @@
 """The snapshot file: the masks of a run at some of its steps, read and validated.
 
-For each step and matrix it has the mask (see smp/model/mask_code.py), kept weights per row and
-column, scores as a histogram, and how many kept weights the last snapshot and magnitude also keep.
+For each step and matrix it contains the mask (see smp/model/mask_code.py), the kept weights of each
+row and column, a histogram of the scores, and the numbers of kept weights that the last snapshot
+and magnitude pruning also keep.
 """
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from smp.text import first_line
 
 SNAPSHOT_FORMAT = "smp-snapshots-1"
 SCORE_BINS = 64
+# the neurons of a head are neighbouring rows of query, key and value, and columns of the output
+HEAD_SIDES = {"query": "rows", "key": "rows", "value": "rows", "attention output": "columns"}
 
 
 class Snapshots:
@@ -109,9 +111,48 @@ class Snapshots:
         """Return the share of all masked weights that is kept."""
         return int(self.parts[step]["kept"].sum()) / self.weights
 
-    def by_layer(self, values: Iterable) -> np.ndarray:
-        """Arrange one value per matrix as (n_layers, n_types), NaN where there is no matrix."""
+    def shares(self, step: int) -> np.ndarray:
+        """Return the share that each matrix keeps, (n_layers, n_types); NaN: no such matrix."""
         table = np.full((len(self.layers), len(self.types)), np.nan)
-        for (_, layer, matrix, _), value in zip(self.matrices, values, strict=True):
-            table[self.layers.index(layer), self.types.index(matrix)] = value
+        for (_, layer, kind, _), share in zip(self.matrices, self.parts[step]["kept"] / self.sizes):
+            table[self.layers.index(layer), self.types.index(kind)] = share
         return table
+
+    def empty(self, step: int, part: str) -> int:
+        """Return the number of empty "rows" or "columns" of all matrices."""
+        return sum(int((kept == 0).sum()) for kept in self.parts[step][part].values())
+
+    def head_shares(self, step: int) -> dict[str, np.ndarray]:
+        """Return {matrix type: share of its weights that each head keeps (n_layers, n_heads)}.
+
+        Empty if the number of heads is unknown or the matrices are not named as in BERT.
+        """
+        heads, found = self.about.get("heads"), dict[str, list]()
+        for name, _, matrix, shape in self.matrices if heads else ():
+            side = HEAD_SIDES.get(matrix)
+            if side and shape[side == "columns"] % heads == 0:
+                kept = self.parts[step][side][name].reshape(heads, -1).sum(1)
+                found.setdefault(matrix, []).append(kept * heads / math.prod(shape))
+        return {matrix: np.array(rows) for matrix, rows in found.items()
+                if len(rows) == len(self.layers)}
+
+    def turnover(self) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Return (steps of the later snapshot, removed, returned) of successive snapshots.
+
+        removed: share of the weights kept before; returned: share of the weights kept now.
+        """
+        kept = np.array([self.parts[step]["kept"].sum() for step in self.steps])
+        both = np.array([self.parts[step]["counts"][:, 0].sum() for step in self.steps])[1:]
+        before, now = kept[:-1], kept[1:]
+        return (self.steps[1:], (before - both) / np.maximum(1, before),
+                (now - both) / np.maximum(1, now))
+
+    def magnitude_overlap(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (overlap, by chance) at each step, as shares of the kept weights of all matrices.
+
+        overlap: kept weights that magnitude pruning also keeps; by chance: that of random masks.
+        """
+        kept = np.array([self.parts[step]["kept"] for step in self.steps])  # (steps, matrices)
+        largest = np.array([self.parts[step]["counts"][:, 1] for step in self.steps])
+        total = np.maximum(1, kept.sum(1))
+        return largest.sum(1) / total, (kept**2 / self.sizes).sum(1) / total

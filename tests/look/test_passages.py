@@ -1,4 +1,4 @@
-"""Probabilities over a passage equal the model's, and its HTML shows them and nothing else."""
+"""Probabilities over a passage equal the model's, and pictures and captions show them."""
 
 import re
 
@@ -7,20 +7,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_figures import NASTY, OURS, Page, hostile
+from test_figures import NASTY, hostile, page_of
 
-from smp.data.windows import featurise
+from smp.look.broken import show_broken
 from smp.look.passages import (
-    caption,
-    draw_passage,
+    COLUMNS,
     entropy_bits,
     passage_probabilities,
+    plot_reading,
     read_passages,
-    show_broken,
+    show_reading,
+    wrap_passage,
 )
-from smp.model.predict import evaluate_answers
-
-OURS = OURS | {("span", "title", "style"), ("u",), ("p", "style"), ("br",), ("div",)}
+from smp.model.question_answerer import QuestionAnswerer
+from smp.plotting import png_bytes
 
 
 def make_reading(passage, answer, sure=0.9):
@@ -33,7 +33,8 @@ def make_reading(passage, answer, sure=0.9):
         chosen = [token[side] == at for token in tokens]
         assert sum(chosen) == 1
         parts[name] = [sure if one else (1 - sure) / (len(tokens) - 1) for one in chosen]
-    return {"prediction_text": answer, "start": start, "end": end, "tokens": tokens, **parts}
+    return {"answer": answer, "score": 0.5, "start": start, "end": end,
+            "tokens": np.array(tokens), **parts}
 
 
 # Probabilities
@@ -59,34 +60,33 @@ def test_probabilities_are_one_softmax_over_all_windows(count, length, data):
     np.testing.assert_allclose(probabilities, expected, rtol=1e-9)
 
 
-def test_readings_equal_evaluation_and_model(tiny_qa, tokenizer, synthetic):
-    """The answers are those of the evaluation, the probabilities those of the model by hand."""
+def test_readings_equal_the_answerer_and_the_model(tiny_qa, tokenizer, synthetic):
+    """The answers are those of `QuestionAnswerer`, the probabilities those of the model by hand."""
     examples = synthetic["eval"].select(range(6))
-    windows = featurise(examples, tokenizer, max_length=96, stride=32)
-    assert len(windows) == len(examples)
-    readings = read_passages(tiny_qa, examples, windows, tokenizer, "fp32")
-    _, predictions = evaluate_answers(tiny_qa, examples, windows, tokenizer, "fp32")
-    for reading, prediction, window in zip(readings, predictions, windows, strict=True):
-        assert reading["prediction_text"] == prediction["prediction_text"]
-        inside = np.array(window["offsets"])[:, 0] >= 0
+    answerer = QuestionAnswerer(tiny_qa, tokenizer, 96, 32)
+    answers = answerer(list(examples["question"]), list(examples["context"]))
+    for reading, answer, row in zip(read_passages(answerer, examples), answers, examples,
+                                    strict=True):
+        assert all(reading[part] == answer[part] for part in ("answer", "start", "end"))
+        assert reading["score"] == pytest.approx(answer["score"], rel=1e-5)
+        found = tokenizer(row["question"], row["context"], return_offsets_mapping=True,
+                          return_tensors="pt")
+        spans = found.pop("offset_mapping")[0]
+        inside = torch.tensor([part == 1 for part in found.sequence_ids(0)])
         with torch.no_grad():
-            out = tiny_qa(**{name: torch.tensor([window[name]]) for name in
-                             ("input_ids", "attention_mask", "token_type_ids")})
+            out = tiny_qa(**found)
         for name, logits in (("starts", out.start_logits), ("ends", out.end_logits)):
-            by_hand = logits[0][torch.tensor(inside)].softmax(0).numpy()
+            by_hand = logits[0][inside].softmax(0).numpy()
             np.testing.assert_allclose(reading[name], by_hand, rtol=1e-4)
-        np.testing.assert_array_equal(reading["tokens"], np.array(window["offsets"])[inside])
+        np.testing.assert_array_equal(reading["tokens"], spans[inside])
 
 
 def test_a_passage_of_many_windows_is_one_reading(tiny_qa, tokenizer, synthetic):
     examples = synthetic["eval"].select(range(3))
-    windows = featurise(examples, tokenizer, max_length=40, stride=8)
-    assert len(windows) > len(examples)
-    whole = featurise(examples, tokenizer, max_length=128, stride=32)
-    for reading, window in zip(read_passages(tiny_qa, examples, windows, tokenizer, "fp32"), whole,
-                               strict=True):
-        known = [tuple(span) for span in window["offsets"] if span[0] >= 0]
-        assert [tuple(token) for token in reading["tokens"]] == known
+    narrow, wide = (QuestionAnswerer(tiny_qa, tokenizer, length, 8) for length in (40, 128))
+    for reading, whole in zip(read_passages(narrow, examples), read_passages(wide, examples),
+                              strict=True):
+        np.testing.assert_array_equal(reading["tokens"], whole["tokens"])
         for name in ("starts", "ends"):
             assert reading[name].sum() == pytest.approx(1)
 
@@ -97,38 +97,87 @@ def test_entropy_is_in_bits():
     assert entropy_bits([0.5, 0.25, 0.25]) == pytest.approx(1.5)
 
 
-# HTML
+# Pictures
 
 PASSAGE = "The bridge was built by Henrik Dahl and opened in 1893 ."
 TRUE = {"text": ["Henrik Dahl", "Dahl"], "answer_start": [24, 31]}
 
 
-def test_bars_have_the_height_of_the_probabilities():
-    page = draw_passage(PASSAGE, make_reading(PASSAGE, "Henrik Dahl", sure=0.89), TRUE)
-    (henrik,) = re.findall(r'<span title="([^"]*)" style="([^"]*)">Henrik</span>', page)
-    assert henrik[0].startswith("start 89%, end 1%")
-    heights = [float(x) for x in re.findall(r"/100% ([\d.]+)em", henrik[1])]
-    assert heights == pytest.approx([0.6 * np.sqrt(0.89), 0.06], abs=1e-3)
-    assert Page(page).text == PASSAGE.replace("Henrik Dahl", "▸Henrik Dahl◂")
-    sure = draw_passage(PASSAGE, make_reading(PASSAGE, "1893", sure=1.0), TRUE)
-    assert sure.count("<span") == 1 and "<b>▸<span" in sure and "◂</b>" in sure
-    assert "<u>Henrik</u>" in sure and "<u>Dahl</u>" in sure
+def bars_of(view):
+    """[(x, y of the lower end, width, height)] of every bar that is inside the axes."""
+    ax = view.parts[0].axes[0]
+    return [(bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()) for bar in ax.patches
+            if bar.get_x() >= 0]
 
 
-def test_caption_has_answer_probabilities_and_entropy():
+def test_bars_stand_over_their_words_with_root_heights():
+    view = plot_reading("Who?", PASSAGE, {"dense": make_reading(PASSAGE, "Henrik Dahl", 0.89)}, TRUE)
+    bars = bars_of(view)
+    answer, rest = bars[:11], bars[11:]  # the answer's box has one part for each character
+    assert [x for x, *_ in answer] == list(range(24, 35))
+    heights = {(x, width): height for x, _, width, height in rest if height < 0}
+    assert heights[24, 6] == pytest.approx(-np.sqrt(0.89))  # the start, upwards
+    assert heights[31, 4] == pytest.approx(-np.sqrt(0.01))
+    assert max(rest, key=lambda bar: bar[3])[::3] == pytest.approx((31, np.sqrt(0.89)))  # the end
+    texts = [text.get_text() for text in view.parts[0].axes[0].texts]
+    assert texts == PASSAGE.split() and png_bytes(view.parts[0])
+
+
+def test_caption_has_answer_place_score_and_entropy():
     reading = make_reading(PASSAGE, "Henrik Dahl", sure=0.5)
-    text = Page(caption("dense", reading, TRUE)).text
-    assert text.startswith("dense, ✓ right: Henrik Dahlstart 50%, end 50%, both 25%entropy 2.7, ")
-    assert "✗ wrong" in caption("dense", reading, {"text": ["nobody"], "answer_start": [0]})
+    lines = plot_reading("Who?", PASSAGE, {"dense": reading}, TRUE).caption.split("\n")
+    bits = 0.5 + 0.5 * np.log2(22)  # half at one word, half over eleven
+    assert lines == [f"dense: “Henrik Dahl” (characters 24 to 35), score 0.500; entropy of start "
+                     f"{bits:.1f} and end {bits:.1f} of at most {np.log2(12):.1f} bits.",
+                     "True answers: Henrik Dahl · Dahl."]
+
+
+def test_long_passages_keep_the_lines_with_something_to_see():
+    passage = " ".join(["word"] * 100 + ["Dahl"] + ["word"] * 100 + ["1893"])
+    reading = make_reading_of(passage, passage.index("1893"), len(passage))
+    view = plot_reading("Who?", passage, {"a": reading},
+                        {"text": ["Dahl"], "answer_start": [passage.index("Dahl")]}, most_lines=2)
+    texts = [text.get_text() for text in view.parts[0].axes[0].texts]
+    assert "Dahl" in texts and "1893" in texts and len(texts) < 60
+    assert f"Drawn are 2 of {len(wrap_passage(passage))} lines" in view.caption
+
+
+def make_reading_of(passage, start, end):
+    """A reading that is sure of the characters start to end."""
+    tokens = np.array([match.span() for match in re.finditer(r"\S+", passage)])
+    return {"answer": passage[start:end], "score": 1.0, "start": start, "end": end,
+            "tokens": tokens, "starts": (tokens[:, 0] == start) * 1.0,
+            "ends": (tokens[:, 1] == end) * 1.0}
+
+
+@given(st.text(st.sampled_from("ab \n"), max_size=400))
+def test_lines_contain_every_word_once(passage):
+    lines = wrap_passage(passage)
+    assert all(0 < end - first <= COLUMNS for first, end in lines)
+    assert "".join("".join(passage[first:end].split()) for first, end in lines) == "".join(
+        passage.split())
+    assert all(b <= c for (_, b), (c, _) in zip(lines, lines[1:]))
 
 
 @pytest.mark.parametrize("change", [
     {"starts": [0.5]}, {"ends": [np.nan] * 12}, {"starts": [-0.1] * 12}, {"ends": [1.5] * 12},
 ])
-def test_draw_passage_refuses_invalid_probabilities(change):
-    reading = make_reading(PASSAGE, "1893")
-    with pytest.raises(ValueError, match=f"{next(iter(change))}: expected a probability for each"):
-        draw_passage(PASSAGE, reading | change, TRUE)
+def test_plot_reading_refuses_invalid_probabilities(change):
+    reading = make_reading(PASSAGE, "1893") | change
+    with pytest.raises(ValueError):
+        plot_reading("Who?", PASSAGE, {"dense": reading})
+
+
+def test_show_reading_takes_answerers_and_pairs(tiny_qa, tokenizer):
+    answerer = QuestionAnswerer(tiny_qa, tokenizer)
+    view = show_reading({"one": answerer, "two": (tiny_qa, tokenizer)}, "Who?", PASSAGE)
+    answer = answerer("Who?", PASSAGE)
+    for name, line in zip(("one", "two"), view.caption.split("\n"), strict=True):
+        assert line.startswith(
+            f"{name}: “{answer['answer']}” (characters {answer['start']} to {answer['end']}), "
+            f"score {answer['score']:.3f}; ")
+    with pytest.raises(ValueError, match="the question is empty"):
+        show_reading({"one": answerer}, " ", PASSAGE)
 
 
 def test_show_broken_counts_all_and_shows_the_first():
@@ -137,15 +186,17 @@ def test_show_broken_counts_all_and_shows_the_first():
     right, wrong = (make_reading(PASSAGE, answer) for answer in ("Henrik Dahl", "1893"))
     dense = [right, right, wrong, right, right, wrong, right, right]
     pruned = [right, wrong, right, wrong, wrong, wrong, wrong, right]
-    text = Page(show_broken(examples, {"dense": dense, "pruned": pruned}, most=2).data).text
-    assert "4 of 8 questions are answered rightly by dense and wrongly by pruned" in text
-    assert "the other way round it is 1. The first 2:" in text
-    assert re.findall(r"number \d", text) == ["number 1", "number 3"]
-    assert text.count("dense, ✓ right") == text.count("pruned, ✗ wrong") == 2
-    alone = Page(show_broken(examples, {"pruned": pruned}, most=9).data).text
-    assert "5 of 8 questions are answered wrongly by pruned. The first 5:" in alone
-    none = Page(show_broken(examples, {"pruned": [right] * 8}).data).text
-    assert none == "0 of 8 questions are answered wrongly by pruned."
+    view = show_broken(examples, {"dense": dense, "pruned": pruned}, most=2)
+    first = view.caption.split("\n")[0]
+    assert first == ("4 of 8 questions are answered wrongly by pruned and rightly by dense; the "
+                     "reverse is true of 1. 2 of them follow.")
+    assert [part.axes[0].get_title(loc="left") for part in view.parts if not isinstance(part, str)
+            ] == ["number 1", "number 3"]
+    assert view.caption.count("dense: “Henrik") == view.caption.count("pruned: “1893”") == 2
+    alone = show_broken(examples, {"pruned": pruned}, most=9)
+    assert alone.caption.startswith("5 of 8 questions are answered wrongly by pruned. 5 of them")
+    none = show_broken(examples, {"pruned": [right] * 8})
+    assert none.caption == "0 of 8 questions are answered wrongly by pruned. 0 of them follow."
 
 
 class Rows(list):
@@ -155,21 +206,23 @@ class Rows(list):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(hostile, st.lists(hostile.filter(str.strip), min_size=1, max_size=6), hostile, st.data())
-def test_no_text_of_the_data_becomes_html(question, words, name, data):
+def test_no_text_of_the_data_becomes_html_or_a_formula(question, words, name, data):
     passage = " ".join(words)
-    tokens = [match.span() for match in re.finditer(r"\S+", passage)]
+    tokens = np.array([match.span() for match in re.finditer(r"\S+", passage)])
     numbers = st.lists(st.floats(0, 1), min_size=len(tokens), max_size=len(tokens))
     first = data.draw(st.integers(0, len(tokens) - 1))
     last = data.draw(st.integers(first, len(tokens) - 1))
-    start, end = tokens[first][0], tokens[last][1]
-    a, b = sorted(data.draw(st.tuples(*[st.integers(0, len(passage))] * 2)))
+    start, end = int(tokens[first][0]), int(tokens[last][1])
+    a, b = sorted(data.draw(st.tuples(*[st.integers(0, len(passage) - 1)] * 2)))
     example = {"question": question, "context": passage,
-               "answers": {"text": [passage[a:b] + NASTY, passage[a:b]], "answer_start": [a, a]}}
-    reading = {"prediction_text": passage[start:end] + "x", "start": start, "end": end,
+               "answers": {"text": [passage[a:b]], "answer_start": [a]}}
+    reading = {"answer": passage[start:end] + NASTY, "start": start, "end": end, "score": 0.1,
                "tokens": tokens, "starts": data.draw(numbers), "ends": data.draw(numbers)}
-    page = Page(show_broken(Rows([example]), {name: [reading]}).data)
-    assert page.tags <= OURS
-    assert question in page.text and reading["prediction_text"] in page.text
-    assert passage[:start] + "▸" + passage[start:end] + "◂" + passage[end:] in page.text
+    view = show_broken(Rows([example]), {name: [reading]})
+    assert set(re.findall("<[^>]*>", page_of(view))) <= {"<p>", "</p>", "<span>", "</span>"}
+    if len(view.parts) > 1:
+        assert png_bytes(view.parts[1])  # text that matplotlib could read as a formula is drawn
+        ax = view.parts[1].axes[0]
+        assert ax.get_title(loc="left") == question and reading["answer"] in view.caption

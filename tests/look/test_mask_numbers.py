@@ -5,15 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smp.look.mask_stats import (
-    empty_counts,
-    head_shares,
-    kept_shares,
-    magnitude_overlap,
-    mask_churn,
-    pool_mask,
-    window_of,
-)
+from smp.look.matrix_figures import pool_mask, window_of
+from smp.look.snapshot_writer import keep_largest
 from smp.look.snapshots import Snapshots
 
 
@@ -48,27 +41,36 @@ def test_window_is_inside_and_has_the_wanted_side(shape, side, row, column):
         assert side is None or part.start == min(at, max(0, n - side))
 
 
-def test_by_layer_puts_values_at_layer_and_type(saved):
+def test_shares_are_placed_at_layer_and_type(saved):
     saved.matrices = [["a", 1, "key", [1, 1]], ["b", 0, "query", [1, 1]], ["c", 1, "query", [1, 1]]]
-    saved.layers, saved.types = [0, 1], ["key", "query"]
-    np.testing.assert_array_equal(saved.by_layer([3, 1, 2]), [[np.nan, 1], [3, 2]])
+    saved.layers, saved.types, saved.sizes = [0, 1], ["key", "query"], np.array([10, 10, 10])
+    saved.parts = {0: {"kept": np.array([3, 1, 2])}}
+    np.testing.assert_array_equal(saved.shares(0), [[np.nan, 0.1], [0.3, 0.2]])
 
 
 def test_shares_and_empty_rows_equal_those_of_the_masks(saved, kept_masks):
     for step, matrices in kept_masks[1].items():
-        layers, types, shares = saved.layers, saved.types, kept_shares(saved, step)
-        rows, columns = (empty_counts(saved, step, part) for part in ("rows", "columns"))
+        layers, types, shares = saved.layers, saved.types, saved.shares(step)
         assert layers == [0, 1] and types[:3] == ["query", "key", "value"] and len(types) == 6
         for name, layer, matrix, _ in saved.matrices:
-            mask, where = matrices[name][0], (layers.index(layer), types.index(matrix))
-            assert shares[where] == mask.mean()
-            assert rows[where] == sum(not row.any() for row in mask)
-            assert columns[where] == sum(not row.any() for row in mask.T)
-    assert rows.sum() + columns.sum() > 0  # there were some to count
+            assert shares[layers.index(layer), types.index(matrix)] == matrices[name][0].mean()
+        masks = [mask for mask, _, _ in matrices.values()]
+        rows, columns = saved.empty(step, "rows"), saved.empty(step, "columns")
+        assert rows == sum(not row.any() for mask in masks for row in mask)
+        assert columns == sum(not row.any() for mask in masks for row in mask.T)
+    assert rows + columns > 0  # some were counted
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.data())
+def test_keep_largest_equals_a_stable_sort(sizes, data):
+    k = data.draw(st.integers(0, len(sizes)))
+    expected = np.zeros(len(sizes), bool)
+    expected[np.argsort(-np.array(sizes), kind="stable")[:k]] = True
+    np.testing.assert_array_equal(keep_largest(np.array(sizes, np.float32), k), expected)
 
 
 def test_heads_are_rows_of_qkv_and_columns_of_the_output(saved, kept_masks):
-    shares = head_shares(saved, 20)
+    shares = saved.head_shares(20)
     assert list(shares) == ["query", "key", "value", "attention output"]
     for name, layer, matrix, _ in saved.matrices:
         mask = kept_masks[1][20][name][0]
@@ -77,18 +79,18 @@ def test_heads_are_rows_of_qkv_and_columns_of_the_output(saved, kept_masks):
             own = mask[:, part] if matrix == "attention output" else mask[part]
             assert shares[matrix][layer, head] == own.mean()
     saved.about.pop("heads")
-    assert head_shares(saved, 20) == {}
+    assert saved.head_shares(20) == {}
 
 
-def test_churn_and_overlap_equal_direct_counts(saved, kept_masks):
+def test_turnover_and_overlap_equal_direct_counts(saved, kept_masks):
     kept = kept_masks[1]
-    steps, removed, returned = mask_churn(saved)
+    steps, removed, returned = saved.turnover()
     assert steps == [10, 20, 30]
     for i, (a, b) in enumerate(((0, 10), (10, 20), (20, 30))):
         before, now = flat(kept[a]), flat(kept[b])
         assert removed[i] == np.sum(before & ~now) / before.sum()
         assert returned[i] == np.sum(now & ~before) / now.sum()
-    overlap, chance = magnitude_overlap(saved)
+    overlap, chance = saved.magnitude_overlap()
     for i, step in enumerate(saved.steps):
         both = total = lucky = 0
         for mask, _, size in kept[step].values():
