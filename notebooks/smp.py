@@ -266,7 +266,7 @@ show_examples(data["train"], 1)
 
 # %% [markdown]
 # **3.3 Model and masks.** Every linear layer of the encoder gets a mask. At density 1 the masked model
-# must answer exactly as the stock model, to the last bit.
+# must answer exactly as the stock model, to the last bit: `torch.equal` checks it.
 
 # %%
 from functools import partial
@@ -297,7 +297,6 @@ masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters; trained: "
       f"{masked:,} scores and {trained - masked:,} other numbers; head: {head}")
-print("density 1 equals the stock model bit for bit: True")
 
 # %% [markdown]
 # ### 3.4 The training loop
@@ -351,7 +350,7 @@ plot_overview(saved_masks)
 # **One matrix over time.** The query matrix of the last layer at five steps.
 
 # %%
-plot_strip(saved_masks, [name for name, kind, *_ in saved_masks.matrices if kind == "query"][-1])
+plot_strip(saved_masks, [name for name, kind, *_ in masks.matrices if kind == masks.matrices[0][1]][-1])
 
 # %% [markdown]
 # **Turnover.** The weights that are removed and that return between two snapshots, and the share of
@@ -413,11 +412,11 @@ from smp.model.load import load_qa_model
 from smp.model.question_answerer import QuestionAnswerer
 
 dense = find_teacher(results, model_sha, settings.data)
-answerers = {name: QuestionAnswerer(one, tokenizer, settings.max_length, settings.stride,
-                                    settings.precision) for name, one in models.items()}
-asked = data["eval"].select(range(min(200, len(data["eval"]))))
 models = {"fine-tuned": load_qa_model(str(dense[0]))[0]} if dense else {}
-models["pruned"] = pruned
+answerers = {name: QuestionAnswerer(one, tokenizer, settings.max_length, settings.stride,
+                                    settings.precision)
+             for name, one in (models | {"pruned": pruned}).items()}
+asked = data["eval"].select(range(min(200, len(data["eval"]))))
 show_broken(asked, {name: read_passages(one, asked) for name, one in answerers.items()})
 
 # %% [markdown]
@@ -434,15 +433,14 @@ show_reading(answerers, question, passage)
 # untouched base model, this file is the whole task: both give the same logits, bit for bit.
 
 # %%
-from smp.task.apply import MASK_FILE, describe_task, load_task
-from smp.task.mask_file import save_masks
+from smp.task.apply import describe_task, load_task
+from smp.task.mask_file import MASK_FILE, save_masks
 
 about = describe_task(record, pruned, settings.model, getattr(model.config, "_commit_hash", None), head,
                       scores, len(data["eval"]))
 mask_bytes = save_masks(final_masks, saved / MASK_FILE, **about)
-with torch.no_grad():
-    from_masks, _, _ = load_task(settings.model, saved)
-    assert torch.equal(masked_logits, from_masks(**probe).start_logits)
+from_masks, _, _ = load_task(settings.model, saved / MASK_FILE)
+assert torch.equal(masked_logits, from_masks(**probe).start_logits)
 share_kept = sum(row["kept"] for row in layers) / masked
 bits = -sum(p * math.log2(p) for p in (share_kept, 1 - share_kept) if p > 0)
 print(f"{MASK_FILE} {mask_bytes / 1e6:.3f} MB (bound {masked * bits / 8e6:.3f} MB), "

@@ -242,7 +242,6 @@ masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters; trained: "
       f"{masked:,} scores and {trained - masked:,} other numbers; head: {head}")
-print("density 1 equals the stock model bit for bit: True")
 
 # %% [markdown]
 # ### 3.4 The training loop
@@ -425,15 +424,14 @@ show_reading(answerers, question, passage)
 # the untouched base model, this file is the whole task: both give the same logits, bit for bit.
 
 # %%
-from smp.task.apply import MASK_FILE, describe_task, load_task
-from smp.task.mask_file import save_masks
+from smp.task.apply import describe_task, load_task
+from smp.task.mask_file import MASK_FILE, save_masks
 
 about = describe_task(record, pruned, settings.model, getattr(model.config, "_commit_hash", None), head,
                       scores, len(data["eval"]))
 mask_bytes = save_masks(final_masks, saved / MASK_FILE, **about)
-with torch.no_grad():
-    from_masks, _, _ = load_task(settings.model, saved)
-    assert torch.equal(masked_logits, from_masks(**probe).start_logits)
+from_masks, _, _ = load_task(settings.model, saved / MASK_FILE)
+assert torch.equal(masked_logits, from_masks(**probe).start_logits)
 share_kept = sum(row["kept"] for row in layers) / masked
 bits = -sum(p * math.log2(p) for p in (share_kept, 1 - share_kept) if p > 0)
 print(f"{MASK_FILE} {mask_bytes / 1e6:.3f} MB (bound {masked * bits / 8e6:.3f} MB), "

@@ -65,8 +65,8 @@ def predict_logits(model: nn.Module, features: Dataset, tokenizer: Any, precisio
                    batch_size: int = 32, note: str = "predicting") -> tuple[np.ndarray, np.ndarray]:
     """Return start and end logits, each float32 (n_features, longest), padded with -inf.
 
-    note: the text of the progress bar, "" for none. Several processes divide the windows among them, and all
-    return the logits of all windows.
+    note: the text of the progress bar, "" for none. Several processes divide the windows among
+    them, and all return the logits of all windows.
     """
     accelerator = make_accelerator(precision)
     was_training = model.training

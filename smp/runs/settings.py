@@ -65,7 +65,7 @@ class Settings:
         print(f"profile {self.profile}, {f'changed: {changes}' if changes else 'no changes'}")
         cells = [f"{name:22} {getattr(self, name)}" for name in names or asdict(self)]
         half = (len(cells) + 1) // 2
-        for left, right in zip(cells, [*cells[half:], ""]):
+        for left, right in zip(cells[:half], [*cells[half:], ""]):
             print(f"  {left:44}{right}".rstrip())
 
     @property
