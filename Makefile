@@ -1,10 +1,10 @@
-# `make` lists the targets. They take no variables except PY. `.venv/bin/smp` takes all settings.
+# `make` lists the targets. They have no variables except PY. Settings are options of `.venv/bin/smp`.
 
 PYTHON := .venv/bin/python
 READY := .venv/installed
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
-# PY=python3.12 chooses the Python that .venv is made with.
+# PY=python3.12 selects the Python of .venv.
 NEW_ENOUGH := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo $$p; break; }; done)
@@ -12,7 +12,7 @@ PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 pytho
 UNKNOWN := $(foreach name,$(filter-out PY,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 ifneq ($(strip $(UNKNOWN)),)
 COMMAND := $(if $(filter bench,$(MAKECMDGOALS)),python -m benchmarks,smp $(or $(filter sweep,$(MAKECMDGOALS)),run))
-$(error make does not know $(foreach name,$(UNKNOWN),$(name)=$(value $(name))); use .venv/bin/$(COMMAND) \
+$(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): use .venv/bin/$(COMMAND) \
   $(foreach name,$(UNKNOWN),--$(shell echo $(name) | tr A-Z_ a-z-) $(value $(name))) instead)
 endif
 
@@ -23,10 +23,10 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "Everything else: .venv/bin/smp --help"
 
-# A recipe that takes long replaces its shell (exec), so that the signal that ends make ends it too.
+# A long recipe replaces its shell (exec), so a signal that ends make also ends the recipe.
 run: $(READY)  ## run the three notebooks, one after another, and print the results
-	@$(PYTHON) tools/build_notebooks.py --check || echo "(they run as they are now;" \
-	  "make notebooks would replace what was changed in them)" >&2
+	@$(PYTHON) tools/build_notebooks.py --check || echo "(the notebooks run unchanged;" \
+	  "make notebooks would replace the changes in them)" >&2
 	@exec .venv/bin/smp run
 
 bench: $(READY)  ## measure speed and memory and compare with plain implementations of the same work
@@ -40,7 +40,7 @@ test-newest:  ## run the tests in .venv-newest, with the newest versions that py
 	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,export,notebooks]"
 	@exec env OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST)
 
-test-browser: $(READY)  ## use a notebook in headless Chromium (not part of test; needs Chromium)
+test-browser: $(READY)  ## test a notebook in headless Chromium (not part of test)
 	@exec $(PYTHON) tools/browser.py
 
 test-recovery: $(READY)  ## kill a small training 100 times and check that its result is unchanged
@@ -58,13 +58,13 @@ check: $(READY)  ## lint, types, imports of the rooms, notebooks up to date
 	@$(PYTHON) .venv/bin/lint-imports --no-logo > .venv/imports.log || { cat .venv/imports.log >&2; exit 1; }
 	@exec $(PYTHON) -m mypy --no-error-summary
 
-table: $(READY)  ## compute the tables of the reference results and the README's
+table: $(READY)  ## compute the tables of the reference results and of the README
 	@exec .venv/bin/smp table --reference
 
 pages: $(READY)  ## export the executed notebooks to results/pages/, as self-contained HTML
 	@exec $(PYTHON) tools/pages.py
 
-lab: $(READY)  ## open JupyterLab here
+lab: $(READY)  ## open JupyterLab in this folder
 	@exec $(PYTHON) -m jupyterlab
 
 lock: $(READY)  ## compute requirements.lock from requirements.txt
@@ -72,19 +72,19 @@ lock: $(READY)  ## compute requirements.lock from requirements.txt
 	@exec .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --excludes .venv/excludes --custom-compile-command "make lock" requirements.txt -o requirements.lock
 
-clean:  ## remove the environments, caches and copies of failed notebooks; results stay
+clean:  ## remove the environments, caches and copies of failed notebooks, but no results
 	@rm -rf .venv .venv-newest .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
 	  -exec rm -rf {} +
 	@find . -name .git -prune -o -name '*.failed.ipynb' -exec rm -f {} +
 
-# Written last, so that an interrupted installation starts again.
+# The file is written last, so an interrupted installation starts again.
 $(READY): requirements.lock
 	@"$(PY)" -c '$(NEW_ENOUGH)' 2>/dev/null \
 	  || { echo "$(or $(PY),python3) is not a Python 3.11 or newer with its venv module: install one" \
 	  "(Debian, Ubuntu: apt install python3-venv) or name one with make PY=/path/to/python" >&2; \
 	  exit 1; }
-	@echo "Making .venv with $(PY) and installing requirements.lock and torch: 3 to 10 minutes, once."
+	@echo "Creating .venv with $(PY) and installing requirements.lock and torch: 3 to 10 minutes, once."
 	@"$(PY)" -m venv .venv
 	@$(PYTHON) $(PIP) --require-hashes --no-deps --requirement requirements.lock
 	@$(PYTHON) $(PIP) $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)

@@ -1,1 +1,1 @@
-"""What the repository's speed is, against plain versions of the same work (`make bench`)."""
+"""Speed and memory of this repository, compared with plain implementations (`make bench`)."""

@@ -1,4 +1,4 @@
-"""`make bench`: runs the topics, prints a table, writes results/bench.json and its picture."""
+"""`make bench`: run the topics, print a table, write results/bench.json and its picture."""
 
 import argparse
 import contextlib
@@ -25,8 +25,10 @@ RESULTS = ROOT / "results"
 
 
 def topics():
-    """{name: module} of the modules here that have a function measure(), by their docstrings, which
-    begin with the letter of the goal."""
+    """Return {name: module} of the modules in benchmarks/ that have a function measure().
+
+    They are sorted by their docstrings, which begin with the letter of the goal.
+    """
     found = [importlib.import_module(f"benchmarks.{module.name}")
              for module in pkgutil.iter_modules(benchmarks.__path__) if module.name != "__main__"]
     measuring = [module for module in found if hasattr(module, "measure")]
@@ -35,36 +37,35 @@ def topics():
 
 
 def choose(wanted, known):
-    """The topics wanted, by name or by letter; all without any. ValueError for an unknown one."""
+    """Return the wanted topics, given by name or letter, or all. Raises ValueError if unknown."""
     letters = {letter: name for name, module in known.items()
                for letter in (module.__doc__ or name).split(":")[0].split(", ")}
     names = [letters.get(one, one) for one in wanted or known]
     for name in names:
         if name not in known:
-            raise ValueError(f"no topic {name!r}: expected some of {', '.join(known)}, or their "
+            raise ValueError(f"topic is {name!r}, expected some of {', '.join(known)}, or their "
                              "letters")
     return names
 
 
 def earlier(path, described):
-    """(what the file holds, in what it differs from what is described) of rows measured before.
+    """Return (earlier rows of the file, "" or its first difference from the described machine).
 
-    Of another machine or other versions it holds nothing that counts, and the first difference is
-    told in words, which are empty otherwise.
+    Rows of another machine or other versions are left out, because they are not comparable.
     """
-    nothing = {"ratios": [], "growth": [], "seconds": {}}
+    empty = {"ratios": [], "growth": [], "seconds": {}}
     if not path.exists():
-        return nothing, ""
+        return empty, ""
     before = json.loads(path.read_text(encoding="utf-8"))
     for part, now in described.items():
         for key, value in now.items():
             if before[part].get(key) != value:
-                return nothing, f"{key} {before[part].get(key)}, not {value}"
-    return {key: before.get(key, none) for key, none in nothing.items()}, ""
+                return empty, f"{key} {before[part].get(key)}, not {value}"
+    return {key: before.get(key, none) for key, none in empty.items()}, ""
 
 
 def with_topic(document, name, found, seconds, order):
-    """The document with what a topic found in place of what it held of it, topics in order."""
+    """Return the document with the rows of one topic replaced, topics in order."""
     place = {topic: row for row, topic in enumerate(order)}
     found = [one | {"topic": name} for one in found]
     rows = {
@@ -79,13 +80,14 @@ def with_topic(document, name, found, seconds, order):
 
 
 def line(one):
+    """Return the two lines of a result."""
     goal = "" if one["goal"] is None else f"{one['goal']:>8} {'met' if one['met'] else 'MISSED'}"
     spread = "..".join(f"{number:.4g}" for number in one["spread"])
     return f"{one['name']:<68} {one['value']:>9.4g}  {spread:<18} {goal}\n    {one['detail']}"
 
 
 def draw(document, path):
-    """Ratios against their goals, and a panel for each direction the work grows in."""
+    """Draw the ratios against their goals, and one panel for each kind of growth."""
     compared = [one for one in document["ratios"] if one["goal"]]
     axes_names = list(dict.fromkeys(one["axis"] for one in document["growth"]))
     figure = plt.figure(figsize=(12, 1.5 + 0.3 * len(compared) + 3), layout="constrained")
@@ -101,7 +103,7 @@ def draw(document, path):
     axis.set_yticks(range(len(compared)), [f"{o['name']} ({o['goal']})" for o in compared])
     axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_xlabel("times better than the goal: median and quartiles")
+    axis.set_xlabel("ratio to the goal (above 1: met): median and quartiles")
     panels = below.subplots(1, len(axes_names), squeeze=False)[0] if axes_names else []
     for panel, name in zip(panels, axes_names):
         points = [one for one in document["growth"] if one["axis"] == name]
@@ -129,7 +131,7 @@ def main(arguments=None):
     names = choose(wanted.only, known)
     before, difference = earlier(path, described)
     document = described | before
-    keep = not (wanted.only and difference)  # some topics do not replace all of another machine
+    keep = not (wanted.only and difference)  # some topics do not replace a file of another machine
     print(json.dumps(described))
     for name in names:
         give_memory_back()
@@ -141,14 +143,14 @@ def main(arguments=None):
         document |= with_topic(document, name, found, seconds, known)
         print(f"    ({name}: {seconds} s)", flush=True)
         if keep:
-            # Each at once: a topic that runs out of memory takes nothing of the others with it.
+            # Written after each topic, so that a topic that runs out of memory loses no other.
             replace_text_file(path, json.dumps(document, indent=1) + "\n")
     if keep:
         draw(document, path.with_suffix(".png"))
         written = f"written: {path.name}, {path.with_suffix('.png').name}"
     else:
-        written = (f"not written, for {path.name} was measured with {difference}: run all topics "
-                   "to replace it, or move it away")
+        written = (f"not written, because {path.name} was measured with {difference}: run all "
+                   "topics to replace it, or move it away")
     print(run_on_gpus.table())
     print(f"{sum(document['seconds'][name] for name in names)} s; {written}")
 

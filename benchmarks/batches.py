@@ -1,4 +1,4 @@
-"""d: windows a second when batches are of similar length, against padding all to 384 tokens."""
+"""d: windows per second with batches of similar length, compared with padding to 384 tokens."""
 
 import numpy as np
 
@@ -15,14 +15,14 @@ MINI = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, interm
 def measure():
     data, name = questions()
     windows = featurise(data["train"].select(range(400)), embedded_tokenizer(), 384, 128)
-    windows = windows.select(range(400))  # fifty batches: a stretch that the loader sorts
+    windows = windows.select(range(400))  # fifty batches, which the loader sorts together
     by_length = list(make_loader(windows, embedded_tokenizer(), BATCH, shuffle=True))
     order = np.random.default_rng(0).permutation(len(windows)).tolist()
     padded = list(padded_batches(windows, embedded_tokenizer(), BATCH, 384, order))
     model, turn = bert(**MINI), {"ours": 0, "padded": 0}
 
     def some(name, batches):
-        """Trains on two batches far apart, in each round on others: they are sorted by length."""
+        """Train on two batches far apart, in each round on others: they are sorted by length."""
         part = batches[(5 * turn[name] + 2) % 25 :: 25]
         turn[name] += 1
         train_plainly(model, [{k: v.to(device()) for k, v in batch.items()} for batch in part])
@@ -33,8 +33,8 @@ def measure():
     mean = np.mean([len(ids) for ids in windows["input_ids"]])
     squad = "squad" in name.lower()
     return [result(
-        f"d: windows a second, batches by length / padded to 384, {name}",
+        f"d: windows per second, batches by length / padded to 384, {name}",
         *ratio(seconds["padded"], seconds["ours"]), ">= 1.8" if squad else None,
-        f"encoder of six layers, batches of {BATCH}, {mean:.0f} tokens a window on average"
+        f"encoder of six layers, batches of {BATCH}, {mean:.0f} tokens per window on average"
         + ("" if squad else "; the goal is for SQuAD"),
     )]

@@ -1,4 +1,4 @@
-"""f: 10,570 answers from logits, against the usual n-best loop; the answers are the same."""
+"""f: 10,570 answers from logits, compared with the usual n-best loop; the answers are equal."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from smp.data.windows import featurise
 
 
 def peaked_logits(features, seed=0):
-    """Start and end logits (n, 384) as of a trained model: noise, and a peak at the answer."""
+    """Return start and end logits (n, 384) like a trained model's: noise and a peak."""
     rng = np.random.default_rng(seed)
     start, end = rng.normal(size=(2, len(features), 384)).astype(np.float32)
     for logits, name in ((start, "start_positions"), (end, "end_positions")):
@@ -25,19 +25,19 @@ def measure():
     examples = data["eval"]
     features = featurise(examples, embedded_tokenizer(), 384, 128)
     logits = peaked_logits(features)
-    said = {}
+    answers = {}
 
     def ours():
-        said["ours"] = {one["id"]: one["prediction_text"]
-                        for one in decode_answers(examples, features, *logits)}
+        answers["ours"] = {one["id"]: one["prediction_text"]
+                           for one in decode_answers(examples, features, *logits)}
 
     def loop():
-        said["loop"] = n_best_answers(examples, features, *logits)
+        answers["loop"] = n_best_answers(examples, features, *logits)
 
     seconds = time_in_turns({"ours": ours, "loop": loop}, rounds=3, warm_up=0)
-    if said["ours"] != said["loop"]:
-        raise AssertionError("the two ways of decoding give different answers")
+    if answers["ours"] != answers["loop"]:
+        raise AssertionError("both decodings must give equal answers, but they differ")
     return [result(
         "f: decoding, n-best loop / vectorised", *ratio(seconds["loop"], seconds["ours"]), ">= 15",
-        f"{len(examples):,} answers of {name}, all the same: {min(seconds['ours']):.2f} s",
+        f"{len(examples):,} answers of {name}, all equal: {min(seconds['ours']):.2f} s",
     )]

@@ -1,4 +1,4 @@
-"""g: windows of the training questions, against the tokenizer alone on the same pairs."""
+"""g: windows of the training questions, compared with the tokenizer alone on the same pairs."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from benchmarks.measure import ratio, result, seconds_of
 from benchmarks.workload import embedded_tokenizer, questions
 from smp.data.windows import featurise
 
-PARTS, TIMED = 12, 3  # the questions in so many parts, and how many of these are timed
+PARTS, TIMED = 12, 3  # number of parts of the questions, and of timed parts
 
 
 def tokenise_pairs(rows, tokenizer):
@@ -23,7 +23,7 @@ def measure():
     train, tokenizer = data["train"], embedded_tokenizer()
     order = np.argsort(np.array(train["context"][:], dtype=object), kind="stable")
     ours, alone = [], []
-    parts = np.array_split(order, PARTS)[:: PARTS // TIMED]  # whole paragraphs, nearly
+    parts = np.array_split(order, PARTS)[:: PARTS // TIMED]  # nearly whole paragraphs
     for part in parts:
         some = train.select(part.tolist())
         rows = some[:]
@@ -32,6 +32,6 @@ def measure():
     count = sum(map(len, parts))
     return [result(
         "g: featurising / the tokenizer alone on every pair", *ratio(ours, alone), "<= 1.5",
-        f"{count:,} questions of {name} in {TIMED} parts: {sum(ours):.1f} s, nothing cached; at "
-        f"that pace all {len(train):,} take {sum(ours) * len(train) / count:.0f} s",
+        f"{count:,} questions of {name} in {TIMED} parts: {sum(ours):.1f} s, without a cache; at "
+        f"this rate all {len(train):,} take {sum(ours) * len(train) / count:.0f} s",
     )]

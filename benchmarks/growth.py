@@ -1,4 +1,4 @@
-"""i: seconds of an SMP step as the work grows, in one direction at a time."""
+"""i: seconds of an SMP step for growing layers, width, tokens, batch or density."""
 
 import numpy as np
 

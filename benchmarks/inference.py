@@ -1,5 +1,7 @@
-"""inference: a pruned BERT-base on a CPU, by CSR products, compact, in bf16 and by other engines,
-against dense fp32."""
+"""inference: a pruned BERT-base on a CPU, compared with dense fp32.
+
+The formats are CSR products, the compact model, bf16 and other engines.
+"""
 
 import copy
 import functools
@@ -20,8 +22,8 @@ from smp.fast.sparse import accelerate
 from smp.model.encoder import encoder_linears
 
 SHAPES = ((1, 384), (8, 128))  # batch, tokens
-GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # times faster than dense
-DEAD = 1 / 3  # of the neurons and of the heads, planted for compaction
+GOALS = {0.5: ">= 1.0", 0.1: ">= 2.0", 0.03: ">= 3.5"}  # speed-up over dense
+DEAD = 1 / 3  # share of the neurons and heads that are set to zero
 ROUNDS = 3
 
 
@@ -32,7 +34,7 @@ def random_bert():
 
 
 def bert(density=1.0):
-    """A BERT-base of random weights, each kept with this probability; on the CPU."""
+    """Return a BERT-base with random weights on the CPU; each is kept with this probability."""
     model = copy.deepcopy(random_bert())
     with torch.no_grad():
         for *_, linear in encoder_linears(model):
@@ -41,7 +43,7 @@ def bert(density=1.0):
 
 
 def compacted():
-    """(dense BERT-base from which what was planted dead is taken out, compaction's report)."""
+    """Return (dense BERT-base without its dead units, report of `prune_dead_units`)."""
     model = bert()
     with torch.no_grad():
         for block in model.bert.encoder.layer:
@@ -72,7 +74,7 @@ def run_in_bf16(model, batch):
 
 
 class Logits(nn.Module):
-    """The model with tensors in and out, as exporters want it."""
+    """The model with tensors as inputs and outputs, as exporters need it."""
 
     def __init__(self, model):
         super().__init__()
@@ -89,20 +91,20 @@ def installed(*packages):
 
 @functools.cache
 def scratch():
-    return tempfile.TemporaryDirectory()  # gone when the process ends
+    return tempfile.TemporaryDirectory()  # removed when the process ends
 
 
 @functools.cache
 def exported(size, tokens):
-    """Path of a pruned BERT-base as ONNX, for batches of this size."""
+    """Return the path of a pruned BERT-base as ONNX, for batches of this size."""
     path = Path(scratch().name) / f"{size}x{tokens}.onnx"
     export(bert(0.1), batch_of(size, tokens), path)
     return path
 
 
 def export(model, batch, path):
-    """Writes the model as ONNX, for batches of this size."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names operators of torchvision
+    """Write the model as ONNX, for batches of this size."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about torchvision
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -116,7 +118,7 @@ def onnxruntime_fp32(path, batch):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # waiting threads would take the cores from whoever has the next turn
+    # spinning threads would use the cores during the next turn
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
     inputs = {name: tensor.numpy() for name, tensor in batch.items()}
@@ -134,22 +136,22 @@ def openvino(path, batch, precision="f32"):
     return lambda: model(inputs)
 
 
-ENGINES = {  # name: (its package, what makes a function that answers the batch)
+ENGINES = {  # name: (package, function that returns a function for the batch)
     "ONNX Runtime fp32": ("onnxruntime", onnxruntime_fp32),
     "OpenVINO fp32": ("openvino", openvino),
     "OpenVINO bf16": ("openvino", functools.partial(openvino, precision="bf16")),
 }
-EXPORTER = ("onnx", "onnxscript")  # what torch.onnx.export needs
+EXPORTER = ("onnx", "onnxscript")  # needed by torch.onnx.export
 
 
 def engines():
-    """{name: function} of the other engines that are installed."""
+    """Return {name: function} of the installed other engines."""
     return {name: make for name, (package, make) in ENGINES.items()
             if installed(package, *EXPORTER)}
 
 
 def speeds(size, tokens):
-    """Results of all ways to answer one batch, timed in turns."""
+    """Return the results of all formats for one batch, timed in turns."""
     batch, dense = batch_of(size, tokens), bert(0.1)
     small, report = compacted()
     ways = {"dense fp32": run(dense, batch), "dense bf16": run_in_bf16(dense, batch),
@@ -157,7 +159,7 @@ def speeds(size, tokens):
     before, after = report["parameters"]
     details = {
         "dense bf16": "autocast",
-        "compact fp32": f"a third of heads and neurons planted dead: {before / 1e6:.1f}M -> "
+        "compact fp32": f"a third of heads and neurons set to zero: {before / 1e6:.1f}M -> "
         f"{after / 1e6:.1f}M parameters",
     }
     for density in GOALS:
@@ -173,7 +175,7 @@ def speeds(size, tokens):
     milliseconds = {name: 1000 * float(sorted(each)[ROUNDS // 2]) for name, each in seconds.items()}
     return [
         result(
-            f"{size} x {tokens}: {name}, times faster than dense fp32",
+            f"{size} x {tokens}: {name}, speed-up over dense fp32",
             *ratio(seconds["dense fp32"], seconds[name]), goals.get(name),
             f"{milliseconds[name]:.0f} ms, dense {milliseconds['dense fp32']:.0f} ms; "
             + details.get(name, "dense"),
@@ -183,8 +185,7 @@ def speeds(size, tokens):
 
 
 def answer(kind, size, tokens, path):
-    """For `peak_memories`: what a way to answer takes once it is set up; Linux forgets the peak of
-    the setting-up."""
+    """Run one format for `peak_memories`. The peak of its set-up is cleared before the last run."""
     batch = batch_of(size, tokens)
     if kind in ENGINES:
         function = ENGINES[kind][1](path, batch)
@@ -201,7 +202,7 @@ def answer(kind, size, tokens, path):
 
 
 def memory(size, tokens):
-    """Results of the memory that each way takes while it answers, against dense."""
+    """Return the results for the memory of each format during inference, compared with dense."""
     kinds = {"CSR fp32, 10%": "0.1", "CSR fp32, 3%": "0.03", "compact fp32": "compact fp32"}
     kinds |= {name: name for name in engines()}
     dense, *peaks = peak_memories(
@@ -210,8 +211,8 @@ def memory(size, tokens):
     )
     return [
         result(
-            f"{size} x {tokens}: memory while answering, {name} / dense fp32", peak / dense,
-            detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, beyond the imports",
+            f"{size} x {tokens}: memory in inference, {name} / dense fp32", peak / dense,
+            detail=f"{peak / 1e6:.0f} MB, dense {dense / 1e6:.0f} MB, without the imports",
         )
         for name, peak in zip(kinds, peaks, strict=True)
     ]
@@ -220,9 +221,9 @@ def memory(size, tokens):
 def measure():
     missing = [name for name in (*EXPORTER, "onnxruntime", "openvino") if not installed(name)]
     if missing:
-        print(f"inference: other engines left out, not installed: {', '.join(missing)}")
+        print(f"inference: some engines are skipped; not installed: {', '.join(missing)}")
     if compiled_products() is None:
-        print("inference: no C compiler with OpenMP, so CSR is torch's own product")
+        print("inference: no C compiler with OpenMP, so CSR uses torch's own product")
     return [
         *(one for shape in SHAPES for one in speeds(*shape)),
         *(memory(*SHAPES[0]) if Path("/proc/self/clear_refs").exists() else []),

@@ -1,7 +1,7 @@
-"""How things are timed, what memory they take, and the form of a result.
+"""Time and memory measurements, and the form of a result.
 
-Two times are compared only when they were taken in turns, in one process: what else the machine
-does then falls on both. A figure is the median of the ratios of the rounds, its spread their
+Two times are compared only if they were measured in turns in one process, so that other load on
+the machine affects both. A value is the median of the ratios of the rounds. Its spread is their
 quartiles.
 """
 
@@ -29,7 +29,7 @@ def device():
 
 
 def seconds_of(function):
-    """Wall-clock seconds of one call, the device's work included; its result is dropped."""
+    """Return the wall-clock seconds of one call, including the work of the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -40,9 +40,9 @@ def seconds_of(function):
 
 
 def time_in_turns(functions, rounds=7, warm_up=1):
-    """{name: seconds of each round (rounds,)} of {name: function}, called one after the other.
+    """Call the functions in turns; return {name: seconds of each round (rounds,)}.
 
-    Every second round goes backwards, so that none always follows the same one.
+    Every second round has the reverse order, so that no function always follows the same one.
     """
     for _ in range(warm_up):
         for function in functions.values():
@@ -55,15 +55,15 @@ def time_in_turns(functions, rounds=7, warm_up=1):
 
 
 def ratio(above, below):
-    """(median, [lower quartile, upper quartile]) of above / below, round by round."""
+    """Return (median, [lower quartile, upper quartile]) of above / below over the rounds."""
     low, middle, high = np.quantile(np.asarray(above) / np.asarray(below), [0.25, 0.5, 0.75])
     return float(middle), [float(low), float(high)]
 
 
 def result(name, value, spread=None, goal=None, detail=""):
-    """{"name", "value", "spread": [low, high], "goal", "met", "detail"}, as results/bench.json has.
+    """Return {"name", "value", "spread": [low, high], "goal", "met", "detail"} for bench.json.
 
-    goal: "<= 1.05", ">= 15" or None, where the figure is for information (met is None then).
+    goal: "<= 1.05", ">= 15", or None for information only; met is then None.
     """
     met = None
     if goal is not None:
@@ -76,18 +76,20 @@ def result(name, value, spread=None, goal=None, detail=""):
 
 
 def give_memory_back():
-    """What ended trainings held goes to the system, for what is measured next: their models refer
-    to themselves, and glibc keeps what is freed."""
+    """Return the memory of finished trainings to the system before the next measurement.
+
+    Their models contain reference cycles, and glibc keeps freed memory.
+    """
     gc.collect()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # a function of glibc
         if trim:
             trim(0)
-    torch.cuda.empty_cache()  # nothing where there is no GPU
+    torch.cuda.empty_cache()  # no effect without a GPU
 
 
-# Above 64 KiB glibc then takes memory from the system and gives it back when it is freed; the peak
-# is what was in use at once, not what the allocator had gathered until then.
+# Above 64 KiB, glibc then requests memory from the system and returns it when it is freed. The peak
+# is the memory in use at one time, not the memory that the allocator keeps.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 CHILD = """
@@ -100,10 +102,10 @@ print("peak", json.dumps(peak_here(function, json.loads(arguments))))
 
 
 def peak_memory(function, **arguments):
-    """Bytes that function(**arguments) takes at most, beyond the imports, in a process of its own:
-    of the GPU's memory where there is one, else of resident memory, glibc set to MALLOC.
+    """Return the peak memory in bytes of function(**arguments), without the imports.
 
-    function: at the top level of a module; arguments: what JSON can hold.
+    It runs in a new process. The memory is that of the GPU if there is one, otherwise resident
+    memory with MALLOC. function: at the top level of a module; arguments: values for JSON.
     """
     done = subprocess.run(
         [sys.executable, "-c", CHILD, function.__module__, function.__name__,
@@ -116,13 +118,13 @@ def peak_memory(function, **arguments):
 
 
 def peak_memories(function, several, **arguments):
-    """The same for several {name: value}s of further arguments, two at a time: nothing is timed."""
+    """Return `peak_memory` for several dicts of further arguments, two at a time."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda each: peak_memory(function, **arguments, **each), several))
 
 
 def peak_here(function, arguments):
-    """The peak of this process while the function runs, less what it held before."""
+    """Return the peak memory of this process during the function, minus the memory before."""
     before = resident_bytes("VmRSS")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -133,10 +135,10 @@ def peak_here(function, arguments):
 
 
 def resident_bytes(which):
-    """VmRSS or VmHWM (the highest so far) of this process.
+    """Return VmRSS or VmHWM (the maximum until now) of this process.
 
-    Not getrusage: its ru_maxrss starts from that of the process which started this one. Where there
-    is no /proc (a Mac), ru_maxrss it is.
+    ru_maxrss of getrusage starts at the value of the parent process, so it is used only without
+    /proc, on a Mac.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -150,7 +152,7 @@ UNITS = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_b
 
 
 def machine():
-    """The machine, as far as it decides a speed: no names of hosts or users."""
+    """Return the properties of the machine that affect speed, without names of hosts or users."""
     cpu = torch.cpu.get_capabilities()
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     described = {
@@ -170,6 +172,7 @@ def machine():
 
 
 def versions():
+    """Return the versions of Python and of the packages that affect speed."""
     packages = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy")
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages

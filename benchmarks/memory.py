@@ -1,4 +1,4 @@
-"""h: peak memory of training, SMP against fine-tuning, each in a process of its own."""
+"""h: peak memory of training, SMP compared with fine-tuning, each in its own process."""
 
 from benchmarks.measure import MALLOC, device, peak_memories, result
 from benchmarks.steps import LARGE, SMALL
@@ -6,7 +6,7 @@ from benchmarks.workload import training
 
 
 def train(task, batch_size, length):
-    """Two steps and a short one; the first only makes Adam's state, of eight tokens a window."""
+    """Train for two steps and a short one; the first, with 8 tokens, creates Adam's state."""
     model, run = training(batch_size, length, 2, task, loss=any_loss)
 
     def shorten(model, _, inputs):
@@ -18,7 +18,7 @@ def train(task, batch_size, length):
 
 
 def any_loss(start_logits, end_logits, _):
-    """A loss without labels, which may lie beyond the eight tokens."""
+    """Return a loss without labels, because a label may be after the eight tokens."""
     return start_logits.mean() + end_logits.mean()
 
 

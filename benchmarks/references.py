@@ -1,4 +1,4 @@
-"""The work as it is usually done, written plainly for comparison; nothing in smp/ uses it."""
+"""Plain implementations of the same work, for comparison. smp/ does not use them."""
 
 import collections
 
@@ -27,7 +27,7 @@ class SortedTopK(torch.autograd.Function):
 
 
 class SortedMask(nn.Module):
-    """A mask that is made anew in every forward."""
+    """A mask that is computed again in every forward."""
 
     def __init__(self, weight, density):
         super().__init__()
@@ -39,7 +39,7 @@ class SortedMask(nn.Module):
 
 
 def attach_sorted_masks(model, density):
-    """Masks on the model's encoder, everything but their scores frozen. -> the scores"""
+    """Attach masks to the encoder, freeze everything except their scores, return the scores."""
     model.base_model.requires_grad_(False)
     masks = []
     for *_, linear in encoder_linears(model):
@@ -49,7 +49,7 @@ def attach_sorted_masks(model, density):
 
 
 def train_plainly(model, batches, scores=(), regulariser=400.0, teacher=None):
-    """One step a batch, the regulariser in the graph; a teacher is asked in every step."""
+    """Train one step per batch, with the regulariser in the graph and the teacher in every step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     for batch in batches:
@@ -59,10 +59,10 @@ def train_plainly(model, batches, scores=(), regulariser=400.0, teacher=None):
         loss = span_loss(out.start_logits, out.end_logits, batch)
         if teacher is not None:
             with torch.no_grad():
-                said = teacher(**inputs)
+                target = teacher(**inputs)
             loss = (loss + distillation_loss(
                 torch.stack([out.start_logits, out.end_logits], dim=-1),
-                torch.stack([said.start_logits, said.end_logits], dim=-1),
+                torch.stack([target.start_logits, target.end_logits], dim=-1),
                 batch["attention_mask"], 2.0,
             )) / 2
         if scores:
@@ -74,7 +74,7 @@ def train_plainly(model, batches, scores=(), regulariser=400.0, teacher=None):
 
 
 def padded_batches(features, tokenizer, batch_size, length, order):
-    """Batches in the given order of rows, every window padded to the same length."""
+    """Yield batches in the given order of rows, each window padded to the same length."""
     names = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")
     for first in range(0, len(order), batch_size):
         rows = [features[row] for row in order[first : first + batch_size]]
@@ -84,10 +84,8 @@ def padded_batches(features, tokenizer, batch_size, length, order):
         ))
 
 
-
-
 def n_best_answers(examples, features, start_logits, end_logits, n_best=20, longest=30):
-    """{id: text} by the usual loop: the best 20 starts by the best 20 ends of each window."""
+    """Return {id: text} of the usual loop: the best 20 starts by the best 20 ends per window."""
     windows = collections.defaultdict(list)
     for row, example in enumerate(features["example"]):
         windows[example].append(row)

@@ -1,4 +1,4 @@
-"""b: the masks of a BERT-base from its 85M scores, against a full sort of each matrix."""
+"""b: the masks of a BERT-base from its 85M scores, compared with a full sort of each matrix."""
 
 import torch
 
@@ -19,7 +19,7 @@ def measure():
 
     @torch.no_grad()
     def move():
-        """As Adam moves them: by the learning rate, up or down."""
+        """Change the scores like Adam: by the learning rate, up or down."""
         for scores in masks.scores:
             scores.add_(moves[scores.shape])
 
@@ -44,7 +44,7 @@ def measure():
             f"b: full sort of each matrix / mask refresh, {name}",
             *ratio(sort, seconds[name]), f">= {goal}",
             f"{sum(scores.numel() for scores in masks.scores):,} scores, density 10%: "
-            f"{min(seconds[name]):.3f} s; of the sorts a third, times three",
+            f"{min(seconds[name]):.3f} s; a third of the sorts was measured, times three",
         )
         for name in ("SMP-L", "SMP-S")
     ]

@@ -1,4 +1,4 @@
-"""a, e: steps of SMP and of fine-tuning, both of the loop itself."""
+"""a, e: steps of SMP and of fine-tuning, both with the project's training loop."""
 
 import torch
 
@@ -13,14 +13,14 @@ GOALS = {SMALL: "<= 1.05", LARGE: "<= 1.00"}  # of a
 
 
 def sorted_training(batch_size, length, steps):
-    """(model, run) of SMP with a full sort of every matrix in every forward, in fp32."""
+    """Return (model, run) of SMP in fp32 with a full sort of each matrix in each forward."""
     model = bert()
     scores = attach_sorted_masks(model, 0.1)
     return model, plainly(model, batch_size, length, steps, scores=scores)
 
 
 def matmul_rate(precision):
-    """FLOPs a second of the device in one large matrix product: the best of ten."""
+    """Return the FLOP/s of the device in one large matrix product, the best of ten."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     size = 8192 if device() == "cuda" else 2048
     one = torch.randn(size, size, device=device()).to(kind)
@@ -28,8 +28,10 @@ def matmul_rate(precision):
 
 
 def of_shape(batch_size, length, precisions, steps):
-    """The results of one batch size and length, all trainings in turns; the first of the steps is
-    not counted."""
+    """Return the results of one batch size and length, with all trainings in turns.
+
+    The first step of each training is not counted.
+    """
     goal = GOALS[batch_size, length]
     trainings = {
         (task, precision): training(batch_size, length, steps, task, precision)
@@ -37,7 +39,7 @@ def of_shape(batch_size, length, precisions, steps):
     }
     if (batch_size, length) == SMALL:
         trainings["dense"] = training(batch_size, length, steps, skips=False)
-        trainings["sorted"] = sorted_training(batch_size, length, 2)  # a few: they take long
+        trainings["sorted"] = sorted_training(batch_size, length, 2)  # few, because slow
     seconds, results = steps_in_turns(trainings), []
     trainings.clear()
     give_memory_back()
@@ -49,22 +51,22 @@ def of_shape(batch_size, length, precisions, steps):
             result(f"a: SMP step / fine-tuning step, {shape}, {precision}", *ratio(ours, plain),
                    goal, "BERT-base, random weights, 10% kept, fused AdamW, "
                    f"{len(ours)} pairs of steps"),
-            result(f"a: SMP, tokens a second, {shape}, {precision}", *ratio(tokens, ours)),
+            result(f"a: SMP, tokens per second, {shape}, {precision}", *ratio(tokens, ours)),
             result(f"a: SMP, share of the matrix rate, {shape}, {precision}",
                    *ratio(flops / rate, ours),
-                   detail=f"of one large product, {rate / 1e9:,.0f} GFLOP/s; zeros are counted"),
+                   detail=f"rate of one large product {rate / 1e9:,.0f} GFLOP/s; zeros counted"),
         ]
     if "sorted" in seconds:
         few = len(seconds["sorted"])
         results.append(result(
             f"a: SMP step with its zeros multiplied / fine-tuning step, {shape}, fp32",
             *ratio(seconds["dense"], seconds["fine-tune", "fp32"]),
-            detail="as above 40% kept, or without a C compiler",
+            detail="as with more than 40% kept weights, or without a C compiler",
         ))
         results.append(result(
-            f"a: SMP step with a sort a forward / fine-tuning step, {shape}, fp32",
+            f"a: SMP step with a sort per forward / fine-tuning step, {shape}, fp32",
             *ratio(seconds["sorted"], seconds["fine-tune", "fp32"][:few]),
-            detail="the reference: masks by a full sort in every forward, the regulariser in the "
+            detail="plain implementation: a full sort in each forward, the regulariser in the "
             "graph",
         ))
     for fast in precisions[1:]:
@@ -72,16 +74,19 @@ def of_shape(batch_size, length, precisions, steps):
         results += [
             result(f"e: SMP throughput, {fast} / fp32, {shape}", *ratio(seconds["dense"], halves),
                    ">= 3" if device() == "cuda" else ">= 1.4",
-                   "zeros multiplied in both; what it does to EM is for records to say"),
-            result(f"e: the same, where fp32 skips zeros, {shape}",
+                   "zeros multiplied in both; the effect on EM is not measured here"),
+            result(f"e: the same, if fp32 skips zeros, {shape}",
                    *ratio(seconds["smp", "fp32"], halves)),
         ]
     return results
 
 
 def measure():
-    """In fp32 and in the precision that `auto` picks; at the large shape one after the other, for
-    memory, and the slower one for fewer steps."""
+    """Return the results in fp32 and in the precision of `auto`.
+
+    At the large shape the precisions run one after the other, which needs less memory. The slower
+    one runs fewer steps.
+    """
     both = list(dict.fromkeys(["fp32", pick_precision()]))
     results = of_shape(*SMALL, both, steps=9)
     for precision in both:

@@ -1,4 +1,4 @@
-"""What is measured on: the models, the windows, and trainings that take their steps in turn."""
+"""Models, windows, and trainings that take their steps in turns."""
 
 import functools
 import os
@@ -30,21 +30,21 @@ def embedded_tokenizer():
 
 @functools.cache
 def questions():
-    """(DatasetDict, what it is): DATA, SQuAD where it lies beside the clone, or synthetic."""
-    beside = ROOT.parent / "shared" / "data" / "squad"
-    data = os.environ.get("DATA") or (str(beside) if beside.is_dir() else "synthetic")
+    """Return (DatasetDict, its name): DATA, ../shared/data/squad, or synthetic."""
+    shared = ROOT.parent / "shared" / "data" / "squad"
+    data = os.environ.get("DATA") or (str(shared) if shared.is_dir() else "synthetic")
     counts = {"n_train": 8000, "n_eval": 2000} if data == "synthetic" else {}
     return load_squad(data, **counts), os.path.basename(data.rstrip("/"))
 
 
 def bert(**changes):
-    """A BERT-base with random weights, or one of another size, on the device."""
+    """Return a BERT-base with random weights, or a BERT of another size, on the device."""
     torch.manual_seed(0)
     return BertForQuestionAnswering(BertConfig(**changes)).to(device())
 
 
 def random_windows(count, length, seed=0):
-    """Windows of random tokens, all of one length, as `featurise` makes them."""
+    """Return windows of random tokens of one length, in the form of `featurise`."""
     rng = np.random.default_rng(seed)
     ones = np.ones((count, length), dtype=np.int8)
     ends = np.sort(rng.integers(1, length, (2, count)), axis=0)
@@ -57,13 +57,11 @@ def random_windows(count, length, seed=0):
 
 def training(batch_size, length, steps, task="smp", precision="fp32", loss=span_loss,
              density=0.1, skips=True, **config):
-    """(model, function that trains it by `fit` for so many steps): SMP or fine-tuning.
+    """Return (model, function that trains it with `fit` for `steps` steps) for SMP or fine-tuning.
 
-    skips: False where the zeros are to be multiplied too, as without a C compiler.
-
-    One more step follows, on a single window: it tells where the last of the others ends.
-    The scores start from the weights' magnitudes, so that the masks are chosen among unequal scores
-    from the first step on, as they are in all but the first steps of a run.
+    skips: False to multiply the zeros, as without a C compiler. One more step with one window
+    follows, because its start marks the end of the last step. The scores start at the magnitudes
+    of the weights, so all scores differ from the first step on, as in most steps of a run.
     """
     model = bert(**config)
     settings = choose_settings(
@@ -80,8 +78,10 @@ def training(batch_size, length, steps, task="smp", precision="fp32", loss=span_
 
 
 def plainly(model, batch_size, length, steps, **how):
-    """A function that trains a model by `train_plainly` (how: its scores, its teacher) for so many
-    steps; then an empty call of the model tells where the last one ends."""
+    """Return a function that trains a model with `train_plainly` for `steps` steps.
+
+    how: its scores and its teacher. An empty call of the model then marks the end of the last step.
+    """
     windows = random_windows(steps * batch_size, length)
     loader = make_loader(windows, embedded_tokenizer(), batch_size, shuffle=False)
     batches = [{k: v.to(device()) for k, v in batch.items()} for batch in loader]
@@ -95,12 +95,11 @@ def plainly(model, batch_size, length, steps, **how):
 
 
 def steps_in_turns(trainings, warm_up=1):
-    """{name: seconds of each step, without the first ones and the last} of trainings {name: (model,
-    run)} that take one step each, in turn, in one process.
+    """Run trainings {name: (model, run)} in turns, one step each; return {name: seconds of steps}.
 
-    Each runs in a thread of its own, stops where its model is called, and lets the next one go on:
-    a step is all that happens from one forward to the next. `warm_up` steps are left out, and the
-    last one, in which a run ends as well.
+    Each training runs in its own thread. It stops when its model is called, and the next training
+    continues. A step is the time from one forward to the next. The first `warm_up` steps and the
+    last step, which includes the end of the run, are not counted.
     """
     order, seconds = list(trainings), {name: [] for name in trainings}
     turn = {name: threading.Semaphore(0) for name in trainings}
@@ -123,7 +122,7 @@ def steps_in_turns(trainings, warm_up=1):
             began[name] = time.perf_counter()
 
         turn[name].acquire()
-        # accelerate keeps one precision a process; each training gets a state of its own
+        # accelerate keeps one precision per process, so each training gets its own state
         AcceleratorState._shared_state = {}
         handle = model.register_forward_pre_hook(pause)
         try:

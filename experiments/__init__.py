@@ -1,1 +1,1 @@
-"""What was tried and is no setting: variants of a run, soups of models, and README.md, the log."""
+"""Experiments that are not settings: variants of a run, soups of models, and the log README.md."""

@@ -1,5 +1,7 @@
-"""Several fine-tuned models as one teacher, the mean of their weights (a uniform soup, Wortsman et
-al. 2022). It comes to lie beside the first of them, with NAME in place of its seed.
+"""Average the weights of several fine-tuned models into one teacher.
+
+The result is a uniform soup (Wortsman et al. 2022). Its folder is that of the first model, with
+NAME in place of the seed.
 
     python -m experiments.soup NAME MODEL MODEL ...
 
@@ -17,42 +19,44 @@ from smp.model.save import save_model
 
 
 def check_same_questions(names):
-    """ValueError, one line, where the records beside two models tell of other data, or of another
-    number of questions. A model without a record beside it is taken as it is."""
-    learned = []
+    """Raise ValueError with one line if two records have different data or numbers of questions.
+
+    The record is the file record.json in the folder of a model. A model without one is accepted.
+    """
+    trained = []
     for name in names:
         path = Path(name) / "record.json"
         if path.is_file():
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                learned.append((name, f"{record['n_train']:,} questions of {record['data']}"))
+                trained.append((name, f"{record['n_train']:,} questions of {record['data']}"))
             except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{path} is damaged: make the model again, or take the file "
-                                 "away") from None
-    for name, of in learned:
-        first, same = learned[0]
-        if of != same:
-            raise ValueError(f"{name} learned from {of}, {first} from {same}: expected models "
-                             "that learned from the same")
+                raise ValueError(f"{path} is damaged: train the model again, or remove the "
+                                 "file") from None
+    for name, data in trained:
+        first, expected = trained[0]
+        if data != expected:
+            raise ValueError(f"{name} was trained on {data}, expected {expected} as for {first}: "
+                             "name models with the same training questions")
 
 
 def mean_model(names):
-    """(question-answering model whose weights are the mean of those of the named, its tokenizer).
+    """Return (question-answering model with the mean of the weights, tokenizer).
 
-    Raises ValueError with one line where there are less than two, or one has no trained head or
-    another shape, or other words, than the first.
+    Raises ValueError with one line for fewer than two models, for a model without a trained head,
+    and for a model with another shape or vocabulary than the first.
     """
     if len(names) < 2:
-        raise ValueError(f"expected two models or more, got {len(names)}")
+        raise ValueError(f"found {len(names)} models, expected two or more")
     loaded = [load_qa_model(name) for name in names]
     (first, tokenizer, _), shapes = loaded[0], []
     for name, (model, its_tokenizer, has_head) in zip(names, loaded):
         shapes.append({key: part.shape for key, part in model.named_parameters()})
         if not has_head:
-            raise ValueError(f"{name} has no trained head: expected a fine-tuned model")
+            raise ValueError(f"{name} has no trained head, expected a fine-tuned model")
         if shapes[-1] != shapes[0] or its_tokenizer.get_vocab() != tokenizer.get_vocab():
-            raise ValueError(f"{name} has other weights or words than {names[0]}: expected models "
-                             "fine-tuned from one encoder")
+            raise ValueError(f"{name} has another shape or vocabulary than {names[0]}: expected "
+                             "models fine-tuned from one encoder")
     with torch.no_grad():
         for parts in zip(*(model.parameters() for model, *_ in loaded)):
             parts[0].copy_(torch.stack(parts).mean(0))
@@ -60,7 +64,7 @@ def mean_model(names):
 
 
 def run(arguments):
-    """Writes the mean model. -> exit code"""
+    """Write the mean model; return the exit code."""
     name, *models = arguments or [""]
     try:
         check_same_questions(models)
@@ -68,7 +72,7 @@ def run(arguments):
         first = Path(models[0])
         folder = first.with_name(f"{first.name.partition('_seed')[0]}_{name}")
         if folder.exists():
-            raise ValueError(f"{folder} is there already; remove it, or take another name")
+            raise ValueError(f"{folder} exists: remove it, or choose another name")
         save_model(model, tokenizer, folder)
     except (ValueError, FileNotFoundError) as error:
         print(f"soup: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Variants that were tried and are no settings: `python -m experiments.variants NAME`.
+"""Variants of SMP that are not settings: `python -m experiments.variants NAME`.
 
-A variant replaces one class of a run (see `Parts` in smp/cli/train.py). Its records contain NAME
-among their settings, and in their own names. README.md lists the results.
+A variant replaces one part of a run (see `Parts` in smp/cli/train.py). Its records contain NAME in
+the field `variant` and in their names. README.md lists the results.
 
     python -m experiments.variants NAME [arguments of `python -m smp sweep`]
 """
@@ -25,13 +25,13 @@ from smp.runs.grouping import seedless
 from smp.runs.methods import method_of
 from smp.runs.run import read_model_record
 
-# The teacher, looked at more closely
+# Losses with more outputs of the teacher
 
 ATTENDING = ("query", "key", "value")
 
 
 def watch_attention(model, with_gradients):
-    """{name: output (batch, length, hidden)} of the last forward's queries, keys and values."""
+    """Return {name: output (batch, length, hidden)} of the last forward's queries, keys, values."""
     seen = {}
 
     def watch(name, linear):
@@ -48,7 +48,7 @@ def watch_attention(model, with_gradients):
 
 
 class AttentionTeacher(HiddenTeacher):
-    """Adds to H, with the same weight, how far the student's attention is from the teacher's."""
+    """Add to H, with the same weight, the distance of student and teacher attention."""
 
     def __init__(self, student, teacher, layers_of, accelerator):
         super().__init__(student, teacher, layers_of, accelerator)
@@ -65,8 +65,10 @@ class AttentionTeacher(HiddenTeacher):
 
 
 class VectorsTeacher(AttentionTeacher):
-    """Queries, keys and values: the mean of their distances, as H's (compare MiniLMv2, Wang et al.
-    2021)."""
+    """The mean distance of queries, keys and values, computed like H.
+
+    Compare MiniLMv2, Wang et al. 2021.
+    """
 
     def attention_distance(self, attention_mask):
         ours = [self.of_student[name] for name in self.of_teacher]
@@ -74,11 +76,13 @@ class VectorsTeacher(AttentionTeacher):
 
 
 class MapsTeacher(AttentionTeacher):
-    """Attention maps: KL(teacher || student) of each real token's, the mean over tokens, heads and
-    layers (compare TinyBERT, Jiao et al. 2020)."""
+    """The mean KL(teacher || student) of attention maps over real tokens, heads and layers.
+
+    Compare TinyBERT, Jiao et al. 2020.
+    """
 
     def maps(self, outputs, query, attention_mask):
-        """log of the attention (batch, heads, length, length), of a layer by its query's name."""
+        """Return the log attention (batch, heads, length, length) of the layer of a query."""
         queries, keys = (
             out.float().unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for out in (outputs[query], outputs[query.removesuffix("query") + "key"])
@@ -98,8 +102,10 @@ class MapsTeacher(AttentionTeacher):
 
 
 class ForcingTeacher(HiddenTeacher):
-    """Adds to H, with the same weight, the distance that each student layer alone makes: fed with
-    what the teacher's layer was fed."""
+    """Add to H, with the same weight, the distance of each student layer alone.
+
+    Each student layer gets the input of the teacher's layer.
+    """
 
     def __init__(self, student, teacher, layers_of, accelerator):
         super().__init__(student, teacher, layers_of, accelerator)
@@ -123,14 +129,14 @@ class ForcingTeacher(HiddenTeacher):
             hook.remove()
         with self.accelerator.autocast():
             for layer, (args, kwargs) in zip(self.student_layers, self.fed):
-                layer(*args, **kwargs)  # what comes out lies in `ours`, as in any forward
+                layer(*args, **kwargs)  # a hook stores the output in `ours`, as in any forward
         alone = hidden_distance(self.ours, theirs, batch["attention_mask"])
         self.ours.clear()
         return logits, distance + alone
 
 
-def seeds_beside(folder):
-    """Folders of the models that a seed alone tells from the one in `folder`, by their records."""
+def other_seeds(folder):
+    """Return the folders of models whose records differ from that of `folder` only in the seed."""
     records = {path.parent.name: read_model_record(path)
                for path in sorted(Path(folder).parent.glob("*/record.json"))}
     mine = records.pop(Path(folder).name, None)
@@ -139,27 +145,26 @@ def seeds_beside(folder):
 
 
 class SeveralTeachers:
-    """The teacher that is named and the `seeds_beside` it, each of which counts alike: the mean of
-    their logits, and of H to each."""
+    """The named teacher and its `other_seeds` with equal weights: mean logits and mean H."""
 
     def __init__(self, student, teacher, layers_of, accelerator):
-        beside = seeds_beside(teacher.name_or_path)
-        if not beside:
-            raise ValueError(f"TEACHER={Path(teacher.name_or_path).name!r} has no other seeds "
-                             "beside it, with record.json: several-teachers expects some")
-        print("taught besides by", ", ".join(place.name for place in beside))
+        others = other_seeds(teacher.name_or_path)
+        if not others:
+            raise ValueError(f"--teacher {Path(teacher.name_or_path).name!r}: its folder has no "
+                             "model of another seed with record.json; several-teachers needs one")
+        print("other teachers:", ", ".join(folder.name for folder in others))
         self.teachers = [HiddenTeacher(student, each, layers_of, accelerator) for each in (
-            teacher, *(load_qa_model(str(place))[0] for place in beside))]
+            teacher, *(load_qa_model(str(folder))[0] for folder in others))]
 
     def read(self, batch):
         logits, distances = zip(*(one.read(batch) for one in self.teachers))
         return torch.stack(logits).mean(0), torch.stack(distances).mean()
 
 
-# What is multiplied with
+# Other masked weights
 
 class NormKept(StaticMask):
-    """W' = c (W * M), c such that W' has the norm of W. Nothing more is shipped."""
+    """W' = c (W * M) with a factor c for which W' has the norm of W."""
 
     def forward(self, weight):
         masked = super().forward(weight)
@@ -169,7 +174,7 @@ class NormKept(StaticMask):
 
 
 class FactorsLearned(StaticMask):
-    """Each row of W * M times a learned factor; its rate is `bias_norm_learning_rate`."""
+    """Rows of W * M times learned factors; their learning rate is `bias_norm_learning_rate`."""
 
     def __init__(self, weight, score_init=0.0):
         super().__init__(weight, score_init)
@@ -179,11 +184,10 @@ class FactorsLearned(StaticMask):
         return super().forward(weight) * self.factors
 
 
-# How scores move
+# Other updates of the scores
 
 class AdamPerMatrix(torch.optim.Optimizer):
-    """Adam with one second moment a matrix: what has a larger gradient moves further, where Adam
-    moves all alike."""
+    """Adam with one second moment per matrix, so steps are proportional to the gradients."""
 
     def __init__(self, params, betas, weight_decay=0.0, fused=True):
         super().__init__(params, dict(lr=1e-3, betas=betas))
@@ -210,8 +214,10 @@ class AdamPerMatrix(torch.optim.Optimizer):
 
 def train_from_a_backward_pass(model, features, tokenizer, settings, pruning, loss=span_loss,
                                batches=32, **watched):
-    """Train with scores that start from 32 batches of 8: -dL/dS of the whole model, of mean size 1
-    in each matrix (compare SNIP, Lee et al. 2019)."""
+    """Train with scores that start at -dL/dS of the whole model, over 32 batches of 8.
+
+    Their mean magnitude is 1 in each matrix (compare SNIP, Lee et al. 2019).
+    """
     accelerator = make_accelerator(settings.precision)
     model.to(accelerator.device)
     loader = make_loader(features, tokenizer, 8, shuffle=True, seed=1)
@@ -230,8 +236,11 @@ def train_from_a_backward_pass(model, features, tokenizer, settings, pruning, lo
 
 
 class HeadsRegularised(Masks):
-    """R of the attention's matrices is that of a group lasso over the heads: a head's mean of
-    sigma(S) counts with its root, so that heads of which little is left are pushed hardest."""
+    """Masks with a group lasso over the heads as R of the attention matrices.
+
+    R uses the square root of a head's mean sigma(S), so it lowers the heads with the fewest kept
+    weights most.
+    """
 
     def __init__(self, *arguments, heads, **options):
         super().__init__(*arguments, **options)
@@ -254,7 +263,7 @@ class HeadsRegularised(Masks):
 
 
 def masks_with_heads(model):
-    """`HeadsRegularised` for a model."""
+    """Return `HeadsRegularised` with the number of heads of a model."""
     return partial(HeadsRegularised, heads=model.config.num_attention_heads)
 
 
@@ -273,7 +282,7 @@ FOLLOWED = ("the teacher's hidden states", lambda settings: settings.distill == 
             "methods with +hidden")
 OF_SMP = ("frozen weights with scores", lambda settings:
           method_of(settings).masks == "masks.Masks", "methods smp-l or smp-s")
-NEEDS = {  # name: (what it replaces, whether that is in use, what to give for it)
+NEEDS = {  # name: (the replaced part, whether settings use it, the expected settings)
     **{name: FOLLOWED for name, parts in VARIANTS.items()
        if parts.hidden_teacher is not HiddenTeacher},
     "norm-kept": OF_SMP,
@@ -289,7 +298,7 @@ NEEDS = {  # name: (what it replaces, whether that is in use, what to give for i
 
 
 def check_in_use(variant, settings):
-    """ValueError with one line where the part that a variant replaces is not in use."""
+    """Raise ValueError with one line if the settings do not use the replaced part."""
     replaced, in_use, expected = NEEDS[variant]
     if not in_use(settings):
         raise ValueError(f"variant {variant} replaces {replaced}, which {settings.method} with "
@@ -297,15 +306,16 @@ def check_in_use(variant, settings):
 
 
 def parts_of(variant):
-    """The `Parts` of a variant, with its name and its check."""
+    """Return the `Parts` of a variant, with its name and its check."""
     return replace(VARIANTS[variant], variant=variant, check=partial(check_in_use, variant))
 
 
 def run(arguments):
-    """A sweep of one variant. -> exit code"""
+    """Run a sweep of one variant; return the exit code."""
     variant, *rest = arguments or [""]
     if variant not in VARIANTS:
-        print(f"sweep: variant {variant!r}: expected one of {', '.join(VARIANTS)}", file=sys.stderr)
+        print(f"sweep: variant is {variant!r}, expected one of {', '.join(VARIANTS)}",
+              file=sys.stderr)
         return 2
     return main(["sweep", *rest], parts=parts_of(variant))
 

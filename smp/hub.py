@@ -15,7 +15,7 @@ HUB_PATIENCE = 5  # seconds
 
 @functools.lru_cache(1)
 def hub_answers(endpoint: str, minute: float) -> bool:
-    """Return whether the Hub answers one request in time. Another minute asks again."""
+    """Return whether the Hub answers one request in time. It is cached for one minute."""
     answers: list[Any] = []
 
     def ask():

@@ -1,4 +1,4 @@
-"""Shared by the tests: no network, a tiny random BERT with the embedded tokenizer."""
+"""Fixtures of all tests: no network, a tiny random BERT with the embedded tokenizer."""
 
 import os
 
@@ -34,7 +34,7 @@ def tiny_masked_lm():
 
 @pytest.fixture
 def base(tmp_path, tiny_masked_lm, tokenizer):
-    """A folder with a masked language model, as bert-base-uncased is."""
+    """Return a folder with a masked language model, like bert-base-uncased."""
     tiny_masked_lm.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return str(tmp_path / "base")
@@ -51,7 +51,7 @@ def batch():
 
 @pytest.fixture(scope="session")
 def synthetic():
-    """DatasetDict of a few embedded questions: 48 to train, 8 held out, 16 to evaluate."""
+    """Return a DatasetDict of synthetic questions: 48 train, 8 valid, 16 eval."""
     from smp.data.reading import load_squad
 
     return load_squad("synthetic", n_train=48, n_valid=8, n_eval=16)
@@ -59,7 +59,7 @@ def synthetic():
 
 @pytest.fixture(scope="session")
 def windows(synthetic, tokenizer):
-    """The training questions' windows, of at most 96 tokens."""
+    """Return the windows of the training questions, of at most 96 tokens."""
     from smp.data.windows import featurise
 
     return featurise(synthetic["train"], tokenizer, max_length=96, stride=32)
@@ -67,7 +67,7 @@ def windows(synthetic, tokenizer):
 
 @pytest.fixture(scope="session")
 def kept_masks(tmp_path_factory):
-    """(snapshot file of a tiny encoder, {step: {name: (mask, scores, |W|)}} as they were kept)."""
+    """Return (snapshot file of a tiny encoder, {step: {name: (mask, scores, |W|)}})."""
     from smp.look.snapshot_writer import SnapshotWriter
 
     torch.manual_seed(0)

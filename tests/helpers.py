@@ -1,4 +1,4 @@
-"""What several tests build on: a tiny BERT, masks on a stock model, another compiler."""
+"""Helpers of several tests: a tiny BERT, masks on a stock model, another compiler."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ def tiny_config(**changes):
 
 @contextlib.contextmanager
 def compiler_named(name):
-    """Within it the products that skip zeros are compiled anew, by the compiler of this name."""
+    """Compile the sparse products again in the block, with the compiler of this name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CC", str(name))
         compiled_products.cache_clear()
@@ -39,7 +39,7 @@ def compiler_named(name):
 
 def attach_masks(model, sharing="local", temperature=1.0, start=0.0, vectors=False, kind=Masks,
                  **options):
-    """Attach plain masks to a stock model, everything else of its encoder frozen."""
+    """Attach plain masks to a stock model and freeze the other parameters of its encoder."""
     if not kind.trains_weights:
         freeze_encoder(model, vectors)
     share = same_share if sharing == "local" else functools.partial(
@@ -48,5 +48,5 @@ def attach_masks(model, sharing="local", temperature=1.0, start=0.0, vectors=Fal
 
 
 def linears_of(masks):
-    """{name: nn.Linear} of the masked layers."""
+    """Return {name: nn.Linear} of the masked layers."""
     return {name: linear for name, _, _, linear in masks.matrices}

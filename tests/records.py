@@ -9,10 +9,10 @@ from smp.runs.settings import choose_settings
 
 
 def make_record(method="smp-l", distill="logits", density=0.5, settings=(), **changes):
-    """A record as a run of the small encoder on the synthetic questions leaves it.
+    """Return a record like that of a run of the small encoder on the synthetic questions.
 
-    settings: those that differ from the profile's; changes: of any field. The density is rounded
-    to whole weights, and density_target is the same unless it is given.
+    settings: changes of the profile's settings; changes: of any field. The density is rounded to
+    whole weights. density_target is the same if it is not given.
     """
     if method == FINE_TUNED:
         distill, density = "none", 1.0

@@ -1,4 +1,4 @@
-"""Without a network a Hub name loads from the cache, or raises one line after one request."""
+"""A Hub name without a network loads from the cache, or raises one line after one request."""
 
 import shutil
 import socket
@@ -44,7 +44,7 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
-def test_a_name_that_is_not_cached_costs_one_request(load, silent_hub, cache):
+def test_a_name_that_is_not_cached_needs_one_request(load, silent_hub, cache):
     began = time.monotonic()
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match="does not answer, and the local") as error:
@@ -66,7 +66,7 @@ def test_cached_models_and_mask_files_load(silent_hub, cache, tiny_qa, tokenizer
 
 
 def test_cached_data_loads(silent_hub, cache, monkeypatch, tmp_path, synthetic):
-    """The cache is laid out as `load_dataset("owner/tiny")` leaves it."""
+    """Load from a cache with the layout of `load_dataset("owner/tiny")`."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "data")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     for split, part in (("train", "train"), ("validation", "eval")):
@@ -80,8 +80,8 @@ def test_cached_data_loads(silent_hub, cache, monkeypatch, tmp_path, synthetic):
     assert load_squad("owner/tiny", 10, 0, 10)["train"]["id"][0] in synthetic["train"]["id"]
 
 
-def test_local_names_ask_nothing(base, monkeypatch):
-    monkeypatch.setattr(hub, "hub_answers", lambda *_: pytest.fail("the Hub was asked"))
+def test_local_names_need_no_request(base, monkeypatch):
+    monkeypatch.setattr(hub, "hub_answers", lambda *_: pytest.fail("a request to the Hub"))
     for name in (base, EMBEDDED_ENCODER):
         load_qa_model(name)
     load_squad("synthetic", 10, 0, 10)

@@ -1,4 +1,4 @@
-"""The house: rooms, sizes, hints, and what the method may use."""
+"""The rooms of smp/: docstrings, sizes, type hints, and the imports of the method."""
 
 import ast
 from pathlib import Path
@@ -17,14 +17,14 @@ def short(path):
 
 
 def is_public(node):
-    """Whether it is a function that others call; autograd calls those with a ctx."""
+    """Return whether a node is a public function; autograd calls those with a ctx."""
     return isinstance(node, ast.FunctionDef) and (
         node.name == "__init__" or not node.name.startswith("_")
     ) and not any(argument.arg == "ctx" for argument in node.args.args)
 
 
 def public_functions(tree):
-    """(name, node) of the functions of a module that others may call, methods too."""
+    """Yield (name, node) of the public functions and methods of a module."""
     for node in tree.body:
         if is_public(node):
             yield node.name, node

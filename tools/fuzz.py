@@ -1,11 +1,13 @@
-"""Tries the readers of files on damaged input: what they read must be what is there, and what they
-refuse they must refuse with ValueError or FileNotFoundError, in one line and in little time.
+"""Test the readers of files with damaged input.
+
+A reader must return the content of the file, or raise ValueError or FileNotFoundError with one
+line, within SECONDS.
 
     python tools/fuzz.py                       # ten seconds of CPU for each reader
     python tools/fuzz.py --inputs 1000000 masks squad
-    python tools/fuzz.py --first 1234 --inputs 1 masks     # one input again
+    python tools/fuzz.py --first 1234 --inputs 1 masks     # repeat one input
 
-An input is made of its reader's name, the seed and its number, so a failure can be had again.
+An input depends on the name of its reader, the seed and its number, so a failure can be repeated.
 """
 
 import argparse
@@ -41,9 +43,9 @@ from smp.task.authors import load_authors_masks, save_authors_masks
 from smp.task.mask_file import CHECKSUM, save_masks, with_checksum
 from smp.task.validate import load_any_masks
 
-SECONDS = 20  # more for one input is a hang
+SECONDS = 20  # limit for one input
 
-# How input is damaged
+# Damaged input
 
 ODD_NUMBERS = [0, 1, 7, 127, 128, 255, 2**16, 2**31 - 1, 2**32, 2**63 - 1, 2**64 - 1]
 ODD_VALUES = [
@@ -53,23 +55,23 @@ ODD_VALUES = [
 
 
 def damaged(chance, data):
-    """The bytes after one to four small or large accidents."""
+    """Return the bytes after one to four small or large changes."""
     data = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4))):
         at = chance.randrange(len(data) + 1)
         to = min(len(data), at + chance.choice((1, 1, 2, 8, 64)))
-        accident = chance.randrange(7)
-        if accident == 0 and at < len(data):
+        change = chance.randrange(7)
+        if change == 0 and at < len(data):
             data[at] ^= 1 << chance.randrange(8)
-        elif accident == 1:
+        elif change == 1:
             data[at:to] = chance.randbytes(to - at)
-        elif accident == 2:
+        elif change == 2:
             del data[at:to]
-        elif accident == 3:
+        elif change == 3:
             del data[at:]
-        elif accident == 4:
+        elif change == 4:
             data[at:at] = data[at:to]
-        elif accident == 5:
+        elif change == 5:
             size = chance.choice((1, 2, 4, 8))
             number = chance.choice(ODD_NUMBERS) % 256**size
             data[at : at + size] = number.to_bytes(size, chance.choice(("little", "big")))
@@ -79,16 +81,16 @@ def damaged(chance, data):
 
 
 def odd_json(chance, value):
-    """The JSON value with one value in it, or one name, odd, gone or twice."""
+    """Return the JSON value with one value or name replaced, removed or duplicated."""
     if isinstance(value, dict | list) and value and chance.random() < 0.9:
         key = chance.choice([*value] if isinstance(value, dict) else range(len(value)))
         new = value.copy()
-        accident = chance.randrange(12)
-        if accident == 0:
+        change = chance.randrange(12)
+        if change == 0:
             del new[key]
-        elif accident == 1 and isinstance(value, list):
+        elif change == 1 and isinstance(value, list):
             new.insert(key, value[key])
-        elif accident == 1:
+        elif change == 1:
             new[str(chance.choice(ODD_VALUES))] = value[key]
         else:
             new[key] = odd_json(chance, value[key])
@@ -103,24 +105,24 @@ def odd_json(chance, value):
 
 
 def damaged_json(chance, value):
-    """Bytes of the JSON value, damaged as a value or as bytes."""
+    """Return the bytes of the JSON value, damaged as a value or as bytes."""
     if chance.random() < 0.7:
         return json.dumps(odd_json(chance, value)).encode()
     return damaged(chance, json.dumps(value).encode())
 
 
-# The readers: each makes (file name, bytes), reads a path, and checks what was read
+# The readers: `make` returns (file name, bytes), `read` reads a path, `check` checks the result
 
 
 def written(write):
-    """The bytes of the file that write(path) writes."""
+    """Return the bytes of the file that write(path) writes."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "file")
         return (Path(folder) / "file").read_bytes()
 
 
 def zipped(files):
-    """The bytes of a zip of {name: bytes}, the same at any time."""
+    """Return the bytes of a zip of {name: bytes}, without a time stamp."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as new:
         for name, data in files.items():
@@ -129,18 +131,19 @@ def zipped(files):
 
 
 def random_masks(shapes):
+    """Return random masks {name: bool array}, the same in each call."""
     numbers = np.random.default_rng(0)
     return {name: numbers.random(shape) < 0.4 for name, shape in shapes.items()}
 
 
 def header_of(data):
-    """(JSON header, what follows it) of a safetensors file's bytes."""
+    """Return (JSON header, other bytes) of the bytes of a safetensors file."""
     size = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
 class OldMasks:
-    """Mask files of the first form: bytes, and headers that are whole JSON of odd values."""
+    """Mask files of the first format: damaged bytes, or headers of valid JSON with odd values."""
 
     def __init__(self):
         masks = random_masks({"layer.0": (3, 5), "layer.1": (2, 8), "layer.10": (1, 1)})
@@ -167,7 +170,7 @@ class OldMasks:
         return load_any_masks(path)[0]
 
     def check(self, masks, name, data):
-        """A second reader, in plain Python."""
+        """Compare with a second reader in plain Python."""
         header, rest = header_of(data)
         shapes = json.loads(header["__metadata__"]["shapes"])
         assert masks.keys() == shapes.keys()
@@ -179,7 +182,7 @@ class OldMasks:
 
 
 class Masks:
-    """Mask files: damaged, which the checksum tells; and odd ones whose checksum is right."""
+    """Mask files: damaged ones with a wrong checksum, and odd ones with a correct checksum."""
 
     def __init__(self):
         self.masks = random_masks({"layer.0": (3, 50), "layer.1": (2, 8), "layer.10": (1, 1)})
@@ -208,7 +211,7 @@ class Masks:
         return load_any_masks(path)[0]
 
     def check(self, masks, name, data):
-        """A damaged file is never read; another says what a second decoder makes of it."""
+        """Compare with a second decoder; a damaged file must not be read."""
         if name == "damaged":
             assert data == self.valid
         header, rest = header_of(data)
@@ -231,7 +234,7 @@ class Masks:
 
 
 class Authors:
-    """The authors' masks, plain or zipped; a zip has checksums, so damage shows."""
+    """The authors' masks, plain or zipped; a zip has checksums, which detect damage."""
 
     def __init__(self):
         base = nn.Module()
@@ -257,7 +260,7 @@ class Authors:
 
 
 class Squad:
-    """SQuAD files, plain or packed; packed ones have checksums, so damage shows."""
+    """SQuAD files, plain or packed; packed ones have checksums, which detect damage."""
 
     def __init__(self):
         qas = [{"id": f"q{n}", "question": "Who?", "answers": [{"text": text, "answer_start": n}]}
@@ -300,7 +303,7 @@ class Squad:
 
 
 class Archive:
-    """Teachers: a damaged zip, or a whole one of damaged files."""
+    """Teachers: a damaged zip, or a valid zip of damaged files."""
 
     def __init__(self):
         torch.manual_seed(0)
@@ -334,12 +337,12 @@ class Archive:
         assert vocabulary is None or len(vocabulary) <= 5
         for key, tensor in model.state_dict().items():
             assert tensor.isfinite().all()
-            if name == "outer.zip":  # a file whose name was damaged is not there, or one that may
-                assert torch.equal(tensor, self.model.state_dict()[key])  # be missing
+            if name == "outer.zip":  # only the name of an optional file may be damaged
+                assert torch.equal(tensor, self.model.state_dict()[key])
 
 
 class Records:
-    """Records of results, up to the tables that are made of them."""
+    """Records of results and the tables that are computed from them."""
 
     def __init__(self):
         folder = Path(__file__).resolve().parent.parent / "results" / "reference"
@@ -367,16 +370,17 @@ READERS = {"masks": Masks, "old-masks": OldMasks, "authors": Authors, "squad": S
 # One input, many inputs
 
 
-class TooSlow(BaseException):  # readers catch what is an Exception
-    pass
+class TooSlow(BaseException):  # not an Exception, because readers may catch those
+    """Raised if a reader takes longer than SECONDS."""
 
 
 def too_slow(*_):
-    raise TooSlow(f"no answer after {SECONDS} seconds")
+    """Raise TooSlow; the handler of SIGALRM."""
+    raise TooSlow(f"no result after {SECONDS} seconds")
 
 
 def try_bytes(reader, folder, name, data):
-    """Whether the reader takes the file; raises where it does neither well."""
+    """Return whether the reader accepts the file; raise if it neither reads nor rejects it."""
     path = Path(folder) / name
     with open(path, "wb", buffering=0) as file:
         file.write(data)
@@ -386,7 +390,7 @@ def try_bytes(reader, folder, name, data):
     except (ValueError, FileNotFoundError) as error:
         line = str(error)
         assert line and "\n" not in line and len(line) < 10_000, f"not one line: {line!r}"
-        assert name in line, f"the file is not named: {line!r}"
+        assert name in line, f"the line does not contain the file's name: {line!r}"
         return False
     finally:
         signal.alarm(0)
@@ -395,6 +399,7 @@ def try_bytes(reader, folder, name, data):
 
 
 def try_number(kind, reader, folder, seed, number):
+    """Return whether the reader accepts the input with this number."""
     chance = random.Random(f"{kind} {seed} {number}")
     name, data = reader.make(chance)
     if chance.random() < 0.02:
@@ -403,16 +408,16 @@ def try_number(kind, reader, folder, seed, number):
 
 
 def fuzz(kind, folder, seed=0, first=0, inputs=None, seconds=None):
-    """Prints what came of it. -> how many inputs failed"""
+    """Test a reader with many inputs, print the counts, return the number of failed inputs."""
     reader, folder = READERS[kind](), Path(folder) / kind
     folder.mkdir(exist_ok=True)
     began = time.process_time()
-    tried = taken = failed = 0
+    tried = accepted = failed = 0
     while (inputs is None or tried < inputs) and (
         seconds is None or time.process_time() - began < seconds
     ):
         try:
-            taken += try_number(kind, reader, folder, seed, first + tried)
+            accepted += try_number(kind, reader, folder, seed, first + tried)
         except KeyboardInterrupt:
             break
         except BaseException as error:
@@ -422,22 +427,23 @@ def fuzz(kind, folder, seed=0, first=0, inputs=None, seconds=None):
                       f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
         tried += 1
     rate = tried / max(time.process_time() - began, 1e-9)
-    print(f"{kind:8} {tried:>10,} inputs, {taken:,} read, {tried - taken - failed:,} refused, "
-          f"{failed:,} failed; {rate:,.0f} a second", flush=True)
+    rejected = tried - accepted - failed
+    print(f"{kind:8} {tried:>10,} inputs, {accepted:,} read, {rejected:,} rejected, "
+          f"{failed:,} failed; {rate:,.0f} per second", flush=True)
     return failed
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("readers", nargs="*", metavar="READER", help=" ".join(READERS))
-    parser.add_argument("--inputs", type=int, help="so many for each reader")
-    parser.add_argument("--minutes", type=float, help="so long in all, of CPU")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inputs", type=int, help="number of inputs for each reader")
+    parser.add_argument("--minutes", type=float, help="total CPU time in minutes")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     options = parser.parse_args(arguments)
     kinds = options.readers or list(READERS)
     if unknown := [kind for kind in kinds if kind not in READERS]:
-        parser.error(f"{unknown[0]!r}: expected some of {', '.join(READERS)}")
+        parser.error(f"reader is {unknown[0]!r}, expected some of {', '.join(READERS)}")
     seconds = options.minutes and 60 * options.minutes / len(kinds)
     if seconds is None and options.inputs is None:
         seconds = 10

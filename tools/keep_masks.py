@@ -1,8 +1,8 @@
-"""Copy the masks of runs into results/reference/masks/: the mask file, its card, two snapshots.
+"""Copy the masks of runs into results/reference/masks/: mask file, model card, two snapshots.
 
     python tools/keep_masks.py results/models/RUN ...
 
-The snapshots are the first and the last of the training, for the explorer.
+The snapshots are the first and the last one of the training, for the explorer.
 """
 
 import json

@@ -1,6 +1,6 @@
 """`make test-recovery`: kill a small training, fill its disk, damage its checkpoints, at random.
 
-Each disturbed run must continue and end with the same bits as the undisturbed run.
+Each disturbed run must continue and end with the same bits as an undisturbed run.
 """
 
 import argparse
@@ -72,9 +72,10 @@ def make_training():
 
 
 def start(train_once, folder, result, most_bytes=None):
-    """Start a child process that trains and writes its digest into `result`, snapshots beside it.
+    """Start a child process that trains and writes its digest into `result`.
 
-    most_bytes: the largest file that it may write. Returns the number of the process.
+    Its snapshots are in the same folder. most_bytes: the largest file that it may write. Returns
+    the number of the process.
     """
     child = os.fork()
     if child:
@@ -83,7 +84,7 @@ def start(train_once, folder, result, most_bytes=None):
         with open(result.with_suffix(".log"), "a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            if most_bytes is not None:  # writing past it fails, as on a full disk
+            if most_bytes is not None:  # a larger file fails, as on a full disk
                 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
                 resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
             digest = train_once(folder, result.with_suffix(".masks"))
@@ -105,14 +106,14 @@ def finish(child):
 
 
 def kill_after(child, seconds):
-    """Kill the child with -9 after so many seconds; return whether it was still running."""
+    """Kill the child with SIGKILL after `seconds`; return whether it was still running."""
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     return finish(child) == -signal.SIGKILL
 
 
 def damage(folder, chance):
-    """Cut the newest checkpoint, if there is one, or flip a bit of it, at a random place."""
+    """Truncate the newest checkpoint, if there is one, or flip one random bit of it."""
     paths = Checkpoints(folder).paths()
     if not paths:
         return
@@ -127,7 +128,7 @@ def damage(folder, chance):
 
 @contextlib.contextmanager
 def small_disk(folder, kilobytes):
-    """Mount a tmpfs of that size on the folder if that is allowed; yield whether it is mounted."""
+    """Mount a tmpfs of this size on the folder if permitted; yield whether it is mounted."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
     try:
@@ -142,7 +143,7 @@ def small_disk(folder, kilobytes):
 
 
 def disturb(kind, train_once, place, chance, lasts, size):
-    """Run a training that is killed until it ends; return (digest or None, kills, its output).
+    """Kill and restart a training until it ends; return (digest or None, kills, its output).
 
     lasts: seconds of an undisturbed run; size: bytes of its largest checkpoint.
     """
@@ -179,19 +180,19 @@ def check_recovery(rounds, minutes, seed):
         kinds = ("killed", "damaged checkpoint", "full disk")
         for number in range(rounds):
             if time.monotonic() - began > 60 * minutes:
-                print(f"{minutes:g} minutes are over")
+                print(f"the limit of {minutes:g} minutes is reached")
                 break
-            kind = kinds[max(0, number % 5 - 2)]  # of five, three are only killed
+            kind = kinds[max(0, number % 5 - 2)]  # three of five runs are only killed
             digest, times, printed = disturb(
                 kind, train_once, home / f"run{number}", chance, lasts, size
             )
             tried[kind] += 1
             kills[kind] += times
-            same = digest == wanted and (  # a full disk may lose some, and says so
+            same = digest == wanted and (  # on a full disk, snapshots may be lost, with a message
                 kind == "full disk" or snapshots == (home / f"run{number}.masks").read_bytes())
             survived[kind] += same
             if not same:
-                print(f"run {number} ({kind}) ended otherwise:\n{printed[-2000:]}",
+                print(f"run {number} ({kind}) ended with other bits:\n{printed[-2000:]}",
                       file=sys.stderr)
         for kind in kinds:
             print(f"{kind}: {survived[kind]} of {tried[kind]} runs ended with the same bits, "
@@ -205,8 +206,8 @@ def check_recovery(rounds, minutes, seed):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100, help="runs that are disturbed")
-    parser.add_argument("--minutes", type=float, default=15, help="no new run after so long")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and places")
+    parser.add_argument("--rounds", type=int, default=100, help="number of disturbed runs")
+    parser.add_argument("--minutes", type=float, default=15, help="no new run after this time")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the disturbances")
     options = parser.parse_args()
     sys.exit(check_recovery(options.rounds, options.minutes, options.seed))

@@ -19,7 +19,7 @@ def read_text(path: Path | str) -> str:
 
 
 def answer_text(answer: dict) -> str:
-    """Return the lines for a terminal of what a `QuestionAnswerer` returned."""
+    """Return the result of a `QuestionAnswerer` as lines for a terminal."""
     spans = [f"{span['score']:5.0%}  {span['answer']}  [{span['start']}:{span['end']}]"
              for span in answer["n_best"]]
     if answer["no_answer"] > 0.5:
@@ -28,7 +28,7 @@ def answer_text(answer: dict) -> str:
 
 
 def read_questions(given: Sequence[str], stream: TextIO) -> Iterator[str]:
-    """Yield the given questions, else the lines of the terminal or pipe until it ends."""
+    """Yield the given questions, or without any the lines of the terminal or pipe."""
     if given:
         yield from given
         return
@@ -54,5 +54,5 @@ def ask(options: Any) -> int:
         except ValueError as error:
             if options.question or not sys.stdin.isatty():
                 raise
-            print(f"ask: {error}", file=sys.stderr)  # at a terminal the next question may be typed
+            print(f"ask: {error}", file=sys.stderr)  # the terminal stays open for the next question
     return 0

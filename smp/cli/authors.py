@@ -13,7 +13,7 @@ from smp.task.authors import load_authors_student
 
 
 def authors(options: Any) -> int:
-    """Print EM and F1 of a mask file of the authors, and the paper's; return the exit code."""
+    """Print EM and F1 of a mask file of the authors and of the paper; return the exit code."""
     path = Path(options.masks).expanduser()
     if not path.is_file():  # before the base model is downloaded
         raise ValueError(f"{path}: no such file")

@@ -1,4 +1,4 @@
-"""The runs of a sweep: what they share, and how each is trained, evaluated and recorded."""
+"""The runs of a sweep: shared data and teacher, then training, evaluation and record of each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +25,12 @@ from smp.task.mask_file import MASK_FILE, save_masks
 
 
 class Grid:
-    """The runs of a sweep, and what they share: the questions, their windows, the teacher's logits.
+    """The runs of a sweep with their shared questions, windows and teacher logits.
 
-    runs: settings of one model and one dataset; results: the folder of the
-    records and models, where a teacher is looked for if none is named; checkpoints: a folder for
-    those of the current run, if not in results. Raises FileNotFoundError if a run needs a teacher
-    and there is none, ValueError for a teacher that does not fit.
+    runs: settings of one model and one dataset; results: the folder of the records and models, also
+    searched for a teacher if none is named; checkpoints: a folder for the checkpoints of the
+    current run, if not in results. Raises FileNotFoundError if a run needs a teacher and there is
+    none, ValueError if the teacher is incompatible with the student.
     """
 
     def __init__(self, runs: list[Settings], results: Path | str, teacher: str | None = None,
@@ -57,13 +57,13 @@ class Grid:
                 teacher or all(run.method != FINE_TUNED for run in runs)):
             self.choose_teacher(teacher)
             if from_teacher:
-                copy_head(model, self.teacher_model)  # raises if it does not fit
+                copy_head(model, self.teacher_model)  # raises for an incompatible teacher
         length, stride = self.runs[0].max_length or 0, self.runs[0].stride
         self.windows = {part: featurise(self.data[part], self.tokenizer, length, stride)
                         for part in ("train", "eval")}
         self.data_sha, self.train_sha = (
             data_fingerprint(self.data[part]) for part in ("eval", "train"))
-        # All before the first run, so that the commit is that of the loaded code.
+        # All records begin before the first run, so their commit is that of the loaded code.
         self.begun = {
             run: begin_record(run, self.model_sha, self.data_sha, self.train_sha,
                               self.teacher if run.stage == "smp-kd" else None, parts.variant)
@@ -73,7 +73,8 @@ class Grid:
     def choose_teacher(self, name: str | None) -> None:
         """Load the teacher and check it against student and runs.
 
-        It is the named one, else the sweep's own first one, else the newest of results.
+        The teacher is the named model, or the sweep's first fine-tuned one, or the newest one in
+        results, in this order.
         """
         settings = self.runs[0]
         own = [self.begun[run]["name"] for run in self.runs if run.method == FINE_TUNED]
@@ -119,7 +120,7 @@ class Grid:
     def fine_tune(self, settings: Settings) -> dict:
         """Train all weights, save the model as a teacher, write its record and return it."""
         begun = self.begun[settings]
-        set_seed(settings.seed)  # a new head is drawn next
+        set_seed(settings.seed)  # the next line may initialise a new head
         model, tokenizer, _ = load_qa_model(settings.model, settings.dropout, settings.max_length)
         checkpoints = run_checkpoints(begun, self.results, self.checkpoints)
         run = self.parts.train(
@@ -133,7 +134,8 @@ class Grid:
             record["bytes_model"] = model_bytes(saved)
             keep_record(record, self.results, saved)
             checkpoints.clear()
-        make_accelerator(settings.precision).wait_for_everyone()  # the model may be a teacher next
+        # The next run may load this model as its teacher.
+        make_accelerator(settings.precision).wait_for_everyone()
         return record
 
     def run(self, settings: Settings) -> dict:
@@ -141,7 +143,7 @@ class Grid:
         if settings.method == FINE_TUNED:
             return self.fine_tune(settings)
         begun = self.begun[settings]
-        set_seed(settings.seed)  # a new head is drawn next
+        set_seed(settings.seed)  # the next line may initialise a new head
         model, tokenizer, head = load_student(
             settings.model, settings.dropout, settings.max_length, settings.student_head)
         params_total = count_parameters(model)
@@ -157,7 +159,8 @@ class Grid:
         pruning.masks.merge()
         scores = self.evaluate(model, settings)
         n_eval, mask_bytes = len(self.data["eval"]), None
-        if settings.freezes_weights and is_first_process():  # else the mask is not the whole model
+        # Without frozen weights, a mask file would lack the trained weights.
+        if settings.freezes_weights and is_first_process():
             revision = getattr(model.config, "_commit_hash", None)
             mask_bytes = save_masks(
                 masks, self.results / "models" / begun["name"] / MASK_FILE,

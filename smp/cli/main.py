@@ -46,7 +46,7 @@ def run_verb(verb: str, options: Any, **parts: Any) -> int:
 def main(arguments: list[str] | None = None, **parts: Any) -> int:
     """Run the verb that the arguments name and return the exit code.
 
-    parts: of a sweep, see `smp.cli.sweep.sweep`. Wrong input is one line, with code 2.
+    parts: the argument of `smp.cli.sweep.sweep`. Wrong input prints one line and returns 2.
     """
     verb = "smp"
     try:

@@ -1,4 +1,4 @@
-"""Execution of a notebook, and the copy with outputs that is kept."""
+"""Execution of a notebook and its copy with outputs."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from smp.files import replace_text_file
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does."""
+    """Raised on SIGTERM, which ends a run like Ctrl-C."""
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def terminal_text(text: str) -> str:
 
 
 def without_local_paths(text: str) -> str:
-    """Return the text without the current folder, and with short names of Python's and the home."""
+    """Return the text without the current folder, and with short names for Python and the home."""
     text = re.sub(r"\S*ipykernel_\d+[/\\]\d+\.py", "<cell>", text)
     for folder, name in ((Path.cwd(), ""), (sys.prefix, "<python>"), (Path.home(), "~")):
         if len(Path(folder).parts) > 1:
@@ -83,7 +83,7 @@ def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:
     """Execute the notebook in the current folder, write `copy` after each cell, return it."""
     import papermill
 
-    # Errors reach the user in one line; the sockets of the transport complain when they close.
+    # `error_line` prints the errors; the sockets of the transport log errors when they close.
     for name in ("papermill", "tornado", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
@@ -102,8 +102,8 @@ def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:
 def run_notebook(path: Path, folder: Path, parameters: dict) -> Any:
     """Execute the notebook in the current folder, write the executed copy into `folder`, return it.
 
-    Until it is done, and after a failure, the copy is <name>.failed.ipynb. Ctrl-C, SIGTERM and an
-    error while the copy is written (a full disk) remove that.
+    During the execution and after a failure, the copy is <name>.failed.ipynb. Ctrl-C, SIGTERM and
+    an error while the copy is written (a full disk) remove this file.
     """
     import nbformat
 
@@ -134,7 +134,7 @@ def record_name(notebook: Any) -> str | None:
 
 
 def error_line(error: BaseException) -> str:
-    """Return "ValueError: …", one line of whatever stopped a notebook."""
+    """Return one line, "ValueError: …", for the error that stopped a notebook."""
     name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     if name == "DeadKernelError":
         return "Kernel died, possibly out of memory. Reduce n_train or use a smaller model."
@@ -143,7 +143,7 @@ def error_line(error: BaseException) -> str:
 
 def prepare_environment() -> None:
     """Set the environment variables that the notebooks' Python processes inherit."""
-    # The kernel of this Python, whatever else is called python3 in the user's folders.
+    # The kernel of this Python, also if the user's folders have another kernel named python3.
     own, other = os.path.join(sys.prefix, "share", "jupyter"), os.environ.get("JUPYTER_PATH")
     os.environ["JUPYTER_PATH"] = os.pathsep.join([own, other] if other else [own])
     columns = shutil.get_terminal_size().columns - 1 - len(INDENT)

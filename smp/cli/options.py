@@ -1,4 +1,4 @@
-"""The options of each verb: every setting is one, with its comment as help."""
+"""The options of each verb. Each setting is an option, and its comment is the help text."""
 
 import difflib
 import inspect
@@ -30,7 +30,7 @@ SettingOptions: Any = make_dataclass("SettingOptions", [
 
 @dataclass
 class Files:
-    """Where a run reads and writes."""
+    """Files and folders of a run."""
 
     teacher: Text = None
     """Fine-tuned model for distillation: folder, .zip or Hub name. Default: the newest that the
@@ -78,9 +78,9 @@ class Ask:
     masks: Text = None
     """Mask file, its folder, or a Hub name."""
     question: tuple[str, ...] = ()
-    """Questions. Default: one a line from the terminal or a pipe."""
+    """Questions. Default: one per line from the terminal or a pipe."""
     n_best: int = 1
-    """Answers to show for each question."""
+    """Number of answers for each question."""
 
 
 @dataclass
@@ -88,15 +88,15 @@ class Export:
     """Export a trained run and benchmark each format."""
 
     run: tyro.conf.Positional[str]
-    """Run in results/models/, or its folder."""
+    """Name of a run in results/models/, or its folder."""
     onnx: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write model.onnx."""
     data: Text = None
-    """Where the run's questions are, if not where its record says."""
+    """Questions of the run: file, folder or Hub name. Default: the data in its record."""
     base: Text = None
-    """Where the run's base model is, if not where its record says."""
+    """Base model of the run: folder or Hub name. Default: the base in its mask file or record."""
     questions: int = 200
-    """Questions to measure on."""
+    """Number of questions for the measurements."""
 
 
 @dataclass
@@ -106,20 +106,20 @@ class Table:
     results: Text = None
     """Folder of records. Default: results."""
     reference: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Compute the reference tables of the clone, and the README's from them."""
+    """Compute the reference tables of the clone and the tables of its README."""
 
 
 @dataclass
 class Repeat:
-    """Train a record's run again with today's code and compare."""
+    """Train the run of a record again with the current code and compare."""
 
     record: tyro.conf.Positional[str]
-    """The record's .json file."""
+    """Record, a .json file."""
     files: tyro.conf.OmitArgPrefixes[Files]
     data: Text = None
-    """Where the record's questions are, if not at a Hub name."""
+    """Questions of the record: file or folder. Default: the Hub name in the record."""
     model: Text = None
-    """Where the record's encoder is, if not at a Hub name."""
+    """Encoder of the record: folder. Default: the Hub name in the record."""
 
 
 @dataclass
@@ -127,13 +127,13 @@ class Authors:
     """Evaluate masks that the authors of SMP released."""
 
     masks: tyro.conf.Positional[str]
-    """File of the release SMP-S, e.g. squad_0.10_kd_mag.npy.zip."""
+    """File of the release SMP-S, for example squad_0.10_kd_mag.npy.zip."""
     model: str = "bert-base-uncased"
     """Base model of the masks: folder or Hub name."""
     data: str = "rajpurkar/squad"
     """Evaluation questions: Hub name, SQuAD-format file or folder."""
     n_eval: Number = None
-    """Questions to evaluate on. Default: all."""
+    """Number of evaluation questions. Default: all."""
 
 
 VERBS = {"run": Run, "sweep": Sweep, "ask": Ask, "export": Export, "table": Table,
@@ -141,18 +141,18 @@ VERBS = {"run": Run, "sweep": Sweep, "ask": Ask, "export": Export, "table": Tabl
 
 
 def escaped(line: str) -> str:
-    """Return a line for stderr: what would end it, and what is no character, as an escape."""
+    """Return a line for stderr with newlines and invalid characters as escapes."""
     return line.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
 
 
 def plain_text(box: str) -> str:
-    """Return the lines within tyro's boxes, which have lines and colours if stdout shows them."""
+    """Return the text in tyro's boxes, without borders and colours."""
     lines = re.sub(r"\x1b\[[\d;]*m", "", box).splitlines()
     return "\n".join(line.strip("│ ") for line in lines if line.startswith(("│", "  ")))
 
 
 def one_line(verb: str, given: Sequence[str], message: str) -> str:
-    """Return one line about wrong options: an unknown one with the nearest, else tyro's text."""
+    """Return one line for wrong options: the unknown option and the nearest, or tyro's text."""
     listed = io.StringIO()
     with redirect_stdout(listed), suppress(SystemExit):
         tyro.cli(VERBS[verb], args=["--help"], config=(tyro.conf.DisallowNone,))
@@ -175,7 +175,7 @@ def one_line(verb: str, given: Sequence[str], message: str) -> str:
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
-    """Return the verb and its options; raise SystemExit after one line on stderr for wrong ones."""
+    """Return the verb and its options; for wrong ones print one line and raise SystemExit."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("Usage: smp VERB [options]; `smp VERB --help` lists the options.\n")
         for verb, kind in VERBS.items():

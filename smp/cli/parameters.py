@@ -1,4 +1,4 @@
-"""Values of the command line, checked before anything runs, as settings and notebook parameters."""
+"""Check the values of the command line and convert them to settings and notebook parameters."""
 
 import os
 import re
@@ -15,13 +15,14 @@ PARAMETERS = (  # of the notebooks' parameters cell; every other setting is in i
 
 
 def read_path(name: str, text: str) -> str:
-    """Return a path made absolute, because notebooks may run elsewhere, and a Hub name as it is.
+    """Return a path as an absolute path, because notebooks may run in another folder.
 
-    Raises ValueError with one line for a path that is not there or a folder that is not writable.
+    A Hub name stays unchanged. Raises ValueError with one line for a path that does not exist or a
+    folder that is not writable.
     """
     path = os.path.abspath(os.path.expanduser(text))
     if name in ("results", "checkpoints"):
-        there = path  # or the folder in which it will be made
+        there = path  # or the folder in which it will be created
         while not os.path.lexists(there):
             there = os.path.dirname(there)
         if not os.path.isdir(there):
@@ -31,16 +32,16 @@ def read_path(name: str, text: str) -> str:
         return path
     if text not in EMBEDDED and os.path.exists(path):
         return path
-    # A Hub name is "name" or "owner/name"; anything else was meant as a path.
+    # A Hub name is "name" or "owner/name"; any other text is a path.
     if re.match(r"[./~]", text) or text.count("/") > 1 or re.search(r"\.(json|gz|xz|zip)$", text):
         raise ValueError(f"--{name} {text}: no such file or folder")
     return text
 
 
 def read_settings(options: Any) -> dict:
-    """Return {setting: value} of the options given, "profile" always among them.
+    """Return {setting: value} of the given options, always with "profile".
 
-    Raises ValueError with one line for a value that no notebook can work with.
+    Raises ValueError with one line for a value that no notebook accepts.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name in ("model", "data"):
@@ -56,7 +57,7 @@ def read_settings(options: Any) -> dict:
 
 
 def read_files(options: Any) -> dict:
-    """Return {"teacher", "results", "checkpoints": path} of the options given."""
+    """Return {"teacher", "results", "checkpoints": path} of the given options."""
     return {name: read_path(name, value) for name, value in vars(options).items()
             if value is not None}
 

@@ -1,4 +1,4 @@
-"""The notebooks: in the clone, or in the installed package."""
+"""Paths of the notebooks, in the clone or in the installed package, and of the reference."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ NOTEBOOKS = {
 
 
 def notebook_path(name: str, root: Path = ROOT) -> Path:
-    """Return the file of a notebook of NOTEBOOKS: of the clone, else of the installed package.
+    """Return the file of a notebook of NOTEBOOKS, in the clone or in the installed package.
 
     Raises ValueError with one line if the file is missing.
     """
@@ -27,7 +27,7 @@ def notebook_path(name: str, root: Path = ROOT) -> Path:
 
 
 def shown_path(path: str | Path) -> str:
-    """Return the path relative to the current folder if it is inside, else absolute."""
+    """Return the path relative to the current folder if it is inside, otherwise absolute."""
     full, here = Path(path).absolute(), Path.cwd()
     return str(full.relative_to(here) if full.is_relative_to(here) else full)
 

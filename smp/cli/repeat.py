@@ -1,4 +1,4 @@
-"""`smp repeat`: train the run of a record again with today's code and compare the two."""
+"""`smp repeat`: train the run of a record again with the current code and compare both."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from smp.runs.settings import Settings, check_settings
 def recorded_settings(path: Path, **places: str | None) -> tuple[dict, Settings]:
     """Return a record and the settings of its run.
 
-    places: "model" and "data", where they are not at the name on record. Raises ValueError with one
-    line for another file, and for a local model or data whose place is not given.
+    places: paths of "model" and "data", None for the name in the record. Raises ValueError with
+    one line if the file is not a record, or if its settings are not valid.
     """
     try:
         record = read_record(path)
@@ -38,7 +38,7 @@ def recorded_settings(path: Path, **places: str | None) -> tuple[dict, Settings]
     try:
         return record, check_settings(Settings(**values))
     except TypeError as error:
-        raise ValueError(f"{path.name}: its settings are not those of this code: {error}") from None
+        raise ValueError(f"{path.name}: its settings do not match this version: {error}") from None
 
 
 def repeat(options: Any) -> int:
@@ -55,10 +55,10 @@ def repeat(options: Any) -> int:
     for field, name, what in (("model_sha", "model", "weights"), ("train_sha", "data", "training "
                               "questions"), ("data_sha", "data", "evaluation questions")):
         if before[field] not in (None, begun[field]):
-            raise ValueError(f"the {what} of {getattr(settings, name)} are not those of the "
-                             f"record: name theirs with --{name}")
+            raise ValueError(f"the {what} of {getattr(settings, name)} differ from the record's: "
+                             f"set --{name} to the {name} of the record")
     if before["teacher"] and before["teacher"].get("sha") not in (None, grid.teacher["sha"]):
-        print(f"teacher: {grid.teacher['name']}, not that of the record")
+        print(f"teacher: {grid.teacher['name']}, which is not the record's teacher")
     now = grid.run(grid.runs[0])
     for when, record in (("record", before), ("now", now)):
         print(f"{when:7} EM {record['em']:.3f}  F1 {record['f1']:.3f}  density "

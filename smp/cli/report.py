@@ -29,14 +29,14 @@ def notebook_settings(name: str, parameters: dict[str, Any]) -> Settings:
 
 
 def record_notebook(record: dict) -> str:
-    """Return the notebook that writes such a record: "finetune", "smp" or "smp_kd"."""
+    """Return the notebook that writes this kind of record: "finetune", "smp" or "smp_kd"."""
     if record["method"] == FINE_TUNED:
         return "finetune"
     return "smp_kd" if record["teacher"] else "smp"
 
 
 def own_settings(record: dict) -> dict:
-    """Return the settings that are not at their default, without the seed."""
+    """Return the settings that differ from their defaults, without the seed."""
     return {name: value for name, value in changed_from_defaults(record["settings"]).items()
             if name != "seed"}
 
@@ -50,7 +50,10 @@ def read_reference(folder: Path) -> list[dict]:
 
 
 def time_line(settings: dict[str, Settings], reference: list[dict]) -> str | None:
-    """Return the training time of the same runs in the reference, None if one was not measured."""
+    """Return a line with the training time of the same runs in the reference.
+
+    Returns None if the reference lacks one of the runs.
+    """
     found = []
     for name, chosen in settings.items():
         wanted = asdict(chosen)
@@ -77,9 +80,9 @@ def time_line(settings: dict[str, Settings], reference: list[dict]) -> str | Non
 
 def opening_lines(settings: dict[str, Settings], results: Path, reference: list[dict],
                   smp: str = "smp") -> list[str]:
-    """Return what will run, the time, the results folder and the command for BERT-base.
+    """Return the lines for the runs, the time, the results folder and the command for BERT-base.
 
-    settings: {notebook: its settings}, of at least one notebook.
+    settings: {notebook: its settings}, at least one notebook.
     """
     first = next(iter(settings.values()))
     train = "all" if first.n_train is None else f"{first.n_train:,}"
@@ -99,9 +102,9 @@ def result_text(record: dict) -> str:
 
 
 def expected_em(record: dict, reference: list[dict]) -> float | None:
-    """Return the EM of the same run in the reference, of several seeds the mean, None without one.
+    """Return the EM of the same run in the reference, or None if there is none.
 
-    A run with the record's seed is preferred.
+    A run with the record's seed is preferred. Without one, the result is the mean over the seeds.
     """
     same = [other for other in reference
             if all(other[key] == record[key] for key in SAME)
@@ -114,7 +117,7 @@ def expected_em(record: dict, reference: list[dict]) -> float | None:
 def expected_text(record: dict, reference: list[dict]) -> str:
     """Return ", expected 0.880", with a remark if the difference exceeds the sampling error.
 
-    The sampling error is the 95% interval of the difference of two independent shares.
+    The sampling error is the 95% interval of the difference of two independent proportions.
     """
     if (em := expected_em(record, reference)) is None:
         return ""
@@ -126,7 +129,7 @@ def expected_text(record: dict, reference: list[dict]) -> str:
 
 
 def command_name() -> str:
-    """Return "smp" if the shell finds it, else what started this program."""
+    """Return "smp" if it is on the PATH, otherwise the command that started this program."""
     if shutil.which("smp"):
         return "smp"
     started = Path(sys.argv[0])
@@ -135,7 +138,7 @@ def command_name() -> str:
 
 def closing_lines(records: list[dict], reference: list[dict], results: Path, executed: Path,
                   smp: str = "smp") -> list[str]:
-    """Return a line for each record, then where the results are, and what to try next."""
+    """Return a line for each record, a line for the results folder and a line of next commands."""
     width = max((len(record["label"]) for record in records), default=0)
     lines = [f"{record['label']:{width}}  {result_text(record)}"
              f"{expected_text(record, reference)}" for record in records]

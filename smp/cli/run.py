@@ -66,7 +66,7 @@ def run_all(paths: list[Path], results: Path, parameters: dict) -> list[dict] | 
         except KeyboardInterrupt as stop:
             print(f"run: interrupted; {path.name} left no executed copy", file=sys.stderr)
             return 143 if isinstance(stop, Terminated) else 130
-        except Exception as error:  # of any kind: a notebook's errors reach the user as one line
+        except Exception as error:  # any error of a notebook is printed as one line
             copy = "no executed copy was written"
             if failed.exists():
                 copy = f"outputs until then: {shown_path(failed)}"
@@ -79,8 +79,8 @@ def run(only: Sequence[str], parameters: dict[str, Any], reference: Path = REFER
     """Execute the chosen notebooks in the current folder, print the results, return the exit code.
 
     only: names of NOTEBOOKS, () for all. parameters: {PARAMETER: value}, with PROFILE. reference:
-    folder of the records that the results are compared with. Raises ValueError with one line,
-    before anything runs, for a wrong value or a missing notebook.
+    folder of the records for comparison. Raises ValueError with one line, before the first
+    notebook, for a wrong value or a missing notebook.
     """
     chosen = [name for name in NOTEBOOKS if name in (only or NOTEBOOKS)]
     paths = [notebook_path(name) for name in chosen]
@@ -95,7 +95,7 @@ def run(only: Sequence[str], parameters: dict[str, Any], reference: Path = REFER
     print("\n" + "\n".join(
         closing_lines(records, expected, results, results / "executed" / parameters["PROFILE"],
                       command_name())))
-    from smp.cli.table import table  # late, because it imports matplotlib
+    from smp.cli.table import table  # imported here, because it imports matplotlib
 
     table(results)
     return 0

@@ -1,7 +1,7 @@
-"""The terminal during a notebook: one line that is rewritten in place, or a few lines without one.
+"""Progress of a notebook: one line that is rewritten in place, or a few lines without a terminal.
 
-The line is the notebook's progress bar, or its current heading. Its prints are in the executed
-copy.
+The line is the notebook's progress bar, or its current heading. The executed copy contains the
+notebook's prints.
 """
 
 import re
@@ -19,10 +19,10 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Screen:
-    """The progress of one notebook; a context manager, which removes the line at the end.
+    """Show the progress of one notebook. A context manager, which removes the line at the end.
 
-    Without a terminal it prints a line when a quarter, half and three quarters of a training are
-    done, and not more often than every 30 seconds. Warnings are one line each, at most `most`.
+    Without a terminal it prints a line at 25%, 50% and 75% of a training, at most every 30 seconds.
+    It prints at most `most` warnings, one line each.
     """
 
     def __init__(self, most: int = 1):
@@ -71,7 +71,7 @@ class Screen:
             self.keep_quarter(bars[-1])
 
     def warn(self, line: str) -> None:
-        """Print a new line of stderr that is neither a bar nor the source line of a warning."""
+        """Print a new line of stderr, except bars and the source lines of warnings."""
         line = re.sub(r"^\S+:\d+: (?=\w*Warning: )", "", line.rstrip())
         if line and line[0] != " " and not line.startswith("Traceback") and (
                 line not in self.warnings):
@@ -80,7 +80,7 @@ class Screen:
                 self.keep(line[:200])
 
     def keep_quarter(self, bar: str) -> None:
-        """Without a terminal, print the state of a training when a quarter more of it is done."""
+        """Print the progress of a training at each quarter, if there is no terminal."""
         percent = re.search(r"(\d+)%\|", bar)
         if self.live or " steps" not in bar or percent is None:
             return

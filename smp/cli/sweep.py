@@ -1,7 +1,7 @@
 """`smp sweep`: train a grid of methods × densities × seeds with the loop of the notebooks.
 
-Each finished run leaves its record in results/. A run whose record is there is skipped, and the
-current run has its checkpoints, so the same command continues a stopped sweep.
+Each finished run writes its record into results/. A run that has a record is skipped, and the
+current run has checkpoints, so the same command continues a stopped sweep.
 """
 
 import sys
@@ -43,9 +43,8 @@ def plan_sweep(profile: str, methods: list[str], densities: list, seeds: list,
                **changes: Any) -> list[Settings]:
     """Return the settings of each run: seed by seed, then by density, then by method.
 
-    changes: as `choose_settings` takes them, the same for every run. The fine-tuned runs come
-    first, because the others may need one as their teacher. Raises ValueError for a value that
-    cannot work.
+    changes: arguments of `choose_settings`, the same for every run. The fine-tuned runs come first,
+    because the others may need one as their teacher. Raises ValueError for an invalid value.
     """
     runs = [
         choose_settings(profile, stage, **changes | chosen | {"density": density, "seed": seed})
@@ -55,10 +54,10 @@ def plan_sweep(profile: str, methods: list[str], densities: list, seeds: list,
 
 
 def sweep(options: Any, parts: Parts = DEFAULT_PARTS) -> int:
-    """Run what has no record yet, then print the methods side by side; return the exit code.
+    """Run each run without a record, then print a comparison of the methods; return the exit code.
 
-    options: `smp.cli.options.Sweep`. Raises OSError or ValueError with one line, before anything
-    runs, for input that cannot work.
+    options: `smp.cli.options.Sweep`. Raises OSError or ValueError with one line, before the first
+    run, for invalid input.
     """
     for name, instead in (("method", "methods"), ("distill", "methods"), ("density", "densities"),
                           ("seed", "seeds")):
@@ -72,7 +71,7 @@ def sweep(options: Any, parts: Parts = DEFAULT_PARTS) -> int:
                       **settings)
     grid = Grid(runs, results, files.get("teacher"), files.get("checkpoints"), parts)
     done = {record["name"]: record for record in read_records(results)}
-    first = is_first_process()  # the only one to print, under accelerate's launcher
+    first = is_first_process()  # only this process prints, under accelerate's launcher
 
     def show(line: str) -> None:
         if first:
@@ -86,7 +85,7 @@ def sweep(options: Any, parts: Parts = DEFAULT_PARTS) -> int:
         if name in done:
             before = done[name]["teacher"]
             other = before and before.get("sha") not in (None, grid.teacher["sha"])
-            note = ", of another teacher with this name; remove the record to train it again"
+            note = ", but with another teacher of this name; remove the record to train it again"
             show(f"[{number}/{len(runs)}] {name}: has a record" + note * bool(other))
             continue
         show(f"[{number}/{len(runs)}] {name}")

@@ -29,7 +29,7 @@ def draw_group(records: list[dict], draw: Callable, rank: Callable, path: Path) 
 def table(results: Path) -> str:
     """Write summary.md and summary.png of a folder of records and return the text.
 
-    A folder with several pruning methods has methods.md and methods.png too.
+    A folder with several pruning methods also gets methods.md and methods.png.
     """
     records = read_records(results)
     text = write_summary(records, results)
@@ -45,13 +45,13 @@ def table(results: Path) -> str:
 
 
 def table_verb(options: Any) -> int:
-    """Print the tables of a folder, or write those of the reference; return the exit code."""
+    """Print the tables of a folder, or write the tables of the reference; return the exit code."""
     results = Path(read_path("results", options.results)) if options.results else results_folder()
     if options.reference and options.results:
-        raise ValueError("--reference is a folder of the clone: leave out --results")
+        raise ValueError("--reference and --results name two folders: use one of them")
     if not options.reference:
         if not results.is_dir():
-            raise ValueError(f"{results}: no such folder; `smp run` makes it")
+            raise ValueError(f"{results}: no such folder; `smp run` creates it")
         print(table(results))
         return 0
     if not REFERENCE.is_dir():

@@ -1,6 +1,6 @@
-"""A run put together: the masks of the settings, attached to a model, and its training.
+"""Assemble a run: attach the masks of the settings to a model, choose the loss, and train.
 
-The notebooks write these steps out; the sweep, the benchmarks and the tests call them.
+The notebooks contain these steps in open cells. The sweep, the benchmarks and the tests call them.
 """
 
 import functools
@@ -40,10 +40,10 @@ def train(model: nn.Module, features: Any, tokenizer: Any, settings: Settings, p
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. experiments/ replaces some of the parts and names the variant.
+    """Replaceable parts of a run. experiments/ replaces some of them and names the variant.
 
     masks: model -> class of masks; masks and static_mask: None for those of the method. train: see
-    `train`. check: settings -> None, raises ValueError if they do not use what was replaced.
+    `train`. check: settings -> None, raises ValueError if they do not use the replaced parts.
     """
 
     variant: str = ""
@@ -60,7 +60,7 @@ DEFAULT_PARTS = Parts()
 
 
 def method_class(name: str) -> Any:
-    """Return a class of smp/method/ by its "file.Class"."""
+    """Return the class of smp/method/ with the name "file.Class"."""
     file, _, kind = name.partition(".")
     return getattr(importlib.import_module(f"smp.method.{file}"), kind)
 
@@ -68,7 +68,7 @@ def method_class(name: str) -> Any:
 def attach_pruning(model: nn.Module, settings: Settings, parts: Parts = DEFAULT_PARTS) -> Any:
     """Attach the masks of settings.method to the model and return its `Pruning`.
 
-    On a CPU the masks are chosen, stored and multiplied the fast way (smp/fast/).
+    On a CPU the choice, the storage and the product of the masks are those of smp/fast/.
     """
     method = method_of(settings)
     kind = method_class(method.masks)
@@ -97,8 +97,8 @@ def teacher_loss(settings: Settings, student: Any, teacher: Any,
                  logits: torch.Tensor | None = None, parts: Parts = DEFAULT_PARTS) -> Callable:
     """Return the loss of a student with a teacher: its cached logits, or its hidden states too.
 
-    logits: (n_windows, length, 2) of the teacher; student and teacher: stock models. Only one of
-    the two is used: the models if settings.distill is "hidden", else the logits.
+    logits: (n_windows, length, 2) of the teacher; student and teacher: stock models. If
+    settings.distill is "hidden", only the models are used, otherwise only the logits.
     """
     if settings.distill == "hidden":
         check_layers(student.config, teacher.config)

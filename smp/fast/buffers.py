@@ -1,7 +1,7 @@
 """Masked layers that reuse memory: the same bits without a second copy of the encoder.
 
-Autograd keeps every W' = W * M from the forward to the backward. Here W' is written into one buffer
-per shape and computed again in the backward, which costs less than new memory.
+Autograd stores each W' = W * M from the forward to the backward. Here W' is written into one buffer
+per shape and computed again in the backward. This takes less time than new memory.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 def masked_weight(weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Tensor:
     """Return W * M for a bool mask.
 
-    On a CPU torch.mul would first convert M to floats, which costs more than the product.
+    On a CPU torch.mul would first convert M to floats, which takes longer than the product.
     """
     if weight.device.type != "cpu":
         return torch.mul(weight, mask, out=out)
@@ -23,7 +23,7 @@ def masked_weight(weight: Tensor, mask: Tensor, out: Tensor | None = None) -> Te
 
 
 class Buffers:
-    """buffers(tensor) returns memory of its shape, layout, dtype and device, always the same."""
+    """Reused memory: buffers(tensor) returns one tensor per shape, layout, dtype and device."""
 
     def __init__(self) -> None:
         self.held: dict[tuple, Tensor] = {}
@@ -39,9 +39,9 @@ class Buffers:
 
 
 class StraightThroughInto(torch.autograd.Function):
-    """`smp.method.masks.StraightThrough` that writes W' into a buffer.
+    """The function `smp.method.masks.StraightThrough`, with W' in a buffer.
 
-    Only one linear layer multiplies with this W', so dL/dS may be written into dL/dW'.
+    Only one linear layer uses this W', so the backward may write dL/dS into dL/dW'.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class StraightThroughInto(torch.autograd.Function):
 def buffered_forward(linear: nn.Linear, x: Tensor) -> Tensor:
     """Return x W'^T + b with W' in a buffer; the backward computes W' again.
 
-    Under autocast autograd keeps a half-precision copy of W', as in fine-tuning. The backward
+    Under autocast, autograd stores a half-precision copy of W', as in fine-tuning. The backward
     raises RuntimeError if the mask has changed since the forward.
     """
     weight, (mask,) = linear.parametrizations.weight.original, linear.parametrizations.weight
@@ -76,7 +76,7 @@ def buffered_forward(linear: nn.Linear, x: Tensor) -> Tensor:
 
     def unpack(packed):
         source, version, view = packed
-        if source._version != version:  # with hooks autograd does not check this
+        if source._version != version:  # autograd does not check it if there are hooks
             raise RuntimeError("masks or inputs were modified between forward and backward")
         if view is None:
             return source
@@ -89,10 +89,10 @@ def buffered_forward(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def reuse_buffers(masks: Any) -> None:
-    """Let the layers of a model with these `Masks` share buffers; `masks.merge()` undoes it."""
+    """Make the layers of a model with these `Masks` share buffers; `masks.merge()` undoes it."""
     buffers = Buffers()
     for _, _, _, linear in masks.matrices:
-        # parametrize gives each layer a class of its own, and merge() restores nn.Linear
+        # parametrize creates a class for each layer, and merge() restores nn.Linear
         if type(linear).forward is nn.Linear.forward:
             linear.parametrizations.weight[0].shared_memory = buffers
             type(linear).forward = buffered_forward

@@ -1,4 +1,4 @@
-"""Models without dead units on disk: compact.json with the layers' sizes beside the weights."""
+"""Save and load models without dead units: weights, and compact.json with the layers' sizes."""
 
 import json
 from pathlib import Path
@@ -33,10 +33,10 @@ def layer_sizes(block: torch.nn.Module) -> dict:
 
 
 def save_compact(model: PreTrainedModel, tokenizer: Any, folder: Path | str) -> Path:
-    """Save a compact model and its tokenizer for `load_compact`, in place of the folder's content.
+    """Save a compact model and its tokenizer for `load_compact`; replace the folder's content.
 
-    Stock `from_pretrained` cannot load it. Raises ValueError for a head that is not the stock one,
-    for masks that are not merged, and for an accelerated model.
+    Stock `from_pretrained` cannot load it. Raises ValueError for a head that is not stock, for
+    masks that are not merged, and for an accelerated model.
     """
     check_merged(model)
     if isinstance(getattr(model, "qa_outputs", None), LabelWordHead):
@@ -68,10 +68,10 @@ def load_compact(folder: Path | str) -> PreTrainedModel:
     try:
         about = json.loads((folder / "compact.json").read_text())
         if about["format"] != COMPACT_FORMAT:
-            raise ValueError(f"its compact.json does not say {COMPACT_FORMAT}")
+            raise ValueError(f"format is {about['format']!r}, expected {COMPACT_FORMAT!r}")
         model_class = getattr(transformers, about["class"])
         if not issubclass(model_class, PreTrainedModel):
-            raise ValueError(f"{about['class']!r} is no model of transformers")
+            raise ValueError(f"class is {about['class']!r}, expected a model of transformers")
         model = model_class(config).eval()
         for block, sizes in zip(stock_layers(model), about["layers"], strict=True):
             attention, inner = block.attention.self, block.intermediate.dense.out_features
@@ -86,10 +86,11 @@ def load_compact(folder: Path | str) -> PreTrainedModel:
         raise FileNotFoundError(f"{folder} has no compact.safetensors") from None
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError,
             SafetensorError) as error:
-        raise ValueError(f"{folder} is no whole compact model: {first_line(error)}") from None
+        raise ValueError(f"{folder} cannot be loaded as a compact model ({first_line(error)}): "
+                         "save it again") from None
     return model
 
 
 def first_of(counts: torch.Tensor, total: int) -> torch.Tensor:
-    """Return bool (..., total) of counts (...): the first `count` are True."""
+    """Return bool (..., total) whose first counts (...) entries are True."""
     return torch.arange(total) < counts[..., None]

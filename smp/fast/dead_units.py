@@ -1,9 +1,9 @@
-r"""Remove neurons, heads and dimensions that the merged zeros make useless; the logits stay.
+r"""Remove dead neurons, heads and dimensions in place, without a change of the logits.
 
-A unit is dead if its output is the same for every token, or if nothing reads it. A constant output
-moves into the next bias. Heads may then differ in size, which stock classes cannot express, so
-`NarrowSelfAttention` replaces a layer's self-attention. Its scale stays $1/\sqrt{d}$ of the full
-head size d.
+A unit is dead if its output is the same for every token, or if all weights on its output are zero.
+A constant output moves into the next bias. Heads may then differ in size, which stock classes do
+not support, so `NarrowSelfAttention` replaces a layer's self-attention. Its scale stays
+$1/\sqrt{d}$ for the full head size d.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ PRUNABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")  # model t
 
 
 def to_heads(flat: Tensor, sizes: Sequence[int], width: int) -> Tensor:
-    """(batch, tokens, sum of sizes) -> (batch, heads, tokens, width), 0 beyond a head's size."""
+    """Reshape (batch, tokens, sum of sizes) to (batch, heads, tokens, width), padded with 0."""
     if set(sizes) == {width}:
         return flat.unflatten(-1, (len(sizes), width)).transpose(1, 2)
     parts = flat.split(sizes, dim=-1)
@@ -29,10 +29,10 @@ def to_heads(flat: Tensor, sizes: Sequence[int], width: int) -> Tensor:
 
 
 class NarrowSelfAttention(nn.Module):
-    """Self-attention made of a stock one, with heads of different sizes.
+    """Self-attention with heads of different sizes, made from a stock self-attention.
 
-    keys, values: bool (heads, head size), the dimensions that stay; a head without a value
-    dimension is left out. Hidden states (batch, tokens, hidden) -> (batch, tokens, kept values).
+    keys, values: bool (heads, head size), the dimensions that stay. A head without a value
+    dimension is removed. Hidden states (batch, tokens, hidden) -> (batch, tokens, kept values).
     """
 
     def __init__(self, stock: nn.Module, keys: Tensor, values: Tensor):
@@ -45,9 +45,9 @@ class NarrowSelfAttention(nn.Module):
             narrow(linear, rows=kept.flatten())
         self.key_sizes = keys.sum(dim=1)[heads].tolist()
         self.value_sizes = values.sum(dim=1)[heads].tolist()
-        # torch's fused attention needs one width; zeros change neither attention scores nor values
+        # torch's fused attention needs one width; zeros change no attention score and no value
         self.width = max(self.key_sizes + self.value_sizes, default=0)
-        self.train(stock.training)  # a new module would drop out
+        self.train(stock.training)  # a new module is in training mode, with dropout
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None,
                 **kwargs) -> tuple[Tensor, None]:
@@ -66,7 +66,7 @@ class NarrowSelfAttention(nn.Module):
 
 
 def narrow(linear: nn.Linear, rows: Any = slice(None), columns: Any = slice(None)) -> None:
-    """Keep these rows (outputs) and columns (inputs) of an nn.Linear, in place; bool masks."""
+    """Keep the marked rows (outputs) and columns (inputs) of an nn.Linear, in place; bool masks."""
     weight, bias = linear.weight.detach()[rows][:, columns], linear.bias.detach()[rows]
     linear.out_features, linear.in_features = weight.shape
     linear.weight = nn.Parameter(weight.contiguous(), linear.weight.requires_grad)
@@ -74,12 +74,12 @@ def narrow(linear: nn.Linear, rows: Any = slice(None), columns: Any = slice(None
 
 
 def is_zero(linear: nn.Linear, dim: int) -> Tensor:
-    """Return bool (out,) of the rows of zeros for dim=1, (in,) of the columns for dim=0."""
+    """Return bool (out,), the rows of zeros, for dim=1, and (in,), the columns, for dim=0."""
     return ~linear.weight.detach().bool().any(dim)
 
 
 def fold(linear: nn.Linear, constant: Tensor, columns: Tensor) -> None:
-    """Add the product of these columns with a constant input (in,) to the bias, in float64."""
+    """Add the product of the columns with a constant input (in,) to the bias, in float64."""
     product = linear.weight[:, columns].double() @ constant[columns].double()
     linear.bias += product.to(linear.bias.dtype)
 
@@ -97,7 +97,7 @@ def prune_layer(block: nn.Module) -> dict[str, int]:
     fold(output, attention.value.bias, constant)
     values = ~(constant | is_zero(output, dim=0))
 
-    # A dead key row adds the same to every key's score, which softmax ignores.
+    # A dead key row adds the same number to the score of every key, so softmax does not change.
     no_query = is_zero(attention.query, dim=1) & (attention.query.bias == 0)
     keys = ~(is_zero(attention.key, dim=1) | no_query)
     heads = (attention.num_attention_heads, attention.attention_head_size)
@@ -111,7 +111,7 @@ def prune_layer(block: nn.Module) -> dict[str, int]:
 
 
 def shape_layer(block: nn.Module, neurons: Tensor, keys: Tensor, values: Tensor) -> None:
-    """Keep these neurons (inner,), key and value dimensions (heads, head size) of a layer."""
+    """Keep the marked neurons (inner,) and key and value dimensions (heads, head size)."""
     narrow(block.intermediate.dense, rows=neurons)
     narrow(block.output.dense, columns=neurons)
     if not (keys.all() and values.all()):
@@ -122,10 +122,10 @@ def shape_layer(block: nn.Module, neurons: Tensor, keys: Tensor, values: Tensor)
 def prune_dead_units(model: PreTrainedModel) -> dict:
     """Remove the dead units of a model in place; its logits change by rounding only.
 
-    model: a stock one with merged masks, without dropout. Returns {"parameters": [before, after],
+    model: a stock model with merged masks, without dropout. Returns {"parameters": [before, after],
     "layers": [{"layer", "neurons", "heads", "value_dimensions", "key_dimensions", "parameters":
-    [before, after]}]}, the numbers of removed units; the dimensions of removed heads count too.
-    Raises ValueError, and changes nothing, if the layers are not stock layers of PRUNABLE.
+    [before, after]}]}, the numbers of removed units. They include the dimensions of removed heads.
+    Raises ValueError, without a change, if the layers are not stock layers of PRUNABLE.
     """
     before, removed = count_parameters(model), []
     for layer, block in enumerate(stock_layers(model)):
@@ -137,15 +137,16 @@ def prune_dead_units(model: PreTrainedModel) -> dict:
 
 
 def stock_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """Return the encoder's layers. Raises ValueError unless all are stock layers of PRUNABLE."""
+    """Return the encoder's layers. Raises ValueError if one is not a stock layer of PRUNABLE."""
     check_merged(model)
     kind, config = type(model).__name__, model.config
     if config.model_type not in PRUNABLE:
-        raise ValueError(f"{kind} cannot be compacted: its layers are not those of BERT; expected "
-                         f"one of {', '.join(PRUNABLE)}")
+        raise ValueError(f"dead units of {kind} cannot be removed: its model type is "
+                         f"{config.model_type}, expected one of {', '.join(PRUNABLE)}")
     if config.is_decoder or config.add_cross_attention:
-        raise ValueError(f"{kind} cannot be compacted: it is a decoder; expected an encoder")
+        raise ValueError(f"dead units of {kind} cannot be removed: it is a decoder, expected an "
+                         "encoder")
     if any(isinstance(module, NarrowSelfAttention) for module in model.modules()):
-        raise ValueError(f"{kind} is compact already")
+        raise ValueError(f"the dead units of {kind} are already removed")
     encoder_linears(model)  # raises for quantised or shared matrices
     return encoder_layers(model)

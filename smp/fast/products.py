@@ -1,8 +1,8 @@
-"""Products with a sparse W on a CPU, in C, compiled at first use.
+"""Products with a sparse W on a CPU, in C, compiled on first use.
 
-A pruned matrix in CSR (each row's kept weights and their columns) needs no product with zeros. Few
-weights make that faster than the dense product if the activations stay in cache, in tiles of 64
-tokens. torch's own CSR product has no tiles.
+A pruned matrix in CSR (the kept weights of each row and their columns) needs no product with zeros.
+With few kept weights this is faster than the dense product, if the activations stay in the cache,
+in tiles of 64 tokens. torch's own CSR product has no tiles.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ from smp.text import first_line
 def compiled_products() -> ctypes.CDLL | None:
     """Return the functions of SPARSE_PRODUCTS, compiled for this machine's vector units.
 
-    Returns None, after a warning, without a C compiler that supports OpenMP (CC, else cc), or if
-    the library cannot be loaded from the folder for temporary files. Takes about a second, once
-    per process.
+    Returns None, after a warning, without a C compiler that supports OpenMP (CC, otherwise cc), or
+    if the library cannot be loaded from the folder for temporary files. It takes about a second,
+    once per process.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     try:
@@ -38,10 +38,10 @@ def compiled_products() -> ctypes.CDLL | None:
                             source, "-o", library], capture_output=True, check=True)
             products = ctypes.CDLL(str(library))  # stays loaded without its file
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
-        warnings.warn("products that skip zeros are slower, because their C source was not compiled"
-                      f" ({first_line(said or error)}); install a C compiler with OpenMP (gcc), or "
-                      "name one in CC", stacklevel=2)
+        printed = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip()
+        warnings.warn("sparse products are slower, because their C source was not compiled "
+                      f"({first_line(printed or error)}); install a C compiler with OpenMP (gcc), "
+                      "or set CC to one", stacklevel=2)
         return None
     size, pointer, count = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
     products.sparse_linear.argtypes = [size] * 3 + [pointer] * 6 + [count]
@@ -59,9 +59,9 @@ def sparse_product(x: Tensor, csr: tuple, bias: Tensor | None, out_features: int
     """
     products = compiled_products()
     if products is None:
-        raise RuntimeError("products that skip zeros take a C compiler with OpenMP (cc, or CC)")
+        raise RuntimeError("sparse products need a C compiler with OpenMP: install gcc or set CC")
     y = x.new_empty(len(x), out_features)
     pointers = [None if tensor is None else tensor.data_ptr() for tensor in (x, *csr, bias, y)]
     if products.sparse_linear(*x.shape, out_features, *pointers, torch.get_num_threads()):
-        raise MemoryError(f"no memory for a tile of {x.shape[1]} x 64 numbers")
+        raise MemoryError(f"a tile of {x.shape[1]} x 64 numbers cannot be allocated")
     return y

@@ -1,9 +1,9 @@
 r"""Training steps that skip the zeros of W', in fp32 on a CPU.
 
 A masked layer has three products in a step: $y = x W'^\top$, $\partial L / \partial x$ and
-$\partial L / \partial W'$. The scores need every entry of the last; the other two skip the removed
-weights. In bf16 the dense product is as fast. Without gradients the product is dense too, so that
-an evaluation has the logits of the merged model bit for bit.
+$\partial L / \partial W'$. The scores need each entry of the last product. The other two skip the
+removed weights. In bf16 the dense product is as fast. Without gradients the product is dense, so
+the logits of an evaluation equal those of the merged model bit for bit.
 """
 
 import functools
@@ -23,7 +23,7 @@ def skip_up_to() -> float:
     """Return the share of kept weights up to which skipping is faster on this CPU.
 
     It depends on the vector units only, not on a measurement, because a resumed run must add the
-    same numbers in the same order as an undisturbed one.
+    same numbers in the same order as an uninterrupted run.
     """
     return 0.4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 0.25
 
@@ -44,7 +44,8 @@ def csr_of_kept(weight: Tensor, mask: Tensor, kept: int, turned: bool = False) -
     pointers = [tensor.data_ptr() for tensor in (mask, weight, *csr)]
     found = products.kept_as_csr(rows, columns, kept, *pointers, torch.get_num_threads())
     if found != kept:
-        raise RuntimeError(f"a mask of {kept:,} weights holds {found:,}: it was changed unseen")
+        raise RuntimeError(f"the mask keeps {found:,} weights, expected {kept:,}: do not change "
+                           "masks between forward and backward")
     if not turned:
         return csr
     transposed = allocate(columns + 2)
@@ -53,9 +54,9 @@ def csr_of_kept(weight: Tensor, mask: Tensor, kept: int, turned: bool = False) -
 
 
 class SkippingZeros(torch.autograd.Function):
-    """x (tokens, in) -> x W'^T + b (tokens, out), where W' = W * M has `kept` weights.
+    """The product x (tokens, in) -> x W'^T + b (tokens, out); W' = W * M has `kept` weights.
 
-    All fp32 on the CPU. The gradients are those of a dense product with the W' of
+    All tensors are fp32 on the CPU. The gradients equal those of a dense product with the W' of
     `smp.method.masks.StraightThrough`, except for rounding.
     """
 
@@ -83,7 +84,7 @@ class SkippingZeros(torch.autograd.Function):
 
 
 def skipping_forward(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Return the output of a masked nn.Linear, without the zeros if few enough weights are kept."""
+    """Return the output of a masked nn.Linear; skip the zeros if few enough weights are kept."""
     parametrized = linear.parametrizations.weight
     weight, (mask,), bias = parametrized.original, parametrized, linear.bias
     learns = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
@@ -98,22 +99,23 @@ def skipping_forward(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def can_be_skipped(tensor: Tensor) -> bool:
-    """Return whether the C functions can read a weight (out, in) or a bias: columns are uint16."""
+    """Return whether the C functions support a weight (out, in) or a bias; columns are uint16."""
     return (tensor.is_cpu and tensor.dtype == torch.float32 and tensor.is_contiguous()
             and max(tensor.shape) <= 2**16 and tensor.numel() < 2**31)
 
 
 def skip_zeros(masks: Any, precision: str = "auto") -> str:
-    """Let the layers of a model with these `Masks` skip zeros in training steps if it is faster.
+    """Make the layers of a model with these `Masks` skip zeros in training steps if it is faster.
 
     Call `reuse_buffers` first. Returns a sentence that states whether zeros are skipped, and why.
     """
     here, precision = make_accelerator(precision).device.type, pick_precision(precision)
     if here != "cpu" or precision != "fp32":
-        return f"zeros are multiplied: skipping pays in fp32 on a CPU; here: {precision}, {here}"
+        return ("zeros are multiplied: skipping is faster only in fp32 on a CPU; here: "
+                f"{precision}, {here}")
     if compiled_products() is None:
-        return ("zeros are multiplied: to skip them is faster here, but takes a C compiler with "
-                "OpenMP (cc, or CC)")
+        return ("zeros are multiplied: skipping is faster here, but needs a C compiler with OpenMP "
+                "(cc, or CC)")
     for _, _, _, linear in masks.matrices:
         is_buffered = type(linear).forward in (buffered_forward, skipping_forward)
         if is_buffered and can_be_skipped(linear.parametrizations.weight.original):

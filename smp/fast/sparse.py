@@ -1,6 +1,6 @@
-"""A pruned model that skips its zeros in inference on a CPU.
+"""Sparse inference of a pruned model on a CPU.
 
-`accelerate` measures a CSR product against the dense one, matrix by matrix, and keeps the faster.
+`accelerate` measures a CSR product and the dense product of each matrix and uses the faster one.
 """
 
 import statistics
@@ -22,7 +22,7 @@ MARGIN = 1.1  # a CSR product replaces a dense one if its speed-up is higher
 
 
 class TorchSparseLinear(nn.Module):
-    """An nn.Linear for inference whose weight is CSR, with torch's product.
+    """A linear layer for inference with a CSR weight and torch's product.
 
     x (..., in) -> (..., out), both fp32 on the CPU. Its state_dict raises ValueError.
     """
@@ -38,18 +38,18 @@ class TorchSparseLinear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def tokens_of(self, x: Tensor) -> Tensor:
-        """Return x (..., in) as (tokens, in). Raises ValueError if the product cannot read it."""
+        """Return x (..., in) as (tokens, in). Raises ValueError for a wrong shape or device."""
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
         for name, tensor in (("x", x), ("a sparse layer", self.bias)):
             if tensor.device.type != "cpu" or self.bias.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}: an accelerated "
-                                 "model stays torch.float32 on cpu; load it anew to move it")
+                                 "model must stay torch.float32 on cpu; load the model again")
         return x.reshape(-1, self.in_features).float().contiguous()
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
-        raise ValueError(f"{prefix}weight is sparse: an accelerated model only answers and cannot "
-                         "be saved; save it before accelerate(), or load it again")
+        raise ValueError(f"{prefix}weight is sparse: an accelerated model cannot be saved; save it "
+                         "before accelerate(), or load it again")
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.tokens_of(x)
@@ -60,7 +60,7 @@ class TorchSparseLinear(nn.Module):
 
 
 class SparseLinear(TorchSparseLinear):
-    """The same with the product of smp/fast/products.py; at most 65,536 columns."""
+    """A linear layer with the sparse product of smp/fast/products.py; at most 65,536 columns."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear)
@@ -77,9 +77,9 @@ class SparseLinear(TorchSparseLinear):
 
 
 def measure_speed_up(before: Callable, after: Callable, rounds: int = 3) -> float:
-    """Return the median of the time of before() over the time of after().
+    """Return the median of the ratios time of before() / time of after().
 
-    The functions take turns, so that other load on the machine slows both.
+    The functions run in turns, so other load on the machine slows both.
     """
     def seconds(function):
         start = time.perf_counter()
@@ -87,13 +87,14 @@ def measure_speed_up(before: Callable, after: Callable, rounds: int = 3) -> floa
         return time.perf_counter() - start
 
     ratios = [seconds(before) / seconds(after) for _ in range(rounds + 1)]
-    return statistics.median(ratios[1:])  # the first round warms up
+    return statistics.median(ratios[1:])  # the first round is the warm-up
 
 
 def linears_to_accelerate(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]:
     """Return [(name in the base model, nn.Linear)] of the encoder's layers, of any shapes.
 
-    Raises ValueError if there are none, if masks are attached, or if a weight is not fp32 on a CPU.
+    Raises ValueError without such layers, with attached masks, or for a weight that is not fp32 on
+    a CPU.
     """
     check_merged(model)
     kind = type(model).__name__
@@ -114,13 +115,13 @@ def linears_to_accelerate(model: PreTrainedModel) -> list[tuple[str, nn.Linear]]
 
 @torch.no_grad()
 def accelerate(model: PreTrainedModel, example: dict) -> PreTrainedModel:
-    """Replace in place the encoder's linear layers whose CSR product is faster; for inference only.
+    """Replace the encoder's linear layers in place if their CSR product is faster.
 
-    The masks must be merged. example: a typical batch for model(**example), whose number of tokens
-    decides which product is faster. Sets model.acceleration: [{"matrix", "density", "speed_up",
-    "product": "dense", "torch CSR" or "compiled CSR"}]. The logits change by rounding only. Save
-    the model first, because saving it raises ValueError afterwards. Raises ValueError if the model
-    cannot be accelerated.
+    The result is for inference only. The masks must be merged. example: a typical batch for
+    model(**example); its number of tokens decides which product is faster. Sets model.acceleration:
+    [{"matrix", "density", "speed_up", "product": "dense", "torch CSR" or "compiled CSR"}]. The
+    logits change by rounding only. Save the model first, because saving raises ValueError
+    afterwards. Raises ValueError if the model cannot be accelerated.
     """
     linears = linears_to_accelerate(model)
     model.eval().requires_grad_(False)

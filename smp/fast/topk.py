@@ -1,7 +1,7 @@
-"""The choice of the masks on a CPU: bit for bit the result of `smp.method.masks.keep_top`, faster.
+"""Fast choice of the masks on a CPU, bit for bit equal to `smp.method.masks.keep_top`.
 
-Only the few values near the k-th highest are partitioned. The last step's k-th highest shows where
-they are, because scores move little in a step; without one, a sample shows it.
+Only the few values near the k-th highest are partitioned. They are found near the k-th highest of
+the last step, because scores change little in a step. In the first step, a sample locates them.
 """
 
 import math
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class KeepTop:
-    """Choose the masks of all matrices: ({name: scores}, {name: k}) -> {name: mask}.
+    """Choice of the masks of all matrices: ({name: scores}, {name: k}) -> {name: mask}.
 
-    For `Masks(..., choose=KeepTop())` on a CPU. Each name keeps the interval that contained its
-    last k-th highest score, which changes the time, not the masks, and the memory of its mask: the
-    next call overwrites what this one returned.
+    For `Masks(..., choose=KeepTop())` on a CPU. For each name it keeps the interval of the last
+    k-th highest score, which affects the time but not the masks. It also keeps the memory of each
+    mask, so the next call overwrites the masks that this call returned.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ def keep_top_near(scores: Tensor, k: int, interval: tuple[float, float] | None =
                   out: np.ndarray | None = None) -> tuple[Tensor, tuple[float, float] | None]:
     """Return (bool mask of the k highest scores, interval for the next call).
 
-    scores: on the CPU; of equal scores the lower index is kept. interval: (low, high) that may
+    scores: on the CPU; for equal scores the lower index is kept. interval: (low, high) that may
     contain the k-th highest, or None; the mask does not depend on it. out: memory for the mask.
     """
     values = scores.detach().flatten().numpy()
@@ -51,7 +51,7 @@ def keep_top_near(scores: Tensor, k: int, interval: tuple[float, float] | None =
     found = keep_top_between(values, k, *interval, kept) if interval else None
     found = found or keep_top_between(values, k, *likely_interval(values, k), kept)
     found = found or keep_top_between(values, k, -math.inf, math.inf, kept)
-    if found is None:  # the k-th highest is NaN: nothing is above it or equal to it
+    if found is None:  # the k-th highest is NaN: no value is above it or equal to it
         kept[:] = False
     mask = torch.from_numpy(kept).view(scores.shape)
     return mask, found if found and 0 < found[1] - found[0] < math.inf else None
@@ -61,9 +61,9 @@ def keep_top_between(values: np.ndarray, k: int, low: float, high: float, mask: 
                      ) -> tuple[float, float] | None:
     """Write the mask of the k highest of values (n,) and return an interval near the k-th.
 
-    The interval has the width that would contain about 0.5% of the values; it is [low, high] if
-    exactly k values are above high. Returns None, with a useless mask, if the k-th highest is
-    below low or cannot be found in [low, high]. NaN ranks highest and is never kept.
+    The interval contains about 0.5% of the values. It is [low, high] if exactly k values are above
+    high. Returns None, with an invalid mask, if the k-th highest is below low or cannot be found in
+    [low, high]. NaN ranks highest and is never kept.
     """
     np.greater(values, high, out=mask)
     outside = values < low
@@ -87,10 +87,11 @@ def keep_top_between(values: np.ndarray, k: int, low: float, high: float, mask: 
 def likely_interval(values: np.ndarray, k: int) -> tuple[float, float]:
     """Return (low, high) that very likely contains the k-th highest of values (n,).
 
-    One value in 61 estimates the k-th highest, and the estimate's rank corrects it. Partitioning
-    the few values between costs far less than partitioning all (Floyd and Rivest, 1975).
+    A sample of one value in 61 estimates the k-th highest, and the rank of the estimate corrects
+    it. The partition of the few values in the interval takes much less time than the partition of
+    all values (Floyd and Rivest, 1975).
     """
-    n, step = len(values), 61  # prime to the widths of matrices: the sample is from all columns
+    n, step = len(values), 61  # coprime to the widths of matrices, to sample all columns
     if n < 10_000:
         return -math.inf, math.inf
     sample = np.concatenate([[-np.inf], values[::step], [np.inf]], dtype=values.dtype)
@@ -99,7 +100,7 @@ def likely_interval(values: np.ndarray, k: int) -> tuple[float, float]:
     middle = np.sort(np.partition(sample, (first, last))[first : last + 1])
     guess = len(middle) // 2
     found = np.count_nonzero(values > middle[guess])
-    if found < k and middle[guess - 1] == middle[guess]:  # one of many equal values, maybe the k-th
+    if found < k and middle[guess - 1] == middle[guess]:  # many equal values, possibly the k-th
         found = np.count_nonzero(values >= middle[guess])
         if found >= k:
             return float(middle[guess]), float(middle[guess])

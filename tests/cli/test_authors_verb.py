@@ -1,4 +1,4 @@
-"""`smp authors`: masks in the authors' form, evaluated as the plain reading of the file says."""
+"""`smp authors`: its scores equal those of masks that plain Python decodes from the file."""
 
 import json
 import zipfile
@@ -21,9 +21,9 @@ from smp.task.authors import save_authors_masks
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    """A folder with a small bert/ of the form of bert-base-uncased, mine.json and a mask file."""
+    """Return a folder with a small BERT in the form of bert-base-uncased, data and a mask file."""
     folder = tmp_path_factory.mktemp("local")
-    torch.manual_seed(6)  # it has some F1, another one with its masks than without
+    torch.manual_seed(6)  # F1 is above 0, and differs with and without the masks
     config = tiny_config(max_position_embeddings=512, initializer_range=0.2)
     BertForMaskedLM(config).save_pretrained(folder / "bert")
     tokenizer.save_pretrained(folder / "bert")
@@ -39,7 +39,7 @@ def folder(tmp_path_factory, tokenizer):
 
 
 def plain_reading(folder, n_eval):
-    """(density, EM, F1, questions) from the file's bits put onto the checkpoint one by one."""
+    """Return (density, EM, F1, questions), the file's bits applied to the checkpoint one by one."""
     model, tokenizer, _ = load_student(str(folder / "bert"))
     linears = {f"bert.{name}.mask_scores": linear for name, _, _, linear in encoder_linears(model)}
     bits = np.unpackbits(np.load(folder / "squad_0.10_kd_mag.npy")).tolist()
@@ -49,10 +49,10 @@ def plain_reading(folder, n_eval):
         for i in range(len(weight)):
             weight[i] *= bits[i]
         del bits[: len(weight)]
-    asked = load_squad(str(folder / "mine.json"), 1, n_eval=n_eval)["eval"]
-    windows = featurise(asked, tokenizer, max_length=384, stride=128)
-    scores, _ = evaluate_answers(model, asked, windows, tokenizer, "fp32")
-    return density, scores["em"], scores["f1"], len(asked)
+    questions = load_squad(str(folder / "mine.json"), 1, n_eval=n_eval)["eval"]
+    windows = featurise(questions, tokenizer, max_length=384, stride=128)
+    scores, _ = evaluate_answers(model, questions, windows, tokenizer, "fp32")
+    return density, scores["em"], scores["f1"], len(questions)
 
 
 def authors(folder, name, *more):
@@ -62,21 +62,21 @@ def authors(folder, name, *more):
 
 @pytest.mark.parametrize("name, n_eval", [("squad_0.10_kd_mag.npy.zip", 8),
                                           ("squad_0.10_kd_mag.npy", None)])
-def test_the_scores_are_those_of_the_files_bits(name, n_eval, folder, capfd):
-    density, em, f1, asked = plain_reading(folder, n_eval)
+def test_scores_equal_those_of_plainly_decoded_bits(name, n_eval, folder, capfd):
+    density, em, f1, count = plain_reading(folder, n_eval)
     assert f1 > 0 and 0.09 < density < 0.11
     capfd.readouterr()
     assert authors(folder, name, *[f"--n-eval={n_eval}"] * (n_eval is not None)) == 0
     first, *rest = capfd.readouterr().out.splitlines()
     assert first == (f"{name}: density {density:.1%}, EM {em:.3f}, F1 {f1:.3f} on "
-                     f"{asked} questions")
+                     f"{count} questions")
     assert rest == [
         "published, SMP-S + KD, density 50%: EM 0.828, F1 0.898",
         "published, SMP-S + KD, density 10%: EM 0.793, F1 0.872",
         "published, SMP-S + KD, density 3%: EM 0.750, F1 0.841"]
 
 
-@pytest.mark.parametrize("name, more, said", [
+@pytest.mark.parametrize("name, more, message", [
     ("gone.npy", ["--model=nowhere"], "gone.npy: no such file"),
     ("bert", [], "bert: no such file"),
     ("mine.json", [], "mine.json is not a mask file of the authors for this model: "),
@@ -88,10 +88,10 @@ def test_the_scores_are_those_of_the_files_bits(name, n_eval, folder, capfd):
     ("squad_0.10_kd_mag.npy", ["--model=./gone"], "--model ./gone: no such file or folder"),
     ("squad_0.10_kd_mag.npy", ["--model=all-MiniLM-L6-v2"], "has no masked-LM head"),
 ])
-def test_wrong_input_is_one_line(name, more, said, folder, capfd):
+def test_wrong_input_prints_one_line(name, more, message, folder, capfd):
     np.save(folder / "short.npy", np.zeros(40, np.uint8))
     capfd.readouterr()
     assert authors(folder, name, *more) == 2
     shown = capfd.readouterr()
     line = shown.err.splitlines()[-1]
-    assert shown.out == "" and line.startswith("authors: ") and said in line
+    assert shown.out == "" and line.startswith("authors: ") and message in line

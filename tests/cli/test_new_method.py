@@ -1,4 +1,4 @@
-"""docs/new-method.md: its file and its line make a method that runs beside the others."""
+"""docs/new-method.md: its file and its line add a method to a sweep with other methods."""
 
 import importlib.util
 import re
@@ -23,7 +23,7 @@ FILE, LINE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture
 def row_product(tmp_path, monkeypatch):
-    """The page's file as a module of smp/method/, and its line in the table."""
+    """Install the page's file as a module of smp/method/ and its line in the table."""
     path = tmp_path / "row_product.py"
     path.write_text(FILE, "utf-8")
     spec = importlib.util.spec_from_file_location("smp.method.row_product", path)
@@ -49,8 +49,8 @@ def test_each_row_keeps_its_largest_products(row_product, tiny_qa):
         assert not linear.parametrizations.weight.original.requires_grad
 
 
-def test_a_sweep_runs_it_beside_smp_and_its_table_names_it(row_product, base, tmp_path, capsys):
-    """The page's command, with other methods, densities and sizes."""
+def test_a_sweep_trains_the_method_and_the_table_has_it(row_product, base, tmp_path, capsys):
+    """Run the page's command with other methods, densities and sizes."""
     program, *command = COMMAND.split()
     assert program == "smp" and "row-product" in parse(command)[1].methods
     results = tmp_path / "results"
@@ -65,7 +65,7 @@ def test_a_sweep_runs_it_beside_smp_and_its_table_names_it(row_product, base, tm
     assert records["row-product"]["label"] == "row product"
     assert records["row-product"]["density"] == pytest.approx(0.3, abs=0.02)
     masks = list((results / "models").glob("*row-product*/masks.safetensors"))
-    assert len(masks) == 1  # frozen weights: the masks are the task
+    assert len(masks) == 1  # frozen weights, so the run has a mask file
     tables = set(re.findall(r"`results/(\S+)`", PAGE)) - {""}
     assert tables and all((results / name).is_file() for name in tables)
     legend = plot_sweep(list(records.values())).legends[0]

@@ -1,4 +1,4 @@
-"""The options of each verb: what they become, and the one line that a wrong one gets."""
+"""The options of each verb: their parameters, and one line for a wrong option."""
 
 import io
 import os
@@ -61,51 +61,51 @@ BAD = [
 
 
 def exit_code(arguments):
-    """What the process would exit with."""
+    """Return the exit code of the process."""
     try:
         return main(arguments)
     except SystemExit as stopped:
         return stopped.code
 
 
-@pytest.mark.parametrize("arguments, said", BAD, ids=[" ".join(bad[0]) for bad in BAD])
-def test_a_wrong_value_is_one_line(tmp_path, monkeypatch, capfd, arguments, said):
+@pytest.mark.parametrize("arguments, message", BAD, ids=[" ".join(bad[0]) for bad in BAD])
+def test_a_wrong_value_prints_one_line(tmp_path, monkeypatch, capfd, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").touch()
     assert exit_code(["run", *arguments]) == 2
     shown = capfd.readouterr()
     assert shown.out == "" and re.fullmatch(r"run: [^\n]+\n", shown.err)
-    assert shown.err.startswith(f"run: {said}")
+    assert shown.err.startswith(f"run: {message}")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-@pytest.mark.parametrize("arguments, said", [
+@pytest.mark.parametrize("arguments, message", [
     (["export", "--onx", "r"], "export: unknown option --onx: did you mean --onnx?"),
     (["authors", "--mdel=x"], "authors: unknown option --mdel: did you mean --model?"),
     (["table", "--referenc"], "table: unknown option --referenc: did you mean --reference?"),
     (["sweep", "--speed=9"], "sweep: unknown option --speed: did you mean --seed?"),
     (["sweep", "--densities", "0.5", "x"], "sweep: --densities 0.5 x: expected a number"),
     (["sweep", "--seeds", "a"], "sweep: --seeds a: expected a whole number"),
-    (["repeat"], "repeat: Missing from smp repeat: STR The record's .json file. (required)"),
+    (["repeat"], "repeat: Missing from smp repeat: STR Record, a .json file. (required)"),
     (["ask", "--passage=x"], "ask: Missing from smp ask: --model STR "),
     (["runn"], "smp: unknown verb 'runn': did you mean run? Known: " + ", ".join(VERBS)),
     (["shp"], "smp: unknown verb 'shp': did you mean "),
     (["--profile=quick"], "smp: unknown verb '--profile=quick': did you mean "),
 ])
-def test_a_wrong_verb_or_option_is_one_line(arguments, said, capfd):
+def test_a_wrong_verb_or_option_prints_one_line(arguments, message, capfd):
     assert exit_code(arguments) == 2
     shown = capfd.readouterr()
-    assert shown.out == "" and shown.err.count("\n") == 1 and shown.err.startswith(said)
+    assert shown.out == "" and shown.err.count("\n") == 1 and shown.err.startswith(message)
 
 
-@pytest.mark.parametrize("arguments, said", [
+@pytest.mark.parametrize("arguments, message", [
     (["--densty=0.1"], "run: unknown option --densty: did you mean --density?\n"),
     (["--n-train=x"], "run: --n-train x: expected a whole number\n"),
     (["--only=x"], "run: invalid choice 'x' for argument '--only'. Expected one of "),
 ])
 @pytest.mark.parametrize("output", ["colours", "ascii", "narrow"])
-def test_the_line_is_the_same_on_every_output(output, arguments, said, monkeypatch, capsys):
-    """tyro draws its boxes for the terminal: coloured, without lines, or wrapped."""
+def test_the_line_is_the_same_on_each_terminal(output, arguments, message, monkeypatch, capsys):
+    """tyro adapts its boxes to the terminal: coloured, without borders, or wrapped."""
     if output == "colours":
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -115,7 +115,7 @@ def test_the_line_is_the_same_on_every_output(output, arguments, said, monkeypat
         monkeypatch.setenv("COLUMNS", "40")
     assert exit_code(["run", *arguments]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith(said) and shown.count("\n") == 1
+    assert shown.startswith(message) and shown.count("\n") == 1
 
 
 def test_wrong_values_import_no_slow_package():
@@ -126,7 +126,7 @@ def test_wrong_values_import_no_slow_package():
     assert done.stdout == "2 []\n" and done.stderr.startswith("run: density is 7.0: expected")
 
 
-def test_no_verb_lists_the_verbs_and_is_an_error(capsys):
+def test_no_verb_prints_the_verbs_and_returns_2(capsys):
     for arguments, code in (([], 2), (["--help"], 0), (["-h"], 0)):
         assert exit_code(arguments) == code
         shown = capsys.readouterr()
@@ -143,7 +143,7 @@ def test_every_setting_is_an_option_with_its_comment(verb, capsys):
         assert len(re.findall(f"{option} {re.escape(HELP[name])}", shown)) == 1, name
 
 
-def test_only_what_was_given_is_passed_on_with_its_type():
+def test_only_given_options_are_passed_on_with_their_type():
     verb, options = parse(["run", "--n-train", "20", "--epochs", "2", "--density=0.5",
                            "--method", "smp-s", "--bias_norm_learning_rate=1e-3",
                            "--head", "label words", "--only", "smp", "finetune"])
@@ -156,7 +156,7 @@ def test_only_what_was_given_is_passed_on_with_its_type():
     assert set(vars(options.files).values()) == {None}
 
 
-def test_a_setting_of_yes_or_no_is_a_flag():
+def test_a_boolean_setting_is_a_flag():
     for argument, value in (("--init-head-from-teacher", True),
                             ("--no-init-head-from-teacher", False)):
         assert parse(["run", argument])[1].settings.init_head_from_teacher is value
@@ -164,12 +164,12 @@ def test_a_setting_of_yes_or_no_is_a_flag():
 
 
 def parameters(*arguments):
-    """The notebook parameters of a command line."""
+    """Return the notebook parameters of a command line."""
     options = parse(["run", *arguments])[1]
     return notebook_parameters(read_settings(options.settings), read_files(options.files))
 
 
-def test_the_default_profile_is_quick_with_a_gpu_too(monkeypatch):
+def test_the_default_profile_is_quick_also_with_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert parameters() == {"PROFILE": "quick"}
     assert parameters("--profile=paper") == {"PROFILE": "paper"}
@@ -199,14 +199,14 @@ def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
     (tmp_path / "my model").mkdir()
     (tmp_path / "squad.json").touch()
     (tmp_path / "teacher.zip").touch()
-    (tmp_path / "synthetic").mkdir()  # not what --data=synthetic means
+    (tmp_path / "synthetic").mkdir()  # --data=synthetic is not this folder
     given = parameters("--profile=quick", "--model=my model", "--data", "squad.json",
                        "--teacher=teacher.zip", "--results=new/folder")
     assert given.pop("PROFILE") == "quick" and given == {
                      "MODEL": str(tmp_path / "my model"), "DATA": str(tmp_path / "squad.json"),
                      "TEACHER": str(tmp_path / "teacher.zip"),
                      "RESULTS": str(tmp_path / "new/folder")}
-    folder = tmp_path / "Static_Model_Pruning"  # and a shared copy shows no path of this machine
+    folder = tmp_path / "Static_Model_Pruning"  # a shared copy contains no path of this machine
     assert relative_parameters(folder, given)["DATA"] == os.path.join("..", "squad.json")
     names = parameters("--profile=quick", "--model=google-bert/bert-base-uncased",
                        "--data=synthetic")

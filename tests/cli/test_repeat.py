@@ -1,4 +1,4 @@
-"""`smp repeat`: a record's settings, and the same training again."""
+"""`smp repeat`: the settings of a record, and the same training again."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ FOLDERS = ("results/reference", "results/reference/sweep", "results/reference/tr
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_settings_are_those_of_the_committed_record(folder):
+def test_settings_equal_those_of_the_committed_record(folder):
     records = read_records(ROOT / folder)
     assert records
     for record in records:
@@ -40,14 +40,14 @@ def test_the_settings_are_those_of_the_committed_record(folder):
         assert read == record
         found = asdict(settings)
         if record["data"] == "squad":
-            assert found["data"] == "rajpurkar/squad"  # where anyone has it
+            assert found["data"] == "rajpurkar/squad"  # the Hub name
         for name in ("model", "data"):
             found[name] = found[name].split("/")[-1]
         assert found == with_defaults(record["settings"])
 
 
-def test_embedded_weights_and_questions_are_those_of_the_records():
-    """So a committed record of them can be repeated anywhere."""
+def test_embedded_weights_and_questions_have_the_recorded_sha():
+    """A committed record of them can therefore be repeated on any machine."""
     records = [r for r in read_records(ROOT / FOLDERS[0]) if r["data"] == "synthetic"]
     assert records and {r["model"] for r in records} == {"all-MiniLM-L6-v2"}
     assert {r["model_sha"] for r in records} == {
@@ -59,7 +59,7 @@ def test_embedded_weights_and_questions_are_those_of_the_records():
         assert data_fingerprint(data["train"]) == record["train_sha"]
 
 
-def test_places_that_are_named_take_those_of_the_record(tmp_path, monkeypatch):
+def test_given_paths_replace_those_of_the_record(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = asdict(choose_settings("quick", "smp", model="mine", data="squad"))
     path = write_record(make_record(settings=settings, distill="none"), tmp_path / "results")
@@ -81,7 +81,7 @@ def with_settings(**changes):
     return lambda record: json.dumps(record | {"settings": record["settings"] | changes})
 
 
-@pytest.mark.parametrize("content, said", [
+@pytest.mark.parametrize("content, message", [
     (None, "record.json: no such file; expected a record, a .json file"),
     ("", "is not a result record: Expecting value"),
     ("\0\xff", "is not a result record: "),
@@ -90,13 +90,13 @@ def with_settings(**changes):
     ('{"em": 0.5}', "is not a result record: missing schema, name, "),
     (changed(schema=1), "is not a result record: schema is 1, expected 2"),
     (changed(variant="norm-kept"), "variant norm-kept is not in the package; see experiments/"),
-    (with_settings(gone=1), "its settings are not those of this code: "),
-    (changed(settings={"distill": "none"}), "its settings are not those of this code: "),
+    (with_settings(gone=1), "its settings do not match this version: "),
+    (changed(settings={"distill": "none"}), "its settings do not match this version: "),
     (with_settings(model=["a"]), "model is ['a']: expected a name or a path, as text"),
     (with_settings(density=2.0), "density is 2.0: expected a number above 0 and at most 1"),
     (with_settings(method="gone"), "method is 'gone': expected one of smp-l, "),
 ])
-def test_another_file_is_one_line_and_trains_nothing(content, said, tmp_path, monkeypatch, capfd):
+def test_an_invalid_record_prints_one_line(content, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "record.json"
     if callable(content):
@@ -107,16 +107,16 @@ def test_another_file_is_one_line_and_trains_nothing(content, said, tmp_path, mo
     assert main(["repeat", str(path)]) == 2
     shown = capfd.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and shown.err.startswith("repeat: ")
-    assert said in shown.err
+    assert message in shown.err
     assert sorted(tmp_path.iterdir()) == [path] * (content is not None)
 
 
-# A small training, and the same again
+# A small training and its repetition
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tokenizer):
-    """(folder with an encoder, questions and results, {label: its record}) of a sweep."""
+    """Return (folder with encoder, questions and results, {label: its record}) of a sweep."""
     folder = tmp_path_factory.mktemp("trained")
     for seed, name in enumerate(("tiny", "another")):
         torch.manual_seed(seed)
@@ -143,7 +143,7 @@ SAME = "name settings em f1 exact_matches layers steps head params_total train_s
 
 
 @pytest.mark.parametrize("label", ["fine-tuned", "SMP-S", "SMP-S + KD"])
-def test_a_repeated_run_ends_as_its_record(label, trained, tmp_path, capfd):
+def test_a_repeated_run_equals_its_record(label, trained, tmp_path, capfd):
     before, results = trained[1][label], tmp_path / "results"
     if before["teacher"]:
         shutil.copytree(trained[0] / "results/models", results / "models")
@@ -161,7 +161,7 @@ def test_a_repeated_run_ends_as_its_record(label, trained, tmp_path, capfd):
     assert shown == [f"record  {score}  {device}", f"now     {score}  {device}"]
 
 
-def test_the_teacher_is_the_recorded_one_or_another_is_told(trained, tmp_path, capfd):
+def test_another_teacher_than_the_recorded_one_is_printed(trained, tmp_path, capfd):
     folder, records = trained
     models = tmp_path / "results/models"
     shutil.copytree(folder / "results/models", models)
@@ -176,26 +176,27 @@ def test_the_teacher_is_the_recorded_one_or_another_is_told(trained, tmp_path, c
     assert repeat(trained, "SMP-S + KD", tmp_path / "other", f"--teacher={newer}") == 0
     (now,) = read_records(tmp_path / "other")
     assert now["teacher"]["name"] == newer.name
-    assert f"teacher: {newer.name}, not that of the record" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert f"teacher: {newer.name}, which is not the record's teacher" in printed
 
 
-@pytest.mark.parametrize("places, said", [
-    (dict(data="longer.json"), "the training questions of …longer.json are not those of the "
-                               "record: name theirs with --data"),
-    (dict(model="another"), "the weights of …another are not those of the record: name theirs "
-                            "with --model"),
+@pytest.mark.parametrize("places, message", [
+    (dict(data="longer.json"), "the training questions of …longer.json differ from the record's: "
+                               "set --data to the data of the record"),
+    (dict(model="another"), "the weights of …another differ from the record's: set --model to "
+                            "the model of the record"),
 ])
-def test_other_questions_or_weights_are_refused(places, said, trained, tmp_path, capfd):
+def test_other_questions_or_weights_print_one_line(places, message, trained, tmp_path, capfd):
     capfd.readouterr()
     assert repeat(trained, "SMP-S", tmp_path / "results", **places) == 2
     line = capfd.readouterr().err.splitlines()[-1]
-    before, after = said.split("…")
+    before, after = message.split("…")
     assert line.startswith(f"repeat: {before}") and line.endswith(after)
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("given", ["model", "data"])
-def test_a_place_that_is_not_named_is_one_line(given, trained, tmp_path, monkeypatch, capfd):
+def test_a_missing_path_prints_one_line(given, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     folder, records = trained
     place = {"model": folder / "tiny", "data": folder / "mine.json"}[given]

@@ -1,4 +1,4 @@
-"""The lines that `smp run` prints before and after the notebooks, from records."""
+"""The lines that `smp run` prints before and after the notebooks, computed from records."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ def settings_of(parameters):
 
 
 def reference_runs(parameters=QUICK, **changes):
-    """A record of each notebook with the parameters, 60 seconds long."""
+    """Return a record of each notebook with the parameters and a training time of 60 seconds."""
     return [make_record(method=settings.method, distill=DISTILL[name], density=settings.density,
                         settings=asdict(settings), epochs=settings.epochs,
                         **{"seconds": 60.0} | changes)
@@ -50,7 +50,7 @@ def test_the_time_is_the_sum_of_the_reference_runs():
     (reference_runs(seconds=3600.0), "about 3.0 hours on a CPU in"),
     (reference_runs(device="cuda"), "about 3 minutes on cuda in"),
 ])
-def test_the_time_names_its_device(runs, shown):
+def test_the_time_line_names_the_device(runs, shown):
     assert shown in opening_lines(settings_of(QUICK), Path("results"), runs)[1]
 
 
@@ -58,18 +58,18 @@ def test_the_time_names_its_device(runs, shown):
     [], reference_runs()[:2], reference_runs(QUICK | {"N_TRAIN": 32}),
     reference_runs({"PROFILE": "laptop"}), reference_runs(data="squad"),
 ])
-def test_without_the_same_runs_there_is_no_time(reference):
+def test_there_is_no_time_without_the_same_runs(reference):
     lines = opening_lines(settings_of(QUICK), Path("results"), reference)
     assert len(lines) == 3 and not any("minute" in line for line in lines)
 
 
-def test_the_line_for_bert_on_squad_is_not_printed_by_its_own_run():
+def test_a_run_of_bert_on_squad_has_no_line_about_it():
     lines = opening_lines(settings_of({"PROFILE": "squad"}), Path("results"), [])
     assert lines == ["Profile squad: bert-base-uncased on rajpurkar/squad, all training questions, "
                      "3 of 3 notebooks", "Results: results/"]
 
 
-def test_settings_include_set():
+def test_notebook_settings_contain_those_in_set():
     chosen = notebook_settings("smp", QUICK | {"N_TRAIN": 32, "RESULTS": "x",
                                                "SET": {"batch_size": 4}})
     assert (chosen.n_train, chosen.batch_size, chosen.stage) == (32, 4, "smp")
@@ -80,17 +80,17 @@ def test_settings_include_set():
     {"n_train": 32}, {"n_eval": 16}, {"epochs": 3}, {"distill": "none"}, {"method": "smp-s"},
     {"settings": {"learning_rate": 1.0}},
 ])
-def test_another_run_gives_no_expectation(change):
+def test_another_run_has_no_expected_em(change):
     assert expected_em(make_record(), [make_record(**change)]) is None
 
 
-def test_the_same_seed_is_expected_else_the_mean():
+def test_expected_em_is_of_the_same_seed_or_the_mean():
     reference = [make_record(seed=seed, em=em) for seed, em in ((0, 0.5), (1, 0.6), (2, 0.8))]
     assert expected_em(make_record(), reference) == 0.5
     assert expected_em(make_record(seed=7), reference) == pytest.approx(1.9 / 3)
 
 
-def test_a_difference_within_noise_is_not_commented():
+def test_a_difference_within_noise_has_no_remark():
     reference = [make_record(em=0.5, n_eval=400)]
     assert expected_text(make_record(em=0.45, n_eval=400), reference) == ", expected 0.500"
     assert expected_text(make_record(em=0.4, n_eval=400), reference) == (
@@ -98,7 +98,7 @@ def test_a_difference_within_noise_is_not_commented():
     assert expected_text(make_record(em=0.4), []) == ""
 
 
-def test_five_lines_end_a_run(tmp_path, monkeypatch):
+def test_a_run_ends_with_five_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [make_record(method="fine-tuned", em=0.92),
             make_record(distill="none", density=0.1, em=0.37), make_record(em=0.88)]
@@ -116,7 +116,7 @@ def test_five_lines_end_a_run(tmp_path, monkeypatch):
     assert closing_lines([], [], results, results / "executed/quick")[1:] == ["Next: smp table"]
 
 
-def test_a_damaged_reference_stops_no_run(tmp_path):
+def test_a_damaged_reference_gives_no_records(tmp_path):
     assert read_reference(tmp_path / "none") == []
     record = make_record()
     (tmp_path / f"{record['name']}.json").write_text(record_json(record))
@@ -125,7 +125,7 @@ def test_a_damaged_reference_stops_no_run(tmp_path):
     assert read_reference(tmp_path) == []
 
 
-def test_notebooks_are_of_the_clone_else_of_the_package(tmp_path):
+def test_notebooks_are_in_the_clone_or_in_the_package(tmp_path):
     with pytest.raises(ValueError, match="install the package again"):
         notebook_path("smp", tmp_path)
     for name in ("smp/notebooks/BERT_SMP.ipynb", "BERT_FINETUNE_QA.ipynb"):

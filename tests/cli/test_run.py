@@ -1,4 +1,4 @@
-"""`smp run` executes notebooks of a few lines: its output, and the files after a failure."""
+"""`smp run` with notebooks of a few lines: its output, and the files after a failure."""
 
 import json
 import os
@@ -26,7 +26,7 @@ RECORDS = {name: make_record(method=method, distill=distill, em=em)
 SOURCE = """\
 import json, os, pathlib, sys, time, warnings
 from tqdm import tqdm
-print("sees", DENSITY, pathlib.Path.cwd().name)
+print("density", DENSITY, pathlib.Path.cwd().name)
 results = pathlib.Path(RESULTS or "results")
 for i in tqdm(range(3), desc="train", unit=" steps", file=sys.stdout):
     for j in tqdm(range(2), desc="eval", leave=False, file=sys.stdout):
@@ -62,7 +62,7 @@ def write_project(root, packaged=False):
 
 @pytest.fixture
 def project(tmp_path):
-    """A clone in a folder with an awkward name."""
+    """Return a clone in a folder with braces and spaces in its name."""
     root = write_project(tmp_path / "a {clone} of it")
     (root / "results").mkdir()
     return root
@@ -81,12 +81,12 @@ def run_in(folder, *arguments, **environment):
 
 
 def stderr_lines(done):
-    # libzmq may complain about its own shutdown on a busy machine
+    # libzmq may print an error about its own shutdown on a busy machine
     return [line for line in done.stderr.splitlines() if "src/signaler.cpp" not in line]
 
 
 def test_run_prints_under_40_lines_and_ends_with_5(project):
-    # A kernel that is called python3 too, in the user's own folders, must not be the one.
+    # A kernel named python3 in the user's own folders must not run.
     user = project / "user"
     for folder in ("data", "path"):
         kernel = user / folder / "kernels/python3"
@@ -138,7 +138,7 @@ def test_installed_notebooks_run_in_the_current_folder(tmp_path):
     assert not (package / "results").exists()
 
 
-def test_a_failed_notebook_is_one_line_and_keeps_the_old_copy(project):
+def test_a_failed_notebook_prints_one_line_and_keeps_old_copy(project):
     write_notebook(project / "Static_Model_Pruning/BERT_SMP.ipynb",
                    "raise ValueError('much\\nDENSITY is odd')")
     executed = project / "results/executed/quick"
@@ -154,7 +154,7 @@ def test_a_failed_notebook_is_one_line_and_keeps_the_old_copy(project):
     assert "DENSITY is odd" in failed.read_text()
 
 
-def test_a_kernel_that_dies_is_one_line(project):
+def test_a_dead_kernel_prints_one_line(project):
     write_notebook(project / "BERT_FINETUNE_QA.ipynb", "import os\nos._exit(9)")
     done = run_in(project, "--only", "finetune")
     assert done.returncode == 1 and len(stderr_lines(done)) == 1
@@ -162,14 +162,14 @@ def test_a_kernel_that_dies_is_one_line(project):
 
 
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_is_one_line_and_leaves_no_file_or_kernel(project, name, code):
+def test_a_signal_prints_one_line_and_removes_files_and_kernel(project, name, code):
     write_notebook(project / "BERT_FINETUNE_QA.ipynb",
                    "import os, pathlib, time\npathlib.Path('draft').write_text(str(os.getpid()))\n"
                    "os.replace('draft', 'started')\ntime.sleep(100)")
     process = subprocess.Popen(
         [sys.executable, "-m", "smp", "run", "--profile=quick", "--only", "finetune"], cwd=project,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # a shell that starts the tests in the background has them ignore Ctrl-C: a user's does not
+        # a shell that starts the tests in the background makes them ignore Ctrl-C
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 600
     while not (project / "started").exists() and time.monotonic() < deadline:
@@ -183,7 +183,7 @@ def test_a_signal_is_one_line_and_leaves_no_file_or_kernel(project, name, code):
         os.kill(int((project / "started").read_text()), 0)
 
 
-def test_a_full_disk_leaves_the_old_copy_and_no_part(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_old_copy_and_no_draft(tmp_path, monkeypatch):
     (tmp_path / "BERT_SMP.ipynb").write_text("earlier")
 
     def execute(path, copy, parameters, screen):
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_old_copy_and_no_part(tmp_path, monkeypatch):
         ("BERT_SMP.ipynb", "earlier")]
 
 
-def test_a_missing_notebook_is_one_line_before_any_run(project):
+def test_a_missing_notebook_prints_one_line_before_any_run(project):
     path = project / "Static_Model_Pruning/BERT_SMP_KD.ipynb"
     path.unlink()
     done = run_in(project)

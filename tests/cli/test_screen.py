@@ -1,4 +1,4 @@
-"""The terminal during a notebook: a line that is rewritten in place, or a few lines without one."""
+"""Progress of a notebook: a line that is rewritten in place, or a few lines without a terminal."""
 
 import nbformat
 
@@ -40,7 +40,7 @@ def test_a_terminal_shows_headings_and_bars_in_place(monkeypatch, capsys):
     assert "\n" not in shown.err and terminal_text(shown.err).strip() == ""
 
 
-def test_without_a_terminal_there_are_3_lines_a_training(monkeypatch, capsys):
+def test_without_a_terminal_a_training_prints_3_lines(monkeypatch, capsys):
     clock = iter(range(0, 10**6, 40))
     monkeypatch.setattr("smp.cli.screen.time.monotonic", lambda: next(clock))
     with Screen() as screen:
@@ -53,14 +53,14 @@ def test_without_a_terminal_there_are_3_lines_a_training(monkeypatch, capsys):
         f"      smp:  {n}% {n}/100 [00:10<00:20, 2.00 steps/s, loss=1.00]" for n in (25, 50, 75)]
 
 
-def test_state_lines_are_30_seconds_apart(capsys):
+def test_progress_lines_are_30_seconds_apart(capsys):
     with Screen() as screen:
         for percent in range(101):
             screen.read(bar(percent), "stdout")
     assert capsys.readouterr().out == ""
 
 
-def test_warnings_are_one_line_and_the_rest_is_counted(capsys):
+def test_the_first_warning_is_printed_and_others_counted(capsys):
     with Screen() as screen:
         for text in (bar(5) + WARNING, WARNING, "Traceback (most recent call last):\n  File\n",
                      "Val", "ueError: no\n", "last, without an end"):

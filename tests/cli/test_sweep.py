@@ -1,4 +1,4 @@
-"""A sweep: the grid, finished runs, interruption, wrong input in one line."""
+"""A sweep: the grid, finished runs, interruption, and one line for wrong input."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ from smp.task.mask_file import load_masks
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory, tokenizer):
-    """A folder with a tiny random BERT that has no question-answering head."""
+    """Return a folder with a tiny random BERT without a question-answering head."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("encoder") / "tiny"
     BertForQuestionAnswering(tiny_config(max_position_embeddings=192)).bert.save_pretrained(folder)
@@ -42,7 +42,7 @@ def plan(encoder, methods, densities=(0.5,), seeds=(0,), **changes):
                       n_valid=0, n_eval=12, n_validations=1, **changes)
 
 
-def test_the_grid_is_every_method_at_every_density_and_seed(encoder):
+def test_a_grid_has_each_method_at_each_density_and_seed(encoder):
     methods = ["smp-l", "smp-s+kd", "soft-movement", "movement-s+hidden", "movement"]
     runs = plan(encoder, methods, (0.5, 0.1), (0, 1))
     assert len(set(runs)) == 20
@@ -64,14 +64,14 @@ def test_fine_tuned_runs_come_first_one_for_each_seed(encoder):
 
 @pytest.mark.parametrize("word", ["smp", "smp-l+", "smp-l+tea", "global", "movement-kd", "",
                                   "fine-tuned+kd"])
-def test_an_unknown_method_gets_one_line(word):
+def test_an_unknown_method_raises_one_line(word):
     expected = f"method {word!r}: expected fine-tuned or one of {', '.join(METHODS)}, each also"
     with pytest.raises(ValueError, match=re.escape(expected)):
         read_method(word)
 
 
 def test_a_run_equals_the_calls_of_the_notebook(encoder, tmp_path):
-    """Masks and scores are those of the notebook's calls, written out here."""
+    """Compare masks and scores with those of the notebook's calls, which this test repeats."""
     (settings,) = plan(encoder, ["smp-s"], (0.4,), (3,))
     record = Grid([settings], tmp_path).run(settings)
 
@@ -139,7 +139,7 @@ def test_a_stopped_sweep_continues_with_the_missing_runs(encoder, tmp_path, monk
 
 
 def scores_of(monkeypatch, *scores):
-    """Have the evaluations of the next runs end with these EM: of 400 questions the first."""
+    """Replace the EM of the next evaluations; the first of 400 questions match."""
     waiting, evaluate = list(scores), grid_module.evaluate_answers
 
     def scored(*arguments):
@@ -152,14 +152,14 @@ def scores_of(monkeypatch, *scores):
 
 
 def cells(table):
-    """The cells of each line of a Markdown table, by the first."""
+    """Return {first cell: other cells} of a Markdown table."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()
             if line.startswith("|")]
     return {row[0]: row[1:] for row in rows}
 
 
 def test_one_command_trains_teacher_and_students_once(encoder, tmp_path, monkeypatch, capfd):
-    """In an empty folder, whose results/ gets records, models and tables."""
+    """Start in an empty folder; results/ then contains records, models and tables."""
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "results"
     command = ["sweep", "--model", str(encoder), "--n-train=24", "--n-valid=0", "--n-eval=400",
@@ -186,7 +186,7 @@ def test_one_command_trains_teacher_and_students_once(encoder, tmp_path, monkeyp
         assert re.fullmatch(rf"{record['em']:.3f} / [\d.]+, {share} ± [\d.]+", cell)
 
     def trained(*_, **__):
-        raise AssertionError("nothing is left to train")
+        raise AssertionError("a finished run was trained again")
 
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")
               if path.suffix in (".json", ".safetensors")}
@@ -199,7 +199,7 @@ def test_one_command_trains_teacher_and_students_once(encoder, tmp_path, monkeyp
 
 
 def test_the_sweeps_first_fine_tuned_model_is_the_teacher(encoder, tmp_path):
-    """Also where results has newer ones, of other seeds or fewer questions."""
+    """Test it also with newer models in results, of other seeds or fewer questions."""
     assert main(arguments(encoder, tmp_path, "--methods", "fine-tuned")) == 0
     (first,) = read_records(tmp_path)
     assert main([*arguments(encoder, tmp_path, "--methods", "fine-tuned"), "--n-train=16"]) == 0
@@ -216,12 +216,12 @@ def test_a_record_without_its_model_is_no_teacher(encoder, tmp_path, capfd):
     shutil.rmtree(tmp_path / "models" / record["name"])
     capfd.readouterr()
     assert main(arguments(encoder, tmp_path, "--methods", "fine-tuned", "smp-l+kd")) == 2
-    said = capfd.readouterr().err.splitlines()[-1]
-    assert said.startswith("sweep: no fine-tuned ") and said.endswith(
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("sweep: no fine-tuned ") and line.endswith(
         f"remove {record['name']}.json, its record, to train it again")
 
 
-def test_a_sweep_that_learns_nothing_has_a_table(encoder, tmp_path, monkeypatch, capfd):
+def test_a_sweep_with_em_0_has_a_table(encoder, tmp_path, monkeypatch, capfd):
     scores_of(monkeypatch, 0.0, 0.0)
     assert main([*arguments(encoder, tmp_path, "--methods", "fine-tuned", "smp-l"),
                  "--n-eval=400"]) == 0
@@ -229,8 +229,8 @@ def test_a_sweep_that_learns_nothing_has_a_table(encoder, tmp_path, monkeypatch,
     assert cell.startswith("0.000 / ") and cell.endswith("—")
 
 
-def test_a_setting_of_the_profile_that_is_given_is_no_change(encoder, tmp_path, capfd):
-    """1 of the profile and 1.0 of the command line are one number in the run's name."""
+def test_a_given_setting_equal_to_the_profiles_is_no_change(encoder, tmp_path, capfd):
+    """1 in the profile and 1.0 in the command line give the same name of the run."""
     command = arguments(encoder, tmp_path, "--methods", "fine-tuned", "smp-l")
     assert main(command) == 0
     capfd.readouterr()
@@ -242,7 +242,7 @@ def test_a_setting_of_the_profile_that_is_given_is_no_change(encoder, tmp_path, 
     assert len(read_records(tmp_path)) == 4
 
 
-def test_a_damaged_record_is_no_finished_run(encoder, tmp_path, capfd):
+def test_a_damaged_record_prints_one_line(encoder, tmp_path, capfd):
     methods = ["--methods", "magnitude"]
     assert main(arguments(encoder, tmp_path, *methods)) == 0
     (path,) = tmp_path.glob("*.json")
@@ -279,13 +279,13 @@ def test_teacher_logits_are_computed_once_for_all_runs(
                 init_head_from_teacher=True)
     sweep = Grid(runs, tmp_path, str(teacher))
     plain, following = (sweep.run(run) for run in runs)
-    assert len(computed) == 1  # it runs on every batch instead
+    assert len(computed) == 1  # with hidden states the teacher runs on every batch
     assert following["label"] == "SMP-L + KD + hidden states" and following["head"] == "trained"
     plain, following = (record["history"]["loss"] for record in (plain, following))
     assert plain == kept[2] and following not in (kept[0], kept[2])
 
 
-def test_a_teacher_of_another_shape_is_refused_before_any_run(
+def test_a_teacher_of_another_shape_raises_before_any_run(
     encoder, tmp_path, tokenizer, capfd
 ):
     for name, changes, more, line in (
@@ -310,13 +310,14 @@ def test_a_run_done_with_another_teacher_is_reported(
     teacher, model = tmp_path / "teacher", load_student(str(encoder))[0]
     tokenizer.save_pretrained(teacher)
     command = [*arguments(encoder, tmp_path, "--methods", "smp-l+kd"), "--teacher", str(teacher)]
-    for trained_anew, told in ((False, 0), (False, 0), (True, 1)):
-        if trained_anew:
+    for is_other_teacher in (False, False, True):
+        if is_other_teacher:
             torch.nn.init.normal_(model.qa_outputs.weight)  # the head alone is enough
         model.save_pretrained(teacher)
         assert main(command) == 0
         shown = capfd.readouterr().out
-        assert shown.count("has a record, of another teacher with this name") == told
+        line = "has a record, but with another teacher of this name"
+        assert shown.count(line) == int(is_other_teacher)
 
 
 @pytest.mark.parametrize("more, message", [
@@ -341,7 +342,7 @@ def test_a_run_done_with_another_teacher_is_reported(
     (["--n-train", "none"], "--n-train none: expected a whole number"),
     (["--max-length", "193"], "max_length is 193, but model '"),
 ])
-def test_wrong_values_are_one_line_before_any_run(
+def test_wrong_values_print_one_line_before_any_run(
     encoder, tmp_path, capfd, more, message
 ):
     try:

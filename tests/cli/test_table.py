@@ -1,4 +1,4 @@
-"""`smp table`: the tables and pictures of a folder of records, and those of the reference."""
+"""`smp table`: tables and pictures of a folder of records, and of the reference."""
 
 import re
 
@@ -27,7 +27,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".json")
 
 
-def test_several_methods_have_a_table_and_a_picture_more(tmp_path):
+def test_several_methods_have_another_table_and_picture(tmp_path):
     write(tmp_path, FINE_TUNED, dict(em=0.6))
     text = table_module.table(tmp_path)
     assert text == summary_markdown(read_records(tmp_path))
@@ -46,7 +46,7 @@ def test_several_methods_have_a_table_and_a_picture_more(tmp_path):
     assert ["magnitude", "—", "0.400 / 0.568, 50.0% ± 4.9"] in rows
 
 
-def test_a_record_of_a_profile_that_is_gone_is_in_the_tables(tmp_path):
+def test_a_record_of_a_removed_profile_is_in_the_tables(tmp_path):
     write(tmp_path, dict(em=0.6), dict(method="magnitude", em=0.4),
           dict(method="magnitude", em=0.3, seed=1))
     for path in tmp_path.glob("*_seed1_*.json"):
@@ -58,13 +58,13 @@ def test_a_record_of_a_profile_that_is_gone_is_in_the_tables(tmp_path):
         assert len(rows) == 2
 
 
-def test_the_table_of_no_records_has_no_picture(tmp_path):
+def test_a_folder_without_records_has_no_picture(tmp_path):
     assert "Nothing was measured yet" in table_module.table(tmp_path)
     assert names(tmp_path) == ["summary.md"]
 
 
-def test_the_pictures_are_of_the_largest_groups(tmp_path, monkeypatch):
-    """summary.png of the group with most questions, methods.png of that with most runs."""
+def test_the_pictures_show_the_largest_groups(tmp_path, monkeypatch):
+    """summary.png shows the group with the most questions, methods.png that with the most runs."""
     drawn = {}
 
     def draw(records, how, rank, path):
@@ -81,7 +81,7 @@ def test_the_pictures_are_of_the_largest_groups(tmp_path, monkeypatch):
     assert drawn == {"summary.png": {0.3}, "methods.png": {0.1, 0.2}}
 
 
-def test_published_numbers_are_drawn_beside_squad_only(tmp_path, monkeypatch):
+def test_published_numbers_are_drawn_for_squad_only(tmp_path, monkeypatch):
     seen = []
 
     class Figure:
@@ -97,7 +97,7 @@ def test_published_numbers_are_drawn_beside_squad_only(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_the_verb_prints_the_summary(given, tmp_path, monkeypatch, capfd):
+def test_table_prints_the_summary(given, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / ("elsewhere" if given else "results")
     write(folder, FINE_TUNED, dict(em=0.6))
@@ -106,15 +106,15 @@ def test_the_verb_prints_the_summary(given, tmp_path, monkeypatch, capfd):
     assert shown.err == "" and shown.out == (folder / "summary.md").read_text("utf-8") + "\n"
 
 
-@pytest.mark.parametrize("arguments, made, said", [
-    ([], None, r"results: no such folder; `smp run` makes it"),
-    (["--results=gone"], None, r"\S+gone: no such folder; `smp run` makes it"),
+@pytest.mark.parametrize("arguments, made, message", [
+    ([], None, r"results: no such folder; `smp run` creates it"),
+    (["--results=gone"], None, r"\S+gone: no such folder; `smp run` creates it"),
     (["--results=file"], "file", r"--results file: \S+file is not a folder; name a writable fold"),
     ([], "results/x.json", r"x\.json is not a result record: .*; run it again or move the file aw"),
     (["--reference"], None, r"--reference: the reference records are in the clone only"),
-    (["--reference", "--results=x"], None, r"--reference is a folder of the clone: leave out --"),
+    (["--reference", "--results=x"], None, r"--reference and --results name two folders: use one"),
 ])
-def test_what_has_no_table_is_one_line(arguments, made, said, tmp_path, monkeypatch, capfd):
+def test_a_missing_table_prints_one_line(arguments, made, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(table_module, "ROOT", tmp_path)
     monkeypatch.setattr(table_module, "REFERENCE", tmp_path / "results/reference")
@@ -125,10 +125,10 @@ def test_what_has_no_table_is_one_line(arguments, made, said, tmp_path, monkeypa
     assert main(["table", *arguments]) == 2
     shown = capfd.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1
-    assert re.match(f"table: {said}", shown.err) and sorted(tmp_path.rglob("*")) == before
+    assert re.match(f"table: {message}", shown.err) and sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_reference_has_its_tables_and_the_readme(tmp_path, monkeypatch, capfd):
+def test_reference_writes_three_tables_and_the_readme(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(table_module, "ROOT", tmp_path)
     monkeypatch.setattr(table_module, "REFERENCE", tmp_path / "results/reference")
     reference = tmp_path / "results" / "reference"

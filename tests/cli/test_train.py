@@ -1,4 +1,4 @@
-"""A run put together: the settings reach the masks, and the fast path has the plain masks."""
+"""Assembly of a run: the masks follow the settings, and fast masks equal plain ones."""
 
 import copy
 
@@ -14,7 +14,7 @@ from smp.runs.settings import choose_settings
 
 @pytest.mark.parametrize("method, sharing, temperature", [
     ("smp-l", "local", 1.0), ("smp-s", "shared", 1.0), ("smp-s", "shared", 4.0)])
-def test_settings_reach_the_masks(method, sharing, temperature, tiny_qa):
+def test_masks_equal_plain_masks_of_the_same_settings(method, sharing, temperature, tiny_qa):
     settings = choose_settings("quick", "smp", density=0.3, method=method,
                                temperature=temperature, score_init=2.0, precision="fp32")
     plain = attach_masks(copy.deepcopy(tiny_qa), sharing, temperature, start=2.0)
@@ -32,7 +32,7 @@ def test_settings_reach_the_masks(method, sharing, temperature, tiny_qa):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_trains_weights_or_scores_as_its_line_states(method, tiny_qa):
+def test_trained_parameters_follow_the_line_of_the_method(method, tiny_qa):
     chosen = METHODS[method]
     pruning = attach_pruning(tiny_qa, choose_settings("quick", "smp", method=method))
     weights = [linear.parametrizations.weight.original for *_, linear in pruning.masks.matrices]

@@ -1,4 +1,4 @@
-"""What was tried beside settings: each variant changes a training, and does what it says."""
+"""Variants and soups: each variant changes a training as its docstring states."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from experiments.variants import (
     MapsTeacher,
     SeveralTeachers,
     VectorsTeacher,
-    seeds_beside,
+    other_seeds,
 )
 from helpers import attach_masks, linears_of, tiny_config
 from records import make_record
@@ -30,7 +30,7 @@ from smp.model.load import load_qa_model
 from smp.model.predict import make_accelerator
 from smp.runs.names import run_name
 
-TEACHERS = {  # what their records say
+TEACHERS = {  # changes of their records
     "teacher": {},
     "another seed": {"seed": 1},
     "more steps": {"seed": 1, "steps": 10},
@@ -42,15 +42,15 @@ PLAIN = Parts()
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tokenizer):
-    """(a tiny random encoder without a head, a teacher of its shape with others beside it)"""
+    """Return (tiny random encoder without a head, teacher of its shape in a folder with others)."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
     for name in ("encoder", *TEACHERS):
         model = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
         (model.bert if name == "encoder" else model).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    for name, told in TEACHERS.items():
-        record = make_record("fine-tuned", **told)
+    for name, changes in TEACHERS.items():
+        record = make_record("fine-tuned", **changes)
         (folder / name / "record.json").write_text(json.dumps(record))
     return folder / "encoder", folder / "teacher"
 
@@ -74,7 +74,7 @@ def train(folders, results, method="smp-s+hidden", parts=PLAIN, **changes):
 
 
 def teacher_of(kind, student, teacher):
-    """A teacher of that class, in fp32."""
+    """Return a teacher of the class, in fp32."""
     return kind(student, teacher, encoder_layers, make_accelerator("fp32"))
 
 
@@ -84,13 +84,13 @@ def plain(folders, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_trains_otherwise_and_its_record_says_so(
+def test_a_variant_changes_the_scores_and_the_record(
     name, plain, folders, tmp_path
 ):
     parts = variants.parts_of(name)
     (record, learned), (plain, plainly_learned) = train(folders, tmp_path, parts=parts), plain
     assert not all(map(torch.equal, learned, plainly_learned))
-    if name != "heads-regularised":  # too little in six steps for a mask to show it everywhere
+    if name != "heads-regularised":  # six steps are too few to change each mask
         assert record["history"]["loss"] != plain["history"]["loss"]
     assert np.isfinite(record["history"]["loss"]).all()
     assert record["settings"] == plain["settings"]
@@ -107,7 +107,7 @@ def test_a_variant_trains_otherwise_and_its_record_says_so(
     ("heads-regularised", "movement", {}, "the regulariser of SMP, which movement"),
     ("heads-regularised", "smp-l", {"regulariser": 0}, "a regulariser above 0"),
 ])
-def test_a_variant_of_what_is_not_in_use_gets_one_line(
+def test_a_variant_of_an_unused_part_raises_one_line(
     name, method, changes, expected, folders, tmp_path
 ):
     with pytest.raises(ValueError, match=f"variant {name} replaces .*{expected}") as error:
@@ -122,33 +122,33 @@ def test_a_variant_of_what_is_not_in_use_gets_one_line(
     if (parts.masks, parts.static_mask, parts.optimizer) != (
         PLAIN.masks, PLAIN.static_mask, PLAIN.optimizer)
 ])
-def test_a_variant_of_smp_refuses_the_other_methods(name, method):
-    """Their records would otherwise name a method whose masks or optimizer were replaced."""
+def test_a_variant_of_smp_raises_for_other_methods(name, method):
+    """Otherwise a record could name a method whose masks or optimizer were replaced."""
     (settings,) = plan_sweep("quick", [method], [0.5], [0], bias_norm_learning_rate=0.003)
     with pytest.raises(ValueError, match=f"variant {name} replaces .* expected") as error:
         variants.parts_of(name).check(settings)
     assert "\n" not in str(error.value)
 
 
-def test_every_variant_states_what_it_needs():
+def test_each_variant_has_an_entry_in_needs():
     assert variants.NEEDS.keys() == VARIANTS.keys()
 
 
-def test_an_unknown_variant_gets_one_line(capsys):
+def test_an_unknown_variant_prints_one_line(capsys):
     for arguments in ([], ["norm"], ["--profile=quick"]):
         assert variants.run(arguments) == 2
         assert "expected one of attention-vectors, attention-maps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
-def test_a_copy_of_the_teacher_is_at_no_distance(kind, tiny_qa, batch):
+def test_a_copy_of_the_teacher_has_distance_0(kind, tiny_qa, batch):
     watching = teacher_of(kind, tiny_qa, copy.deepcopy(tiny_qa))
     tiny_qa(**batch)
     assert watching.read(batch)[1].item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", [VectorsTeacher, MapsTeacher, ForcingTeacher])
-def test_padding_does_not_count(kind, tiny_qa, batch):
+def test_padding_does_not_change_the_distance(kind, tiny_qa, batch):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
     watching = teacher_of(kind, tiny_qa, teacher)
     distances = []
@@ -159,7 +159,7 @@ def test_padding_does_not_count(kind, tiny_qa, batch):
     assert distances[0] == pytest.approx(distances[1], rel=1e-5) and distances[0] > 0.01
 
 
-def test_the_maps_are_those_of_the_model(tiny_qa, batch):
+def test_attention_maps_equal_those_of_the_model(tiny_qa, batch):
     watching = teacher_of(MapsTeacher, tiny_qa, copy.deepcopy(tiny_qa))
     tiny_qa.set_attn_implementation("eager")
     shown = tiny_qa(**batch, output_attentions=True).attentions
@@ -169,15 +169,15 @@ def test_the_maps_are_those_of_the_model(tiny_qa, batch):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_teachers_that_count_are_seeds_of_the_named_one(folders, tmp_path):
+def test_other_teachers_differ_only_in_the_seed(folders, tmp_path):
     _, teacher = folders
-    (beside,) = seeds_beside(teacher)
-    assert beside.name == "another seed"
-    assert seeds_beside(beside) == [teacher]
-    assert seeds_beside(tmp_path / "one without a record") == []
+    (other,) = other_seeds(teacher)
+    assert other.name == "another seed"
+    assert other_seeds(other) == [teacher]
+    assert other_seeds(tmp_path / "one without a record") == []
 
 
-def test_several_teachers_differ_from_one_and_count_alike(folders, batch):
+def test_several_teachers_have_equal_weights(folders, batch):
     _, folder = folders
     student = BertForQuestionAnswering(tiny_config(max_position_embeddings=192))
     alone = [teacher_of(HiddenTeacher, student, load_qa_model(str(folder.with_name(name)))[0])
@@ -190,13 +190,13 @@ def test_several_teachers_differ_from_one_and_count_alike(folders, batch):
     assert near != far and distance.item() == pytest.approx(((near + far) / 2).item(), rel=1e-6)
 
 
-def test_a_teacher_without_other_seeds_gets_one_line(folders, tiny_qa):
+def test_a_teacher_without_other_seeds_raises_one_line(folders, tiny_qa):
     tiny_qa.name_or_path = str(folders[1].with_name("more steps"))
-    with pytest.raises(ValueError, match="'more steps' has no other seeds beside it"):
+    with pytest.raises(ValueError, match="'more steps': its folder has no model of another seed"):
         teacher_of(SeveralTeachers, tiny_qa, tiny_qa)
 
 
-def test_a_soup_is_the_mean_of_the_weights_and_a_teacher(folders, tmp_path, capsys):
+def test_a_soup_has_mean_weights_and_is_a_teacher(folders, tmp_path, capsys):
     _, teacher = folders
     names = [str(shutil.copytree(teacher.with_name(name), tmp_path / f"m_fine-tuned_seed{seed}"))
              for seed, name in enumerate(("teacher", "another seed"))]
@@ -209,47 +209,47 @@ def test_a_soup_is_the_mean_of_the_weights_and_a_teacher(folders, tmp_path, caps
     assert record["teacher"]["name"] == "m_fine-tuned_soup"
     capsys.readouterr()
     assert soup.run(["soup", *names]) == 2
-    assert "m_fine-tuned_soup is there already" in capsys.readouterr().err
+    assert "m_fine-tuned_soup exists: remove it" in capsys.readouterr().err
 
 
-def test_a_soup_of_what_does_not_mix_gets_one_line(folders, tmp_path, tiny_qa, tokenizer, capsys):
+def test_a_soup_of_other_shapes_prints_one_line(folders, tmp_path, tiny_qa, tokenizer, capsys):
     encoder, teacher = map(str, folders)
     wide = tmp_path / "m_seed0"
-    tiny_qa.save_pretrained(wide)  # it reads fewer tokens
+    tiny_qa.save_pretrained(wide)  # its window is shorter
     tokenizer.save_pretrained(wide)
     capsys.readouterr()
     for names, expected in (
-        ([], "expected two models or more, got 0"), ([teacher], "two models or more, got 1"),
+        ([], "found 0 models, expected two or more"), ([teacher], "found 1 models, expected two"),
         ([teacher, encoder], f"{encoder} has no trained head"),
-        ([teacher, str(wide)], f"{wide} has other weights or words than {teacher}"),
+        ([teacher, str(wide)], f"{wide} has another shape or vocabulary than {teacher}"),
         ([teacher, f"{wide}9"], "m_seed09"),
     ):
         assert soup.run(["soup", *names]) == 2
-        said = capsys.readouterr().err
-        assert expected in said and said.startswith("soup: ") and said.count("\n") == 1
+        line = capsys.readouterr().err
+        assert expected in line and line.startswith("soup: ") and line.count("\n") == 1
     assert not list(tmp_path.glob("*soup*"))
 
 
-@pytest.mark.parametrize("other, said", [
-    ('{"n_train": 90, "data": "squad"}', "learned from 90 questions of squad"),
-    ('{"n_train": 40, "data": "synthetic"}', "learned from 40 questions of synthetic"),
+@pytest.mark.parametrize("other, message", [
+    ('{"n_train": 90, "data": "squad"}', "was trained on 90 questions of squad"),
+    ('{"n_train": 40, "data": "synthetic"}', "was trained on 40 questions of synthetic"),
     ("[]", "record.json is damaged"), ('{"data": "squad"}', "record.json is damaged"),
     ('{"n_train": 40, "data": "squad"}', None),
 ])
-def test_a_soup_is_of_models_that_learned_from_the_same(folders, tmp_path, other, said, capsys):
+def test_a_soup_needs_equal_training_data(folders, tmp_path, other, message, capsys):
     names = [shutil.copytree(folders[1], tmp_path / f"m_seed{seed}") for seed in (0, 1, 2)]
     for name, text in zip(names, ('{"n_train": 40, "data": "squad"}', None, other), strict=True):
         (name / "record.json").unlink(missing_ok=True)
-        if text is not None:  # one that came without a record is taken as it is
+        if text is not None:  # a model without a record is accepted
             (name / "record.json").write_text(text)
-    assert soup.run(["soup", *map(str, names)]) == (2 if said else 0)
-    if said:
-        told = capsys.readouterr().err
-        assert said in told and str(names[2]) in told and told.count("\n") == 1
-    assert bool(list(tmp_path.glob("*soup*"))) == (not said)
+    assert soup.run(["soup", *map(str, names)]) == (2 if message else 0)
+    if message:
+        line = capsys.readouterr().err
+        assert message in line and str(names[2]) in line and line.count("\n") == 1
+    assert bool(list(tmp_path.glob("*soup*"))) == (not message)
 
 
-def test_a_norm_that_is_kept_is_that_of_all_weights(tiny_qa):
+def test_norm_kept_has_the_norm_of_all_weights(tiny_qa):
     masks = attach_masks(tiny_qa, start=1.0, static_mask=variants.NormKept)
     norms = {name: linear.weight.norm().item() for name, linear in linears_of(masks).items()}
     masks.refresh(0.1)
@@ -279,9 +279,11 @@ def test_adam_per_matrix_steps_are_proportional_to_the_gradient():
     torch.testing.assert_close(part.detach(), expected)
 
 
-def test_the_heads_regulariser_is_the_gradient_of_its_formula(tiny_qa):
-    """R of a matrix with a mean m for each head: 2 sqrt(mean m) mean(sqrt(m)), the first root held
-    fast; with one head it has SMP's gradient."""
+def test_heads_regulariser_equals_the_gradient_of_its_formula(tiny_qa):
+    """Compare with autograd of 2 sqrt(mean m) mean(sqrt(m)) for the mean m of each head.
+
+    The first root is a constant. With one head the gradient is that of SMP.
+    """
     masks = attach_masks(tiny_qa, kind=variants.HeadsRegularised, heads=4)
     torch.manual_seed(0)
     for scores in masks.scores:

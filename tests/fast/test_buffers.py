@@ -1,4 +1,4 @@
-"""Shared buffers for W': the same gradients, one storage per shape, stale masks raise."""
+"""Shared buffers for W': equal gradients, one storage per shape, an error for stale masks."""
 
 import copy
 
@@ -19,7 +19,7 @@ PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
 
 @pytest.fixture
 def products(monkeypatch):
-    """The W' that F.linear multiplied with, in order."""
+    """Return the list of each W' that F.linear received, in order."""
     made, linear = [], buffers.F.linear
 
     def note(x, weight, bias=None):
@@ -46,7 +46,7 @@ def with_random_masks(model, density=0.4, **options):
 
 
 def loss_and_gradients(model, batch, precision="fp32", **options):
-    """[loss, gradient of each trained parameter]."""
+    """Return [loss, gradient of each trained parameter]."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         loss = model(**batch).start_logits.float().square().sum()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -75,7 +75,7 @@ def test_a_masked_weight_is_the_product_bit_for_bit(dtype, transposed):
     kind=st.sampled_from([Masks, MagnitudeMasks, MovementMasks]), bf16=st.booleans(),
     transposed=st.booleans(),
 )
-def test_a_layers_gradients_equal_plain_ones_bit_for_bit(
+def test_gradients_of_a_layer_equal_plain_ones_bit_for_bit(
     rows, columns, tokens, density, bias, seed, kind, bf16, transposed
 ):
     torch.manual_seed(seed)
@@ -99,7 +99,7 @@ def test_a_layers_gradients_equal_plain_ones_bit_for_bit(
 @PRECISIONS
 @pytest.mark.parametrize("kind", [Masks, MagnitudeMasks, MovementMasks])
 @pytest.mark.parametrize("vectors", [False, True])
-def test_a_models_gradients_equal_plain_ones_bit_for_bit(tiny_qa, batch, precision, kind, vectors):
+def test_gradients_of_a_model_equal_plain_ones(tiny_qa, batch, precision, kind, vectors):
     masks = with_random_masks(tiny_qa, kind=kind, vectors=vectors)
     plain = loss_and_gradients(tiny_qa, batch, precision)
     reuse_buffers(masks)
@@ -108,7 +108,7 @@ def test_a_models_gradients_equal_plain_ones_bit_for_bit(tiny_qa, batch, precisi
         assert all(torch.equal(a, b) for a, b in zip(plain, buffered, strict=True))
 
 
-def test_gradients_with_a_graph_equal_plain_ones_bit_for_bit(tiny_qa, batch):
+def test_gradients_with_a_graph_equal_plain_ones(tiny_qa, batch):
     masks = with_random_masks(tiny_qa)
     plain = loss_and_gradients(tiny_qa, batch, create_graph=True)
     reuse_buffers(masks)
@@ -129,7 +129,7 @@ def test_matrices_of_one_shape_share_a_storage(tiny_qa, batch, products, precisi
     assert len(products) == 24 and len(addresses(products)) == len(shapes) == 3
 
 
-def test_a_weight_that_is_read_keeps_its_values(tiny_qa, batch):
+def test_a_returned_weight_keeps_its_values(tiny_qa, batch):
     reuse_buffers(with_random_masks(tiny_qa))
     linear = tiny_qa.bert.encoder.layer[0].attention.self.query
     read = linear.weight
@@ -138,7 +138,7 @@ def test_a_weight_that_is_read_keeps_its_values(tiny_qa, batch):
     assert torch.equal(read, before)
 
 
-def test_masks_that_change_before_the_backward_raise(tiny_qa, batch):
+def test_changed_masks_raise_in_the_backward(tiny_qa, batch):
     masks = with_random_masks(tiny_qa)
     reuse_buffers(masks)
     loss = tiny_qa(**batch).start_logits.square().sum()
@@ -148,7 +148,7 @@ def test_masks_that_change_before_the_backward_raise(tiny_qa, batch):
     loss_and_gradients(tiny_qa, batch)  # the next step is not affected
 
 
-def test_inputs_that_change_before_the_backward_raise():
+def test_changed_inputs_raise_in_the_backward():
     linear = nn.Linear(6, 4)
     reuse_buffers(Masks([("linear", "kind", 0, linear)]))
     x = torch.randn(3, 6)
@@ -170,7 +170,7 @@ def test_merge_restores_plain_linear_layers(tiny_qa, batch):
     assert torch.equal(tiny_qa(**batch).start_logits, before)
 
 
-def test_a_copied_model_has_buffers_of_its_own(tiny_qa, batch, products):
+def test_a_copied_model_has_its_own_buffers(tiny_qa, batch, products):
     masks = with_random_masks(tiny_qa)
     reuse_buffers(masks)
     expected = loss_and_gradients(tiny_qa, batch)
@@ -183,7 +183,7 @@ def test_a_copied_model_has_buffers_of_its_own(tiny_qa, batch, products):
     assert not own & addresses(products)
 
     loss = copied(**batch).start_logits.square().sum()
-    masks.refresh(0.1)  # of the original, which the copy does not see
+    masks.refresh(0.1)  # masks of the original, not of the copy
     loss_and_gradients(tiny_qa, batch)
     loss.backward()
     masks.merge()

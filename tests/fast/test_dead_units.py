@@ -1,4 +1,4 @@
-"""Dead units: they are removed, the logits stay, and compact models are saved and loaded."""
+"""Dead units are removed without a change of the logits; compact models are saved and loaded."""
 
 import json
 
@@ -31,7 +31,7 @@ SIZES = dict(
 
 
 def random_model(seed=0, family="bert", **changes):
-    """A tiny model in fp64 with biases that are not zero."""
+    """Return a tiny model in fp64 with nonzero biases."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **SIZES | changes)
     model = AutoModelForQuestionAnswering.from_config(config).double().eval()
@@ -66,7 +66,7 @@ def zero(linear, row=None, column=None):
 
 
 def count_by_hand(model, layer):
-    """Oracle: what is dead in a layer, number by number."""
+    """Return the numbers of dead units of a layer, counted weight by weight."""
     query, key, value, output, up, down = matrices(model, layer)
 
     def row(linear, i):
@@ -98,7 +98,7 @@ some_heads = st.sets(st.integers(0, HEADS - 1))
     heads=st.lists(some_heads, min_size=2, max_size=2), density=st.sampled_from([1, 0.5, 0.15, 0]),
     padded=st.booleans(),
 )
-def test_planted_dead_units_go_and_logits_stay(seed, rows, neurons, heads, density, padded):
+def test_removal_of_dead_units_keeps_the_logits(seed, rows, neurons, heads, density, padded):
     model = random_model(seed)
     for layer in range(2):
         query, key, value, output, up, down = matrices(model, layer)
@@ -132,7 +132,7 @@ def test_planted_dead_units_go_and_logits_stay(seed, rows, neurons, heads, densi
     assert size - count_parameters(model) == saved
 
 
-def test_nothing_is_removed_if_nothing_is_dead():
+def test_a_model_without_dead_units_is_unchanged():
     model, batch = random_model(), inputs()
     before, state = logits(model, batch), {k: v.clone() for k, v in model.state_dict().items()}
     report = prune_dead_units(model)
@@ -145,7 +145,7 @@ def test_nothing_is_removed_if_nothing_is_dead():
     assert not any(isinstance(module, NarrowSelfAttention) for module in model.modules())
 
 
-def test_everything_dead_leaves_biases():
+def test_a_model_of_zeros_keeps_only_biases_and_norms():
     model, batch = random_model(), inputs()
     for *_, linear in encoder_linears(model):
         zero(linear)
@@ -159,7 +159,7 @@ def test_everything_dead_leaves_biases():
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "electra"])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "silu"])
-def test_each_family_and_its_own_activation(family, activation):
+def test_dead_units_of_each_family_and_activation(family, activation):
     changes = {"hidden_act": activation} | ({"embedding_size": 8} if family == "electra" else {})
     model, batch = random_model(1, family, **changes), inputs()
     for layer in range(2):
@@ -176,7 +176,7 @@ def test_each_family_and_its_own_activation(family, activation):
     assert torch.allclose(logits(model, batch), before, rtol=0, atol=1e-9)
 
 
-def test_dead_units_are_removed_after_merge_only(tiny_qa, batch):
+def test_dead_units_are_removed_only_after_merge(tiny_qa, batch):
     masks = attach_masks(tiny_qa)
     masks.refresh(0.01)  # all scores are equal: the first rows stay
     masked = logits(tiny_qa.eval(), batch)
@@ -186,17 +186,18 @@ def test_dead_units_are_removed_after_merge_only(tiny_qa, batch):
     report = prune_dead_units(tiny_qa)
     assert all((row["neurons"], row["heads"]) == (63, 3) for row in report["layers"])
     assert torch.allclose(logits(tiny_qa, batch), masked, atol=1e-6)
-    with pytest.raises(ValueError, match="is compact already"):
+    with pytest.raises(ValueError, match="are already removed"):
         prune_dead_units(tiny_qa)
 
 
 @pytest.mark.parametrize("family, changes, reason", [
-    ("distilbert", dict(dim=12, n_heads=3, n_layers=2, hidden_dim=10), "not those of BERT"),
-    ("mpnet", {}, "not those of BERT"),
-    ("albert", {"embedding_size": 8}, "not those of BERT"),
-    ("bert", {"is_decoder": True}, "is a decoder"),
+    ("distilbert", dict(dim=12, n_heads=3, n_layers=2, hidden_dim=10),
+     "type is distilbert, expected one of bert, "),
+    ("mpnet", {}, "type is mpnet, expected one of bert, "),
+    ("albert", {"embedding_size": 8}, "type is albert, expected one of bert, "),
+    ("bert", {"is_decoder": True}, "is a decoder, expected an encoder"),
 ])
-def test_other_layers_raise_and_stay_unchanged(family, changes, reason):
+def test_unsupported_models_raise_and_stay_unchanged(family, changes, reason):
     model = random_model(0, family, **changes)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=reason):
@@ -204,7 +205,7 @@ def test_other_layers_raise_and_stay_unchanged(family, changes, reason):
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
-# Saved and loaded
+# Save and load
 
 
 def compacted():
@@ -275,15 +276,15 @@ def changed(folder, **entries):
     lambda folder: changed(folder, **{"class": "logging"}),
     lambda folder: changed(folder, **{"class": "DistilBertForQuestionAnswering"}),
 ])
-def test_a_damaged_folder_raises_one_line(damage, tmp_path, tokenizer):
+def test_a_damaged_compact_model_raises_one_line(damage, tmp_path, tokenizer):
     folder = save_compact(compacted(), tokenizer, tmp_path / "small")
     damage(folder)
-    with pytest.raises(ValueError, match="is no whole compact model") as caught:
+    with pytest.raises(ValueError, match="cannot be loaded as a compact model .*save") as caught:
         load_compact(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_missing_files_are_named(tmp_path, tokenizer):
+def test_the_error_names_a_missing_file(tmp_path, tokenizer):
     with pytest.raises(FileNotFoundError, match="no compact.json"):
         load_compact(tmp_path)
     folder = save_compact(compacted(), tokenizer, tmp_path / "small")

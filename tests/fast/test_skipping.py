@@ -74,7 +74,7 @@ def test_value_and_gradients_equal_the_dense_product(
         rows, columns, int(density * rows * columns), bias, 0.0 if scores else None
     )
     x = torch.randn(tokens, columns, requires_grad=True)
-    pull = torch.randn(rows, tokens).T  # a gradient that does not lie row by row
+    pull = torch.randn(rows, tokens).T  # a gradient that is not contiguous
     learned = [x, *linear.parameters()]
     y = nn.Linear.forward(linear, x)
     dense = all_gradients((y * pull).sum(), *learned)
@@ -91,7 +91,7 @@ def test_value_and_gradients_equal_the_dense_product(
         assert one.shape == other.shape and torch.allclose(one, other, atol=1e-4)
 
 
-def test_any_leading_sizes_and_layouts():
+def test_leading_sizes_and_layouts_do_not_change_the_product():
     linear, mask = masked_linear(24, 40, 200)
     for x in (torch.randn(40), torch.randn(2, 3, 5, 40), torch.randn(40, 70).T):
         y, dense = skipping_forward(linear, x), linear(x)
@@ -99,7 +99,7 @@ def test_any_leading_sizes_and_layouts():
 
 
 @pytest.mark.parametrize("kind", [Masks, MagnitudeMasks, MovementMasks, SoftMovementMasks])
-def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, kind):
+def test_a_step_of_each_method_equals_the_dense_step(tiny_qa, batch, products, kind):
     masks = buffered_masks(tiny_qa, kind=kind)
     at_random(masks, 0.1)
     trained = [p for p in tiny_qa.parameters() if p.requires_grad]
@@ -108,14 +108,14 @@ def test_a_step_of_every_method_is_the_dense_one(tiny_qa, batch, products, kind)
     skip_zeros(masks, "fp32")
     skipped = all_gradients(tiny_qa(**batch).start_logits.square().sum(), *trained)
     assert [turned for _, turned in products].count(True) == len(masks.masks) - 3 * (
-        not masks.trains_weights  # nothing before the first layer learns: no gradient goes there
+        not masks.trains_weights  # with frozen embeddings, layer 0 computes no dL/dx for its input
     )
     assert len(skipped) == len(dense) > 0
     for one, other in zip(skipped, dense, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 * other.abs().max())
 
 
-def test_a_run_ends_with_the_masks_of_a_dense_run(tiny_qa, windows, tokenizer, products):
+def test_masks_after_a_run_equal_those_of_a_dense_run(tiny_qa, windows, tokenizer, products):
     settings = choose_settings(
         "quick", "smp", precision="fp32", max_length=96, stride=32, epochs=3, batch_size=8,
         n_validations=1, density=0.2,
@@ -134,10 +134,10 @@ def test_a_run_ends_with_the_masks_of_a_dense_run(tiny_qa, windows, tokenizer, p
         assert bool(products) == skips
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     same = [(masks[0][name] == masks[1][name]).mean() for name in masks[0]]
-    assert min(same) > 0.99  # rounding may move a weight at the cut
+    assert min(same) > 0.99  # rounding may exchange weights at the threshold
 
 
-def test_zeros_are_skipped_up_to_40_percent_in_fp32(products):
+def test_zeros_are_skipped_in_fp32_up_to_the_limit(products):
     linear, mask = masked_linear(50, 20, int(skip_up_to() * 1000) + 1)
     x = torch.randn(3, 20)
     skipping_forward(linear, x)
@@ -151,7 +151,7 @@ def test_zeros_are_skipped_up_to_40_percent_in_fp32(products):
 
 
 def who_skips(model):
-    """Names of the layers that skip zeros."""
+    """Return the names of the layers that skip zeros."""
     return [name for name, module in model.named_modules()
             if getattr(type(module), "forward", None) is skipping_forward]
 
@@ -159,9 +159,9 @@ def who_skips(model):
 def test_skip_zeros_returns_whether_zeros_are_skipped(tiny_qa):
     masks = buffered_masks(tiny_qa)
     assert "here: bf16, cpu" in skip_zeros(masks, "bf16") and not who_skips(tiny_qa)
-    assert not hasattr(masks, "zeros")  # which records as "multiplied"
+    assert not hasattr(masks, "zeros")  # the record then contains "multiplied"
     with compiler_named("no-such-compiler"), pytest.warns(UserWarning, match="no-such-compiler"):
-        assert "takes a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
+        assert "needs a C compiler" in skip_zeros(masks, "fp32") and not who_skips(tiny_qa)
         assert not hasattr(masks, "zeros")
     assert f"are skipped where a matrix keeps {skip_up_to():.0%}" in skip_zeros(masks, "fp32")
     assert len(who_skips(tiny_qa)) == len(masks.masks) and masks.zeros == "skipped"
@@ -175,7 +175,7 @@ def test_a_transposed_weight_stays_dense(tiny_qa):
     assert "bert.encoder.layer.0.attention.self.query" not in names and len(names) == 11
 
 
-def test_a_layer_with_a_forward_of_its_own_keeps_it(tiny_qa, batch):
+def test_a_layer_with_its_own_forward_keeps_it(tiny_qa, batch):
     class Twice(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -196,8 +196,8 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it(tiny_qa, batch):
     lambda linear: setattr(linear, "bias", nn.Parameter(torch.arange(48.0)[::2])),
     lambda linear: linear.parametrizations.weight.original.set_(torch.randn(40, 24).T),
 ], ids=["double", "bf16 bias", "bias of every other number", "column after column"])
-def test_unreadable_weights_use_the_dense_product(change, products):
-    """Each step checks the weights again, because the products read raw memory."""
+def test_unsupported_weights_use_the_dense_product(change, products):
+    """Each step checks the weights again, because the C code uses raw memory."""
     linear, _ = masked_linear(24, 40, 90)
     with torch.no_grad():
         change(linear)
@@ -206,8 +206,8 @@ def test_unreadable_weights_use_the_dense_product(change, products):
     for forward in (nn.Linear.forward, skipping_forward):
         try:
             outcomes.append(forward(linear, x))
-        except RuntimeError as refused:
-            outcomes.append(str(refused))
+        except RuntimeError as error:
+            outcomes.append(str(error))
     dense, ours = outcomes
     assert not products
     assert ours == dense if isinstance(dense, str) else torch.equal(ours, dense)
@@ -226,7 +226,7 @@ def test_csr_is_fp32_on_cpu_for_any_torch_defaults():
     assert all(map(torch.equal, usual, made))
 
 
-def test_masks_that_change_before_the_backward_raise(tiny_qa, batch):
+def test_changed_masks_raise_in_the_backward(tiny_qa, batch):
     masks = buffered_masks(tiny_qa)
     skip_zeros(masks, "fp32")
     at_random(masks, 0.1)
@@ -236,7 +236,7 @@ def test_masks_that_change_before_the_backward_raise(tiny_qa, batch):
         loss.backward()
     tiny_qa(**batch)
     linear, mask = masked_linear(6, 4, 9)
-    with pytest.raises(RuntimeError, match="a mask of 10 weights holds 9: it was changed unseen"):
+    with pytest.raises(RuntimeError, match="the mask keeps 9 weights, expected 10: do not change"):
         csr_of_kept(linear.parametrizations.weight.original, mask.mask, 10)
 
 
@@ -248,13 +248,13 @@ def test_merged_layers_are_dense_and_copies_still_skip(tiny_qa, batch, products)
     count = len(products)
     with torch.no_grad():
         evaluated = tiny_qa(**batch).start_logits
-    assert len(products) == count  # an evaluation skips nothing
+    assert len(products) == count  # an evaluation multiplies the zeros
     masks.merge()
     assert torch.equal(tiny_qa(**batch).start_logits, evaluated)
     assert not who_skips(tiny_qa) and len(who_skips(copied)) == len(masks.masks)
     assert torch.allclose(tiny_qa(**batch).start_logits, y, atol=1e-5)
     assert len(products) == count
-    at_random(masks, 0.4)  # of the first one's masks: the copy has its own
+    at_random(masks, 0.4)  # masks of the original: the copy has its own
     assert torch.equal(copied(**batch).start_logits, y) and len(products) == 2 * count
     for module in copied.modules():
         if isinstance(module, StaticMask):

@@ -1,5 +1,4 @@
-"""Sparse products equal dense ones and replace them where they are faster."""
-
+"""Sparse products equal dense ones and replace them if they are faster."""
 
 import pytest
 import torch
@@ -29,7 +28,7 @@ KINDS = [TorchSparseLinear, pytest.param(SparseLinear, marks=needs_compiler)]
 
 @pytest.fixture
 def always(monkeypatch):
-    """Every layer is replaced, however long it took."""
+    """Replace every layer, also with a slower product."""
     monkeypatch.setattr(sparse, "MARGIN", 0)
 
 
@@ -53,7 +52,7 @@ def logits(model, batch):
     density=st.sampled_from([0, 0.03, 0.1, 0.5, 1]), bias=st.booleans(),
     threads=st.integers(1, 4), seed=st.integers(0, 99),
 )
-def test_the_product_is_the_dense_one(kind, rows, columns, tokens, density, bias, threads, seed):
+def test_product_equals_the_dense_one(kind, rows, columns, tokens, density, bias, threads, seed):
     torch.manual_seed(seed)
     linear = sparse_linear(rows, columns, density, bias)
     x = torch.randn(tokens, columns)
@@ -71,7 +70,7 @@ def test_the_product_is_the_dense_one(kind, rows, columns, tokens, density, bias
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_leading_sizes_and_layouts(kind):
+def test_leading_sizes_and_layouts_do_not_change_the_product(kind):
     linear = sparse_linear(24, 40, 0.3)
     sparse = kind(linear)
     for x in (torch.randn(40), torch.randn(2, 3, 5, 40), torch.randn(40, 70).T,
@@ -81,21 +80,21 @@ def test_any_leading_sizes_and_layouts(kind):
 
 
 @needs_compiler
-def test_a_kept_weight_takes_six_bytes():
+def test_a_kept_weight_needs_six_bytes():
     sparse = SparseLinear(sparse_linear(64, 40, 0.1))
     assert sparse.columns.element_size() + sparse.values.element_size() == 6
     assert not any(buffer._is_view() for buffer in sparse.buffers() if buffer is not sparse.bias)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unreadable_inputs_raise(kind):
+def test_inputs_of_wrong_shape_or_device_raise(kind):
     sparse = kind(sparse_linear(24, 40, 0.3))
     with pytest.raises(ValueError, match=r"shape \(40, 2\), expected \(..., 40\)"):
         sparse(torch.randn(40, 2))
-    with pytest.raises(ValueError, match="stays torch.float32 on cpu"):
+    with pytest.raises(ValueError, match="must stay torch.float32 on cpu"):
         sparse(torch.randn(2, 40, device="meta"))
     sparse.bias = sparse.bias.half()
-    with pytest.raises(ValueError, match="stays torch.float32 on cpu"):
+    with pytest.raises(ValueError, match="must stay torch.float32 on cpu"):
         sparse(torch.randn(2, 40))
 
 
@@ -157,9 +156,9 @@ def test_slower_products_stay_dense(tiny_qa, batch, monkeypatch):
 def test_without_a_compiler_torchs_product_is_used(tiny_qa, batch, always):
     with compiler_named("no-such-compiler"):
         before = logits(tiny_qa, batch)
-        with pytest.warns(UserWarning, match="'no-such-compiler'.*; install a C compiler") as said:
+        with pytest.warns(UserWarning, match="'no-such-compiler'.*; install a C compiler") as given:
             accelerate(tiny_qa, batch)
-        assert len(said) == 1 and "\n" not in str(said[0].message)
+        assert len(given) == 1 and "\n" not in str(given[0].message)
         assert {row["product"] for row in tiny_qa.acceleration} == {"torch CSR"}
         assert torch.allclose(logits(tiny_qa, batch), before, atol=1e-5)
 
@@ -167,25 +166,25 @@ def test_without_a_compiler_torchs_product_is_used(tiny_qa, batch, always):
 @pytest.mark.parametrize("compiler, reason", [
     ("", "sparse.so"), ("echo no -fopenmp >&2; exit 1", r"\(no -fopenmp\)"),
     ('for last; do :; done; : > "$last"', "sparse.so"), (None, "Exec format"),  # no program at all
-], ids=["makes nothing", "fails", "makes an empty file", "cannot run"])
-def test_a_useless_compiler_gives_none_and_a_warning(compiler, reason, tmp_path):
+], ids=["no output", "failure", "empty file", "no program"])
+def test_a_broken_compiler_returns_none_and_warns(compiler, reason, tmp_path):
     named = tmp_path / "compiler"
     named.write_bytes(b"\0" if compiler is None else f"#!/bin/sh\n{compiler}\n".encode())
     named.chmod(0o755)
     with compiler_named(named):
         with pytest.warns(UserWarning, match=reason):
             assert compiled_products() is None
-        with pytest.raises(RuntimeError, match="take a C compiler with OpenMP"):
+        with pytest.raises(RuntimeError, match="need a C compiler with OpenMP"):
             sparse_product(torch.ones(1, 1), (), None, 1)
 
 
 @needs_compiler
-def test_a_compiler_may_be_named_with_options():
+def test_CC_may_contain_options():
     with compiler_named("cc -pthread"):
         assert compiled_products() is not None
 
 
-def test_a_compact_model_is_accelerated_too(tiny_qa, batch, always):
+def test_a_compact_model_can_be_accelerated(tiny_qa, batch, always):
     with torch.no_grad():
         for *_, linear in encoder_linears(tiny_qa):
             linear.weight[: len(linear.weight) // 3] = 0
@@ -210,26 +209,26 @@ def test_unsuitable_models_raise(tiny_qa, batch, change, reason):
         accelerate(tiny_qa, batch)
 
 
-def test_speed_up_is_a_median_of_calls_in_turns(monkeypatch):
+def test_speed_up_is_the_median_over_calls_in_turns(monkeypatch):
     clock = {"now": 0.0}
     monkeypatch.setattr(sparse.time, "perf_counter", lambda: clock["now"])
     calls = []
 
-    def takes(name, *seconds):
+    def timed(name, *seconds):
         def function():
             clock["now"] += seconds[calls.count(name)]
             calls.append(name)
         return function
 
-    found = measure_speed_up(takes("before", 9, 2, 4, 6), takes("after", 1, 2, 2, 2), rounds=3)
+    found = measure_speed_up(timed("before", 9, 2, 4, 6), timed("after", 1, 2, 2, 2), rounds=3)
     assert calls == ["before", "after"] * 4
     assert found == 2  # the median of 1, 2 and 3; the warm-up is not among them
 
 
 @needs_squad
-def test_answers_to_real_questions_are_the_same():
+def test_answers_to_real_questions_stay_equal():
     dev = load_squad(SQUAD / "squad-dev-v1.1.json.xz", n_train=500, longest_passage=70)
-    rows = dev["train"]  # of dev: of one file most is called so
+    rows = dev["train"]  # of a single file, load_squad calls the larger part "train"
     assert len(rows) == 500
     torch.manual_seed(0)
     model, tokenizer, _ = load_qa_model("all-MiniLM-L6-v2", dropout=0.0)
@@ -238,7 +237,7 @@ def test_answers_to_real_questions_are_the_same():
     masks.merge()
     with torch.no_grad():
         for *_, linear in encoder_linears(model):
-            linear.weight[::7] = 0  # planted, so that compaction has something to do
+            linear.weight[::7] = 0  # so that there are dead units
     windows = featurise(rows, tokenizer, 384, 128)
 
     def read():

@@ -1,4 +1,4 @@
-"""The choice of the masks: fast = plain = a stable sort, bit for bit."""
+"""The choice of the masks: fast masks, plain masks and a stable sort are equal, bit for bit."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,14 @@ few_values = st.sampled_from([-np.inf, -1.0, -0.02, -0.0, 0.0, 0.02, 1.0, np.inf
 
 
 def stable_top(values, k):
-    """Oracle: the mask of the first k of a stable sort, highest first."""
+    """Return the mask of the first k values of a stable sort, highest first."""
     mask = np.zeros(values.size, dtype=bool)
     mask[np.argsort(-values.ravel(), kind="stable")[:k]] = True
     return torch.from_numpy(mask.reshape(values.shape))
 
 
 def check_masks(values, k, interval=None):
-    """Assert fast = plain = oracle; return the fast one's next interval."""
+    """Compare the fast and the plain mask with a stable sort; return the next interval."""
     mask, following = keep_top_near(torch.from_numpy(values), k, interval)
     expected = stable_top(values, k)
     assert mask.dtype == torch.bool and mask.shape == values.shape and mask.sum() == k
@@ -95,7 +95,7 @@ def test_masks_of_transposed_learned_scores_equal_plain_ones(k):
 @given(n=st.integers(10_000, 40_000), density=st.floats(0.01, 0.99), seed=SEEDS,
        move=st.sampled_from([0.0, 1e-3, 0.1, 10.0]), decimals=st.sampled_from([None, 1, 0]))
 def test_the_interval_does_not_change_the_mask(n, density, seed, move, decimals):
-    """Scores that move little or much, with and without ties; intervals right, wrong and NaN."""
+    """Change scores by little or much, with and without ties; intervals: right, wrong, NaN."""
     random = np.random.default_rng(seed)
     scores, interval = random.normal(size=n), None
     for given_one in (None, None, None, (2.0, 3.0), (-9.0, -8.0), (3.0, 2.0), (0.0, 0.0),
@@ -122,7 +122,7 @@ INTERVALS = st.sampled_from([None, (0.5, 1.5), (-1.0, -0.9), (np.nan, np.nan), (
 @settings(deadline=None, max_examples=100)
 @given(n=st.integers(1, 200) | st.integers(10_000, 30_000), density=DENSITIES, interval=INTERVALS,
        kind=st.sampled_from([*SCORES]), share=st.sampled_from([1e-3, 0.02, 0.3, 1.0]), seed=SEEDS)
-def test_nan_scores_have_the_plain_mask(n, density, interval, kind, share, seed):
+def test_masks_with_nan_scores_equal_plain_ones(n, density, interval, kind, share, seed):
     random = np.random.default_rng(seed)
     values = SCORES[kind](random, n).astype(np.float32)
     values[random.random(n) < share] = np.nan
@@ -133,7 +133,7 @@ def test_nan_scores_have_the_plain_mask(n, density, interval, kind, share, seed)
     assert torch.equal(keep_top_near(scores, k, following)[0], mask)
 
 
-def test_nan_counts_when_k_scores_are_above_the_interval():
+def test_nan_ranks_highest_above_the_interval():
     values = np.linspace(0, 1, 20_000, dtype=np.float32)
     values[5] = np.nan
     scores, k = torch.from_numpy(values), int((values > 0.9).sum())

@@ -1,8 +1,8 @@
-"""Hostile and broken input: one table of what comes in through which door, and the line it gets.
+"""Hostile and damaged input: one table of inputs, readers and expected error lines.
 
-A row is (door, how the input is made, what is expected). What is expected is the whole line, in
-which … stands for anything; or, of what is odd but allowed, Right(what comes out). Whatever is
-refused is refused with ValueError or FileNotFoundError, and no door leaves a file behind.
+A row is (reader, function that returns the input, expected result). The expected result is the
+whole error line, in which … matches any text, or Right(value) for odd but valid input. Each error
+is a ValueError or FileNotFoundError, and no reader leaves a file.
 """
 
 import gzip
@@ -53,18 +53,18 @@ from smp.task.validate import apply_masks, load_any_masks
 SMALL = dict(vocab_size=40, hidden_size=8, num_attention_heads=2, intermediate_size=12)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "yes", "no", "who", "ada", "did", "it"]
 DEEP = "[" * 100_000
-DIGITS = "9" * 5000  # more than Python makes a number of
+DIGITS = "9" * 5000  # more than Python converts to a number
 
 
 class Right(SimpleNamespace):
-    """What comes out of input that is odd but allowed."""
+    """The expected result of input that is odd but valid."""
 
     def __init__(self, value):
         super().__init__(value=value)
 
 
 class World:
-    """Where the rows make their files: a folder of the test, and what was saved once for all."""
+    """Folders of a row: `folder` for its own files, `saved` with shared models."""
 
     def __init__(self, folder, saved, monkeypatch):
         self.folder, self.saved, self.monkeypatch = folder, saved, monkeypatch
@@ -76,7 +76,7 @@ class World:
         return str(path)
 
     def model(self, saved="qa"):
-        """A fresh copy of a saved model's folder."""
+        """Return a new copy of the folder of a saved model."""
         folder = self.folder / saved
         shutil.copytree(self.saved / saved, folder)
         return folder
@@ -84,7 +84,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder of tiny models with a tokenizer of a few words."""
+    """Return a folder of tiny models with a tokenizer of a few words."""
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
@@ -103,16 +103,16 @@ def saved(tmp_path_factory):
 
 
 def document(**changes):
-    """SQuAD with three articles; changes: of the first article's context, id, question, ..."""
+    """Return SQuAD JSON with three articles; changes: of context, id, ... of the first article."""
     data = []
     for number in range(3):
         fields = dict(title="t", context="Ada did it", id=f"q{number}", question="Who?", text="Ada",
                       answer_start=0, is_impossible=None)
         fields |= changes if number == 0 else {}
         answer = {name: fields[name] for name in ("text", "answer_start")}
-        asked = {name: fields[name] for name in ("id", "question", "is_impossible")}
+        question = {name: fields[name] for name in ("id", "question", "is_impossible")}
         data.append({"title": fields["title"], "paragraphs": [
-            {"context": fields["context"], "qas": [asked | {"answers": [answer]}]}]})
+            {"context": fields["context"], "qas": [question | {"answers": [answer]}]}]})
     return json.dumps({"data": data})
 
 
@@ -121,7 +121,7 @@ def pages(content, name="pages.json"):
 
 
 def rows_of(world, data):
-    """The door load_squad: ids of its training questions."""
+    """Return the ids of the training questions from load_squad."""
     return load_squad(data)["train"]["id"][:]
 
 
@@ -130,7 +130,7 @@ def only_contexts(world, data):
 
 
 def hub(**changes):
-    """A dataset of the Hub with one row, changed."""
+    """Return a function that replaces load_dataset by one changed row."""
     row = {"id": "a", "title": "t", "context": "Ada did it", "question": "Who?",
            "answers": {"text": ["Ada"], "answer_start": [0]}}
 
@@ -168,7 +168,7 @@ def pipe(world):
 
 
 def bounded(name, value, make):
-    """The input, with a bound of smp/data/packed.py lowered."""
+    """Return a function for the same input with a lower limit in smp/data/packed.py."""
     def made(world):
         world.monkeypatch.setattr(packed, name, value)
         return make(world)
@@ -177,7 +177,7 @@ def bounded(name, value, make):
 
 
 def flipped(data, at):
-    """The bytes with one bit the other way round."""
+    """Return the bytes with one bit flipped."""
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
@@ -239,12 +239,12 @@ DATA = {
     "a link to nowhere": (
         rows_of, folder_with(lambda path: path.symlink_to("nowhere")),
         "…train.json: no such file; check the path"),
-    "a pipe that nobody fills": (
+    "a pipe without a writer": (
         rows_of, pipe, "…pages.json: is no file; expected SQuAD v1.1 JSON"),
-    "a user that is not there": (
+    "a user that does not exist": (
         rows_of, lambda w: "~nosuchuser/pages.json",
         "~nosuchuser/pages.json: no such file or folder; check the path"),
-    "a name no file can have": (
+    "a name that is too long": (
         rows_of, lambda w: "a" * 5000 + ".json",
         "aaa….json: no such file or folder; check the path"),
     "NUL in a path": (
@@ -264,7 +264,7 @@ DATA = {
         rows_of, pages(gzip.compress(b"\0" * 10**7) * 20, "pages.json.gz"), BOMB),
     "200 MB of zeros in xz": (
         rows_of, pages(lzma.compress(b"\0" * 10**7) * 20, "pages.json.xz"), BOMB),
-    "more than may ever be": (
+    "more than the upper limit": (
         rows_of, bounded("NEVER_UNPACKED", 500, pages(lzma.compress(PACKED), "pages.json.xz")),
         BOMB.replace("67,108,864", "500")),
     "a packed file of ordinary size": (
@@ -276,7 +276,7 @@ DATA = {
         rows_of, hub(answers={"text": ["Ada"], "answer_start": ["0"]}), NO_ROW),
     "Hub: one text for a list": (
         rows_of, hub(answers={"text": "Ada", "answer_start": [0, 1, 2]}), NO_ROW),
-    "Hub: nothing for a list": (
+    "Hub: null for a list": (
         rows_of, hub(answers={"text": None, "answer_start": None}), NO_ROW),
     "Hub: a null in a list": (
         rows_of, hub(answers={"text": [None], "answer_start": [0]}), NO_ROW),
@@ -291,11 +291,11 @@ DATA = {
 }
 
 
-# Unicode: a model that is sure of every label answers with the answer
+# Unicode: a model with high logits at the labels returns the labelled answer
 
 
 def read_back(world, made):
-    """The doors featurise and decode_answers: the answer that the labels stand for."""
+    """Return the answer of the labels, with featurise and decode_answers."""
     context, answer, question, tokenizer = made
     rows = [{"id": "a", "title": "", "context": context, "question": question,
              "answers": {"text": [answer], "answer_start": [context.index(answer)]}}]
@@ -339,7 +339,7 @@ UNICODE = {
         read_back, text("I love \u2764\ufe0f", "\u2764\ufe0f"), Right("\u2764\ufe0f")),
     "NUL within": (read_back, text("Ada\0Brenn did", "Ada\0Brenn"), Right("Ada\0Brenn")),
     "NUL at the end": (read_back, text("It was Ada\0", "Ada\0"), Right("Ada")),
-    "nothing but NUL": (read_back, text("It was \0 here", "\0"), Right("(not labelled)")),
+    "only NUL": (read_back, text("It was \0 here", "\0"), Right("(not labelled)")),
     "a space of no width at the end": (read_back, text("it was Ada\u200b", "Ada\u200b"),
                                        Right("Ada")),
     "a byte order mark within the text": (read_back, text("\ufeffAda was", "\ufeffAda"),
@@ -359,21 +359,22 @@ UNICODE = {
 }
 
 
-def asked(world, made):
+def answer_of(world, made):
+    """Return the answer of a QuestionAnswerer."""
     model, tokenizer, _ = load_qa_model(str(world.saved / "qa"))
     return QuestionAnswerer(model, tokenizer, 64, 16, "fp32")(*made)["answer"]
 
 
-ASKED = {
-    "half a character asked about": (
-        asked, lambda w: ("Who?", "Ada \udcff"),
+QUESTIONS = {
+    "half a character in a passage": (
+        answer_of, lambda w: ("Who?", "Ada \udcff"),
         "the passage holds '\\udcff', which is not a character; mend it"),
     "half a character in a question": (
-        asked, lambda w: ("Who \ud800?", "Ada"),
+        answer_of, lambda w: ("Who \ud800?", "Ada"),
         "the question holds '\\ud800', which is not a character; mend it"),
-    "a passage of NUL": (asked, lambda w: ("Who?", "\0\0"), Right("")),
+    "a passage of NUL": (answer_of, lambda w: ("Who?", "\0\0"), Right("")),
     "a passage that is no text": (
-        asked, lambda w: ("Who?", None), "the passage is empty: expected some text"),
+        answer_of, lambda w: ("Who?", None), "the passage is empty: expected some text"),
 }
 
 
@@ -381,7 +382,7 @@ ASKED = {
 
 
 def qa(world, folder):
-    """The door load_qa_model: the size of the head, and whether it was in the checkpoint."""
+    """Return the size of the head from load_qa_model, and whether the checkpoint contains it."""
     model, _, has_head = load_qa_model(str(folder))
     return model.qa_outputs.out_features, has_head
 
@@ -391,7 +392,7 @@ def student(world, folder):
 
 
 def with_files(*changes, saved="qa"):
-    """A saved model's folder after the changes, each of which gets the folder."""
+    """Return a function for the folder of a saved model after changes(folder)."""
     def make(world):
         folder = world.model(saved)
         for change in changes:
@@ -406,7 +407,7 @@ def without(*names):
 
 
 def holding(name, content):
-    """The file holds these bytes, or what a function makes of those that it held."""
+    """Return a change that replaces the bytes of a file; content: bytes or a function of them."""
     def change(folder):
         new = content((folder / name).read_bytes()) if callable(content) else content
         (folder / name).write_bytes(new)
@@ -421,7 +422,7 @@ def config(**fields):
 
 
 def weights(change):
-    """The safetensors file after a change of its {name: tensor}."""
+    """Return a change of {name: tensor} in the safetensors file."""
     def changed(folder):
         tensors = safetensors.torch.load_file(folder / "model.safetensors")
         change(tensors)
@@ -431,7 +432,7 @@ def weights(change):
 
 
 def as_pickle(make, **options):
-    """The weights as a pytorch_model.bin of what `make` makes of {name: tensor}."""
+    """Return a change that saves make({name: tensor}) as pytorch_model.bin."""
     def change(folder):
         tensors = safetensors.torch.load_file(folder / "model.safetensors")
         torch.save(make(tensors), folder / "pytorch_model.bin", **options)
@@ -441,7 +442,7 @@ def as_pickle(make, **options):
 
 
 class Code:
-    """Where it is unpickled in good faith, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __reduce__(self):
         return open, ("code-was-run", "w")
@@ -564,7 +565,7 @@ MODELS = {
     "a user without a home": (
         qa, lambda w: "~nosuchuser/bert",
         "model '~nosuchuser/bert': no such folder; use a saved model or a Hub name"),
-    "a model's name no file can have": (qa, lambda w: "b" * 5000, NOT_THERE),
+    "a model's name that is too long": (qa, lambda w: "b" * 5000, NOT_THERE),
     "NUL in a model's name": (qa, lambda w: "b\0b", NOT_THERE),
 }
 
@@ -579,7 +580,7 @@ def teacher(world, made):
 
 
 def archive(world, compression=zipfile.ZIP_STORED, **tensors):
-    """A zip as the authors', of the saved model with some tensors changed."""
+    """Return a zip in the authors' format, of the saved model with some tensors changed."""
     state = safetensors.torch.load_file(world.saved / "qa" / SAFE)
     state |= {name.replace("__", "."): tensor for name, tensor in tensors.items()}
     weights = io.BytesIO()
@@ -639,7 +640,7 @@ TEACHERS = {
     "an archive of a user without a home": (
         teacher, lambda w: "~nosuchuser/t.zip",
         "teacher '~nosuchuser/t.zip': no such file or folder"),
-    "an archive's name no file can have": (
+    "an archive's name that is too long": (
         teacher, lambda w: "t" * 5000 + ".zip", "teacher 'ttt….zip': …File name too long…"),
 }
 
@@ -652,7 +653,7 @@ def masks(world, path):
 
 
 def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
-    """A file with one tensor "w", its header written by hand."""
+    """Return a function for a file with one tensor "w" and a header written by hand."""
     shapes = shapes if isinstance(shapes, str) else json.dumps(shapes)
     tensor = {"dtype": dtype, "shape": shape or [len(bits)], "data_offsets": [0, len(bits)]}
     about = {"format": "smp-masks-1", "shapes": shapes} | metadata
@@ -661,7 +662,7 @@ def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
 
 
 def new_mask_file(shapes):
-    """A whole file of today's format with the code of 2 x 4 bits, and other shapes in it."""
+    """Return a function for a valid file of 2 x 4 bits with other shapes in its header."""
     def make(world):
         save_masks({"w": np.eye(2, 4) > 0}, world.folder / "m")
         header, rest = fuzz.header_of((world.folder / "m").read_bytes())
@@ -723,14 +724,14 @@ MASKS = {
     "a shape of 5000 digits": (masks, mask_file(f'{{"w": [{DIGITS}, 1]}}'), NO_MASKS),
     "shapes too deep": (masks, mask_file(DEEP), NO_MASKS),
     "shapes that are a list": (masks, mask_file([]), NO_MASKS),
-    "a mask that is not there": (masks, mask_file({"x": [2, 4]}), NO_MASKS),
+    "a missing mask": (masks, mask_file({"x": [2, 4]}), NO_MASKS),
     "bits that are floats": (
         masks, mask_file({"w": [2, 4]}, b"abcd", "F32", [1]),
         "…m is not a mask file of this project: w is float32 of shape (1,), expected uint8 (m,)"),
-    "bits numpy does not know": (masks, mask_file({"w": [2, 4]}, dtype="F8_E4M3"), NO_MASKS),
+    "bits of a type that numpy lacks": (masks, mask_file({"w": [2, 4]}, dtype="F8_E4M3"), NO_MASKS),
     "an entry that is no JSON": (masks, mask_file({"w": [2, 4]}, density="x"), NO_MASKS),
     "an entry too deep": (masks, mask_file({"w": [2, 4]}, density=DEEP), NO_MASKS),
-    "a header that is not there": (
+    "a missing header": (
         masks, lambda w: w.file("m", struct.pack("<Q", 2**40) + b"{}"), NO_MASKS),
     "a mask of 9 bytes that fills the memory": (
         masks, new_mask_file({"w": [2**31, 2**31]}),
@@ -769,12 +770,12 @@ MASKS = {
             open(their_file(name="m.npy.zip")(w), "rb").read(), 60)), NOT_THEIRS),
     "a folder for their masks": (
         theirs, lambda w: (w.folder / "m.npy").mkdir() or w.folder / "m.npy", NOT_THEIRS),
-    "their masks in a home that is not there": (
+    "their masks in a home that does not exist": (
         theirs, lambda w: "~nosuchuser/m.npy", "~nosuchuser/m.npy: no such mask file"),
 }
 
 
-# Settings, records, and what finds a teacher by its record
+# Settings, records, and the search for a teacher by its record
 
 
 def setting(world, made):
@@ -876,7 +877,7 @@ RECORDS = {
     "a record of an infinite number": (
         records, record_with(seconds=float("inf")),
         no_record("seconds is inf, expected a finite number; did the run diverge?")),
-    "a count that no float holds": (
+    "a count above the largest float": (
         records, record_with(params_total=10**400),
         no_record("params_total is 1000…, expected a number from 0 to 1e18")),
     "kept weights as text": (records, layer(kept="all"), LAYER),
@@ -898,11 +899,11 @@ RECORDS = {
         no_record("missing schema; a record has all fields of RECORD_FIELDS")),
     "a record of an edition to come": (
         records, record_with(schema=3), no_record("schema is 3, expected 2")),
-    "a distillation nobody knows": (
+    "an unknown distillation": (
         records, record_with(settings={"distill": ["logits"]}),
         no_record("settings is {'distill': ['logits']}, expected distill to be one of none, "
                   "logits, hidden")),
-    "no density asked for": (
+    "no target density": (
         records, record_with(density_target=None),
         no_record("density_target is None, expected in [0, 1]")),
 }
@@ -912,12 +913,12 @@ GOOD = dict(method="fine-tuned", model_sha="a", data="b", data_sha="c", em=0.5)
 
 
 def found_teacher(world, made):
-    """The door find_teacher, with what it prints: a damaged record is passed over in a line."""
+    """Return the name from find_teacher; raise the line that it prints for a damaged record."""
     found = find_teacher(world.folder, "a", "b")
-    said = world.capsys.readouterr().out.strip()
-    if said:
+    printed = world.capsys.readouterr().out.strip()
+    if printed:
         assert found is None
-        raise ValueError(said)
+        raise ValueError(printed)
     return found[0].name
 
 
@@ -945,7 +946,7 @@ FOUND = {
 
 
 def main(world, made):
-    """`python -m smp`: what it prints on stderr, where it does not end well."""
+    """Run `python -m smp`; raise the line on stderr if the exit code is not 0."""
     arguments = [str(word).replace("HERE", str(world.folder)) for word in made]
     try:
         code = command_line.main(arguments)
@@ -990,11 +991,11 @@ COMMANDS = {
     "checkpoints below a file": (
         main, command("run", "--checkpoints=HERE/file/new", make=lambda w: w.file("file", "")),
         "run: --checkpoints …/file/new: …/file is not a folder; name a writable folder"),
-    "a method beside the grid": (
+    "a method with a grid": (
         main, command(*SWEEP, "--method=movement"), "sweep: --method: a sweep takes --methods"),
-    "a task beside the grid": (
+    "a task with a grid": (
         main, command(*SWEEP, "--task=smp"), "sweep: unknown option --task: …"),
-    "a distillation beside the grid": (
+    "a distillation with a grid": (
         main, command(*SWEEP, "--distill", "hidden"), "sweep: --distill: a sweep takes --methods"),
     "settings in one option": (
         main, command("run", "--set", "epochs=2"), "run: unknown option --set: …"),
@@ -1007,7 +1008,7 @@ COMMANDS = {
     "a setting that is not finite": (
         main, command("run", "--learning-rate=1e999"),
         "run: learning_rate is inf: expected a number below 4294967296"),
-    "a density that is none": (
+    "a density that is not a number": (
         main, command(*SWEEP, "--densities", "0.5", "nan"),
         "sweep: density is nan: expected a number above 0 and at most 1"),
     "no densities": (
@@ -1050,7 +1051,7 @@ COMMANDS = {
     "a table of a folder": (
         main, command("table", make=folder_named("x.json")),
         "table: x.json is not a result record: …; run it again or move the file away"),
-    "a repeat of what is too deep": (
+    "a repeat of JSON that is too deep": (
         main, command("repeat", "HERE/x.json", make=lambda w: w.file("x.json", DEEP)),
         "repeat: …/x.json is not a result record: maximum recursion depth exceeded…"),
     "a repeat of a folder": (
@@ -1061,12 +1062,12 @@ COMMANDS = {
 }
 
 CASES = (
-    DATA | UNICODE | ASKED | MODELS | TEACHERS | MASKS | SETTINGS | RECORDS | FOUND | COMMANDS
+    DATA | UNICODE | QUESTIONS | MODELS | TEACHERS | MASKS | SETTINGS | RECORDS | FOUND | COMMANDS
 )
 
 
 def matches(line, expected):
-    """Whether the line is the expected one, in which … stands for anything but a new line."""
+    """Return whether the line is the expected one, in which … matches any text of one line."""
     return re.fullmatch(".*".join(map(re.escape, expected.split("…"))), line) is not None
 
 
@@ -1076,34 +1077,34 @@ def word_pieces(saved):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_case_gets_its_line(
+def test_each_case_has_its_result_or_line(
     case, tmp_path, saved, tokenizer, word_pieces, monkeypatch, capsys
 ):
-    door, make, expected = CASES[case]
+    reader, make, expected = CASES[case]
     world = World(tmp_path, saved, monkeypatch)
     world.tokenizer, world.words, world.capsys = tokenizer, word_pieces, capsys
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nothing is asked"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("input() was called"))
     made = make(world)
     before = sorted(tmp_path.rglob("*"))
     capsys.readouterr()
     if isinstance(expected, Right):
-        assert door(world, made) == expected.value
+        assert reader(world, made) == expected.value
     else:
         with pytest.raises((ValueError, FileNotFoundError)) as error:
-            door(world, made)
+            reader(world, made)
         assert matches(str(error.value), expected), str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_table_is_a_table():
-    parts = (DATA, UNICODE, ASKED, MODELS, TEACHERS, MASKS, SETTINGS, RECORDS, FOUND, COMMANDS)
-    assert len(CASES) == sum(map(len, parts)) >= 60, "an id stands twice"
+def test_the_cases_have_unique_names_and_one_line():
+    parts = (DATA, UNICODE, QUESTIONS, MODELS, TEACHERS, MASKS, SETTINGS, RECORDS, FOUND, COMMANDS)
+    assert len(CASES) == sum(map(len, parts)) >= 60, "two cases have one name"
     assert not any("\n" in e for _, _, e in CASES.values() if isinstance(e, str)), "two lines"
 
 
-def test_a_bomb_fills_no_memory(tmp_path, monkeypatch):
-    """What was unpacked when the bound was passed is all that was ever held."""
+def test_a_bomb_needs_less_than_8_mib(tmp_path, monkeypatch):
+    """Unpacking ends at the limit, so no more memory is used."""
     import tracemalloc
 
     monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 4 * 2**20)

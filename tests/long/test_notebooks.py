@@ -1,4 +1,4 @@
-"""Each built notebook runs alone, in an empty folder, with `smp` out of reach."""
+"""Each built notebook runs alone in an empty folder, without access to `smp`."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SMALL = dict(PROFILE="quick", N_TRAIN=24, N_VALID=8, N_EVAL=12, EPOCHS=1)
 
 
 def run_alone(name, folder, **parameters):
-    """Copies the notebook into the folder, runs it there, returns all text it printed."""
+    """Copy the notebook into the folder, run it there, and return the printed text."""
     shutil.copy(ROOT / name, folder)
     notebook = papermill.execute_notebook(
         str(folder / Path(name).name), str(folder / "executed.ipynb"), SMALL | parameters,
@@ -41,8 +41,8 @@ def run_alone(name, folder, **parameters):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def out_of_reach():
-    """The kernels see neither this repository nor a network."""
+def without_repository_and_network():
+    """Hide this repository and the network from the kernels."""
     before = dict(os.environ)
     os.environ.pop("PYTHONPATH", None)
     # the last one: progress as text, as in `python -m smp run`
@@ -59,7 +59,7 @@ def fine_tuned(tmp_path_factory):
     return folder
 
 
-def test_fine_tuning_leaves_a_model_a_record_and_a_table(fine_tuned):
+def test_fine_tuning_writes_model_record_and_table(fine_tuned):
     (record,) = read_records(fine_tuned / "results")
     assert record["method"] == "fine-tuned" and record["density"] == 1.0
     assert (record["n_train"], record["n_eval"]) == (24, 12)
@@ -69,8 +69,8 @@ def test_fine_tuning_leaves_a_model_a_record_and_a_table(fine_tuned):
     assert record["name"].split("_")[0] in (fine_tuned / "results" / "summary.md").read_text()
 
 
-def test_a_sweep_fine_tunes_as_the_notebook_does(fine_tuned, tmp_path):
-    """So a sweep trains no teacher anew that the first notebook has made."""
+def test_a_sweep_fine_tunes_the_model_of_the_notebook(fine_tuned, tmp_path):
+    """A sweep therefore does not train the teacher of the first notebook again."""
     (notebook,) = read_records(fine_tuned / "results")
     assert main(["sweep", "--profile=quick", "--n-train=24", "--n-valid=8", "--n-eval=12",
                  "--epochs=1", "--methods", "fine-tuned", f"--results={tmp_path}"]) == 0
@@ -84,7 +84,7 @@ def test_a_sweep_fine_tunes_as_the_notebook_does(fine_tuned, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_smp_keeps_just_what_was_asked_for(tmp_path):
+def test_smp_keeps_exactly_the_given_density(tmp_path):
     printed = run_alone("Static_Model_Pruning/BERT_SMP.ipynb", tmp_path, DENSITY=0.3,
                         METHOD="smp-s", SET={"precision": "fp32"})
     if compiled_products() is not None and not torch.cuda.is_available():
@@ -108,7 +108,7 @@ def test_smp_keeps_just_what_was_asked_for(tmp_path):
         assert (after == before * mask).all()
 
 
-def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
+def test_kd_uses_the_saved_teacher_or_trains_one(fine_tuned, tmp_path):
     printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", fine_tuned)
     teacher, student = read_records(fine_tuned / "results")
     assert student["teacher"] == {
@@ -138,7 +138,7 @@ def test_kd_takes_the_saved_teacher_or_makes_its_own(fine_tuned, tmp_path):
 
 @pytest.fixture(scope="module")
 def like_bert_base(tmp_path_factory, tokenizer):
-    """A folder with the files and the form of bert-base-uncased, only smaller; and a data file."""
+    """Return parameters with a small model in the form of bert-base-uncased and a data file."""
     folder = tmp_path_factory.mktemp("local")
     torch.manual_seed(0)
     BertForMaskedLM(tiny_config(max_position_embeddings=512)).save_pretrained(folder / "bert")
@@ -152,14 +152,14 @@ def like_bert_base(tmp_path_factory, tokenizer):
     ("BERT_FINETUNE_QA.ipynb", "fine-tuned"),
     ("Static_Model_Pruning/BERT_SMP_KD.ipynb", "smp-s"),
 ])
-def test_the_papers_profile_runs_on_a_local_checkpoint_and_file(
+def test_profile_paper_runs_with_local_model_and_data(
     tmp_path, like_bert_base, name, method
 ):
     run_alone(name, tmp_path, **like_bert_base)
     records = {record["method"]: record for record in read_records(tmp_path / "results")}
     record = records[method]
     assert (record["model"], record["data"], record["profile"]) == ("bert", "mine", "paper")
-    assert str(tmp_path) not in json.dumps(record)  # paths of this machine stay here
+    assert str(tmp_path) not in json.dumps(record)  # a record contains no local path
     if method != "fine-tuned":
         assert record["head"] == "label words"
         folder = tmp_path / "results" / "models" / record["name"]
@@ -169,13 +169,13 @@ def test_the_papers_profile_runs_on_a_local_checkpoint_and_file(
 
 
 @pytest.mark.parametrize("name", ["BERT_SMP", "BERT_SMP_KD"])
-def test_another_method_is_not_recorded_as_smp(name, tmp_path):
+def test_another_method_raises_and_writes_no_record(name, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="this notebook has smp-l and sm"):
         run_alone(f"Static_Model_Pruning/{name}.ipynb", tmp_path, METHOD="movement")
     assert not (tmp_path / "results").exists()
 
 
-def test_a_wrong_value_stops_the_notebook_and_writes_nothing(tmp_path):
+def test_a_wrong_value_raises_and_writes_no_file(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as error:
         run_alone("Static_Model_Pruning/BERT_SMP.ipynb", tmp_path, DENSITY=1.5)
     assert error.value.ename == "ValueError"

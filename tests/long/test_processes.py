@@ -1,4 +1,4 @@
-"""Two processes with accelerate's launcher end as one with the same batches."""
+"""Two processes with accelerate's launcher give the results of one process."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "tests" / "long" / "two_processes.py")
-# --multi_gpu is the launcher's word for several processes; the environment keeps them on the CPU.
+# --multi_gpu starts several processes; the environment keeps them on the CPU.
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1",
           "--num_processes", "2", "--mixed_precision", "no", "--dynamo_backend", "no",
           "--main_process_port", "0"]
@@ -18,7 +18,7 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{"1-0", "2-0", "2-1"} -> what that process ended with."""
+    """Return {"1-0", "2-0", "2-1": results of that process, "checkpoints": names}."""
     folder = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
                    "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo",
@@ -32,14 +32,17 @@ def runs(tmp_path_factory):
         "checkpoints": sorted(path.name for path in (folder / "two/checkpoints").iterdir())}
 
 
-def test_every_process_has_the_same_mask_at_every_step(runs):
+def test_all_processes_have_the_same_mask_at_each_step(runs):
     assert runs["2-0"]["masks"] == runs["2-1"]["masks"]
     assert np.array_equal(runs["2-0"]["scores"], runs["2-1"]["scores"])
 
 
-def test_two_processes_end_with_the_masks_of_one(runs):
-    """Sums of gradients are rounded in another order, so a gradient that is nearly zero may change
-    its sign, and Adam's first steps make a whole step of that: not every score can be equal."""
+def test_masks_of_two_processes_equal_those_of_one(runs):
+    """Compare masks and scores, except for a few scores.
+
+    Sums of gradients are rounded in another order. A gradient near zero may change its sign, and
+    Adam's first steps turn this into a whole step of the score.
+    """
     one, two = runs["1-0"], runs["2-0"]
     assert one["kept"].sum() == two["kept"].sum()
     assert (one["kept"] == two["kept"]).mean() >= 0.9999
@@ -48,16 +51,16 @@ def test_two_processes_end_with_the_masks_of_one(runs):
     np.testing.assert_allclose(one["loss"], two["loss"], atol=1e-5)
 
 
-def test_evaluation_reads_every_question_once(runs):
+def test_each_question_is_evaluated_once(runs):
     one, both = runs["1-0"], (runs["2-0"], runs["2-1"])
     for two in both:
         assert np.array_equal(np.isinf(one["start"]), np.isinf(two["start"]))
-        for side in ("start", "end"):  # the head's bias moves all logits alike: no loss sees it
+        for side in ("start", "end"):  # the loss does not depend on the head's bias
             above = [run[side] - run[side].max(axis=1, keepdims=True) for run in (one, two)]
             np.testing.assert_allclose(*above, atol=1e-3)
         assert len(two["answers"]) == 21 and (one["answers"] == two["answers"]).mean() > 0.9
     assert both[0]["em"] == both[1]["em"] and both[0]["f1"] == both[1]["f1"]
 
 
-def test_one_process_writes(runs):
+def test_only_one_process_writes_checkpoints(runs):
     assert len(runs["checkpoints"]) == 2

@@ -1,5 +1,7 @@
-"""What test_processes.py starts, in one process and in two: a small SMP training. Each process
-writes what it ended with, and its masks in every step, into the folder it is given."""
+"""A small SMP training that test_processes.py starts in one process and in two.
+
+Each process writes its results, and a digest of its masks in each step, into the given folder.
+"""
 
 import hashlib
 import sys

@@ -1,6 +1,6 @@
-"""The benchmarks: what is compared for speed is equal in result; what is written has one form.
+"""The benchmarks: both sides of a comparison have equal results, and the file has one form.
 
-Times are never asserted; the fast way and the plain way must give the same.
+The tests assert no times. The fast and the plain implementation must give equal results.
 """
 
 import copy
@@ -40,11 +40,11 @@ from smp.model.predict import MODEL_INPUTS, predict_logits
 from smp.model.teacher import teacher_logits
 from smp.runs.settings import choose_settings
 
-# -- fast and plain give the same --------------------------------------------------------------
+# -- fast and plain results are equal ----------------------------------------------------------
 
 
 def plain_windows(examples, tokenizer, max_length, stride):
-    """Rows as `featurise` makes them: question and context as a pair, a loop over the windows."""
+    """Return the rows of `featurise`, computed by a loop over the windows of each pair."""
     rows, columns = [], examples.with_format(None)[:]
     for first in range(0, len(examples), 1000):
         batch = {name: values[first : first + 1000] for name, values in columns.items()}
@@ -67,9 +67,10 @@ def plain_windows(examples, tokenizer, max_length, stride):
             })
     return rows
 
+
 @pytest.fixture(scope="module")
 def narrow(synthetic, tokenizer):
-    """The evaluation questions in windows of 40 tokens, several to a question."""
+    """Return the evaluation questions in windows of 40 tokens, several per question."""
     features = featurise(synthetic["eval"], tokenizer, 40, 12)
     assert len(features) > 2 * len(synthetic["eval"])
     return features
@@ -94,7 +95,7 @@ def test_twenty_best_are_enough_for_logits_with_a_peak(synthetic, narrow):
 
 
 def fast_masks(model):
-    """Masks chosen and stored the fast way; the zeros are multiplied, for equal bits."""
+    """Attach masks with the fast choice and storage; zeros are multiplied, for equal bits."""
     masks = attach_masks(model, start=1.0, choose=KeepTop())
     reuse_buffers(masks)
     return masks
@@ -102,7 +103,7 @@ def fast_masks(model):
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
-def test_refreshed_masks_keep_what_a_full_sort_keeps(density, seed):
+def test_refreshed_masks_equal_those_of_a_full_sort(density, seed):
     torch.manual_seed(seed)
     fast = BertForQuestionAnswering(tiny_config())
     plain = copy.deepcopy(fast)
@@ -120,8 +121,8 @@ def test_refreshed_masks_keep_what_a_full_sort_keeps(density, seed):
         assert torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_the_plain_loop_learns_the_scores_that_fit_learns(tiny_qa, tokenizer):
-    """One step of SMP, the regulariser's gradient in closed form and through the graph."""
+def test_scores_of_the_plain_loop_equal_those_of_fit(tiny_qa, tokenizer):
+    """Take one SMP step, the regulariser's gradient in closed form and through the graph."""
     windows, plain = random_windows(4, 24), copy.deepcopy(tiny_qa)
     chosen = choose_settings(
         "squad", "smp", batch_size=4, epochs=1, learning_rate=1e-4, precision="fp32", density=1.0,
@@ -148,17 +149,17 @@ def test_online_and_cached_teacher_logits_match(
     for batch in make_loader(windows, tokenizer, 7, shuffle=True):
         inputs = {name: batch[name] for name in MODEL_INPUTS}
         with torch.no_grad():
-            said, asked = tiny_qa(**inputs), teacher(**inputs)
-        stored = loss(said.start_logits, said.end_logits, batch)
-        each = distillation_loss(
-            torch.stack([said.start_logits, said.end_logits], dim=-1),
-            torch.stack([asked.start_logits, asked.end_logits], dim=-1),
+            student_out, teacher_out = tiny_qa(**inputs), teacher(**inputs)
+        cached = loss(student_out.start_logits, student_out.end_logits, batch)
+        online = distillation_loss(
+            torch.stack([student_out.start_logits, student_out.end_logits], dim=-1),
+            torch.stack([teacher_out.start_logits, teacher_out.end_logits], dim=-1),
             batch["attention_mask"], chosen.distill_temperature,
         )
-        assert float(stored) == pytest.approx(float(each), rel=1e-2)  # they are stored in fp16
+        assert float(cached) == pytest.approx(float(online), rel=1e-2)  # the cache is fp16
 
 
-def test_padding_to_one_length_gives_the_same_logits(tiny_qa, windows, tokenizer):
+def test_padding_to_one_length_does_not_change_logits(tiny_qa, windows, tokenizer):
     start, end = predict_logits(tiny_qa, windows, tokenizer, "fp32", batch_size=5)
     order = np.random.default_rng(0).permutation(len(windows)).tolist()
     for i, batch in enumerate(padded_batches(windows, tokenizer, 6, 128, order)):
@@ -177,7 +178,7 @@ words = st.text(st.sampled_from("abcdéñ東 ,.'-0123́ "), min_size=1, max_size
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=30)), min_size=1, max_size=4),
        st.sampled_from([(48, 8), (48, 0), (64, 24)]), st.data())
-def test_windows_equal_those_of_the_plain_loop(tokenizer, pages, lengths, data):
+def test_windows_equal_those_of_a_plain_loop(tokenizer, pages, lengths, data):
     rows = []
     for i, (question, parts) in enumerate(pages):
         context = " ".join(["x", *parts])
@@ -192,17 +193,17 @@ def test_windows_equal_those_of_the_plain_loop(tokenizer, pages, lengths, data):
     )
 
 
-def test_windows_of_synthetic_questions_equal_the_plain_loops(synthetic, tokenizer):
+def test_synthetic_windows_equal_those_of_a_plain_loop(synthetic, tokenizer):
     for lengths in ((96, 32), (40, 12)):
         found = featurise(synthetic["train"], tokenizer, *lengths).to_list()
         assert found == plain_windows(synthetic["train"], tokenizer, *lengths)
 
 
-# -- how it is measured ------------------------------------------------------------------------
+# -- measurement -------------------------------------------------------------------------------
 
 
-def test_trainings_take_turns_and_end_as_if_alone(tiny_qa, tokenizer):
-    """Two trainings in turns: a step each, and the weights of a training that ran by itself."""
+def test_trainings_in_turns_equal_a_training_alone(tiny_qa, tokenizer):
+    """Compare the order of the steps, and the weights with those of a training alone."""
     chosen = choose_settings("squad", "fine-tune", batch_size=2, epochs=1, precision="fp32",
                              n_validations=0)
     windows = random_windows(10, 16)
@@ -221,7 +222,7 @@ def test_trainings_take_turns_and_end_as_if_alone(tiny_qa, tokenizer):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters()))
 
 
-def test_a_training_that_fails_does_not_hold_the_others_up(tiny_qa):
+def test_a_failed_training_does_not_stop_the_others(tiny_qa):
     done = []
     broken = (copy.deepcopy(tiny_qa), lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -229,7 +230,7 @@ def test_a_training_that_fails_does_not_hold_the_others_up(tiny_qa):
     assert done == [1]
 
 
-def test_functions_take_turns_in_alternating_order():
+def test_the_order_of_the_functions_alternates():
     calls = []
     seconds = time_in_turns({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=3, warm_up=1)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
@@ -237,7 +238,7 @@ def test_functions_take_turns_in_alternating_order():
 
 
 def test_peak_memory_excludes_the_memory_of_this_process():
-    here = np.ones(200 * 2**17)  # 200 MB that a child must not be charged for
+    here = np.ones(200 * 2**17)  # 200 MB that must not count for a child process
     few, many = (peak_memory(np.ones, shape=size * 2**17) for size in (16, 80))
     assert 60 * 2**20 < many - few < 68 * 2**20 and few < 20 * 2**20 and here.sum()
 
@@ -250,17 +251,17 @@ def test_a_ratio_lies_within_its_spread(times):
 
 
 @pytest.mark.parametrize("goal, met", [("<= 1.05", True), (">= 15", False), (None, None)])
-def test_a_result_says_whether_its_goal_is_met(goal, met):
+def test_a_result_contains_whether_its_goal_is_met(goal, met):
     assert result("x", 1.04999, [1, 1.1], goal, "how") == {
         "name": "x", "value": 1.05, "spread": [1.0, 1.1], "goal": goal, "met": met, "detail": "how"
     }
 
 
-# -- what is written ---------------------------------------------------------------------------
+# -- the file and its picture ------------------------------------------------------------------
 
 
 class Topic:
-    """Stands for a module with a function measure()."""
+    """Replacement of a module with a function measure()."""
 
     def __init__(self, doc, results):
         self.__doc__, self.results = doc, results
@@ -281,17 +282,17 @@ def three(monkeypatch):
     return known
 
 
-def test_every_module_with_measure_is_a_topic():
+def test_each_module_with_measure_is_a_topic():
     names = list(bench.topics())
     expected = ["steps", "refresh", "teacher", "batches", "decoding", "features", "memory",
                 "growth"]
     assert [name for name in names if name in expected] == expected
     assert bench.choose(["e", "growth"], bench.topics()) == ["steps", "growth"]
-    with pytest.raises(ValueError, match="no topic 'z': expected some of"):
+    with pytest.raises(ValueError, match="topic is 'z', expected some of"):
         bench.choose(["z"], bench.topics())
 
 
-def test_the_file_and_its_picture(three, tmp_path, capsys):
+def test_bench_writes_a_file_and_a_picture(three, tmp_path, capsys):
     bench.main(["--results", str(tmp_path)])
     document = json.loads((tmp_path / "bench.json").read_text())
     assert document["machine"] == machine() and document["versions"] == versions()
@@ -303,12 +304,12 @@ def test_the_file_and_its_picture(three, tmp_path, capsys):
     ]
     assert list(document["seconds"]) == ["steps", "sorts", "growth"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-    said = capsys.readouterr().out
-    assert "MISSED" in said and "Calculated, not measured" in said
+    printed = capsys.readouterr().out
+    assert "MISSED" in printed and "Calculated, not measured" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png"]
 
 
-def test_some_topics_are_put_among_the_others(three, tmp_path):
+def test_some_topics_replace_only_their_own_rows(three, tmp_path):
     bench.main(["--results", str(tmp_path)])
     three["steps"].results = [result("SMP / plain", 1.5, [1, 2], "<= 1.05")]
     bench.main(["--results", str(tmp_path), "--only", "a"])
@@ -318,7 +319,7 @@ def test_some_topics_are_put_among_the_others(three, tmp_path):
 
 
 @pytest.mark.parametrize("only", [[], ["--only", "a", "b", "i"]])
-def test_a_topic_that_breaks_takes_nothing_of_the_others(three, tmp_path, monkeypatch, only):
+def test_a_failed_topic_keeps_the_rows_of_the_others(three, tmp_path, monkeypatch, only):
     def break_down():
         raise MemoryError
 
@@ -344,19 +345,20 @@ def test_results_of_two_machines_are_not_mixed(three, tmp_path, capsys, part, na
     picture = (tmp_path / "bench.png").read_bytes()
     capsys.readouterr()
     bench.main(["--results", str(tmp_path), "--only", "a"])
-    said = capsys.readouterr().out
-    assert "SMP / plain" in said and f"bench.json was measured with {name} another, not " in said
+    printed = capsys.readouterr().out
+    assert "SMP / plain" in printed
+    assert f"bench.json was measured with {name} another, not " in printed
     assert path.read_bytes() == before and (tmp_path / "bench.png").read_bytes() == picture
     bench.main(["--results", str(tmp_path)])
     assert json.loads(path.read_text())[part][name] != "another"
 
 
-# -- calculated --------------------------------------------------------------------------------
+# -- calculated hours --------------------------------------------------------------------------
 
 
-def test_flops_are_those_that_torch_counts(tiny_qa):
+def test_flops_equal_the_count_of_torch(tiny_qa):
     config = tiny_qa.config
-    tiny_qa.set_attn_implementation("eager")  # the others' products are not counted on a CPU
+    tiny_qa.set_attn_implementation("eager")  # torch does not count other attention on a CPU
     inputs = random_windows(3, 48).with_format("torch")[:]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tiny_qa.bert(**{name: inputs[name].long() for name in MODEL_INPUTS})
@@ -370,7 +372,7 @@ def test_flops_are_those_that_torch_counts(tiny_qa):
     *((profile, run_on_gpus.TASKS, {}) for profile in ("colab", "squad", "paper")),
     ("paper", ("smp-kd",), {"density": 0.03}),
 ])
-def test_the_hours_in_the_docs_are_those_calculated(profile, tasks, changes):
+def test_hours_in_the_docs_equal_the_calculated_ones(profile, tasks, changes):
     cells = []
     for card in run_on_gpus.CARDS:
         high, low = (sum(run_on_gpus.hours(task, card, level, profile, **changes) for task in tasks)
@@ -382,6 +384,6 @@ def test_the_hours_in_the_docs_are_those_calculated(profile, tasks, changes):
     assert [cell.strip() for cell in row.split("|")[2:-1]] == cells
 
 
-def test_the_colab_profile_takes_under_three_hours():
+def test_the_colab_profile_takes_less_than_three_hours():
     lowest = run_on_gpus.SHARES["half"].index(min(run_on_gpus.SHARES["half"]))
     assert sum(run_on_gpus.hours(task, "T4", lowest, "colab") for task in run_on_gpus.TASKS) < 3

@@ -1,4 +1,4 @@
-"""What of the browser test holds without a browser; `make test-browser` needs one."""
+"""The parts of the browser test that need no browser. `make test-browser` needs one."""
 
 import subprocess
 
@@ -7,12 +7,12 @@ import pytest
 from chromium import BrowserError, end_group, find_chromium
 
 
-def test_a_missing_browser_is_one_line(monkeypatch, tmp_path):
+def test_a_missing_browser_raises_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("BROWSER", raising=False)
-    with pytest.raises(BrowserError, match="^no Chromium found: install one .*BROWSER=") as told:
+    with pytest.raises(BrowserError, match="^no Chromium found: install one .*BROWSER=") as error:
         find_chromium()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_chromium_is_found_by_name_or_by_BROWSER(monkeypatch, tmp_path):
@@ -29,8 +29,8 @@ def test_chromium_is_found_by_name_or_by_BROWSER(monkeypatch, tmp_path):
         find_chromium()
 
 
-def test_a_stubborn_process_group_is_killed():
-    """Its child holds the pipe open: reading to the end waits until both are gone."""
+def test_a_process_group_that_ignores_sigterm_is_killed():
+    """Its child keeps the pipe open, so the read ends only after both processes ended."""
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' TERM; sh -c \"trap '' TERM; echo up; exec sleep 600\""],
         stdout=subprocess.PIPE, start_new_session=True, text=True,

@@ -1,4 +1,4 @@
-"""A short run of tools/fuzz.py: readers on damaged input, through hypothesis."""
+"""A short run of tools/fuzz.py: readers with damaged input, with hypothesis."""
 
 import random
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import fuzz
 
-TRIES = {"archive": 60}  # a model is made of each that is read
+EXAMPLES = {"archive": 60}  # fewer, because each accepted input is loaded as a model
 
 
 @pytest.fixture(scope="module")
@@ -16,18 +16,18 @@ def readers():
     return {kind: make() for kind, make in fuzz.READERS.items()}
 
 
-@pytest.mark.filterwarnings("ignore")  # of zipfile and numpy, about what is odd
+@pytest.mark.filterwarnings("ignore")  # of zipfile and numpy, about odd input
 @pytest.mark.parametrize("kind", fuzz.READERS)
-def test_damaged_files_are_read_exactly_or_refused_in_a_line(kind, readers, tmp_path):
-    taken = []
+def test_damaged_files_are_read_exactly_or_raise_one_line(kind, readers, tmp_path):
+    accepted = []
 
-    @settings(max_examples=TRIES.get(kind, 300), deadline=None, database=None)
+    @settings(max_examples=EXAMPLES.get(kind, 300), deadline=None, database=None)
     @given(st.integers(0, 2**32))
     def try_damaged(number):
-        taken.append(fuzz.try_number(kind, readers[kind], tmp_path, 0, number))
+        accepted.append(fuzz.try_number(kind, readers[kind], tmp_path, 0, number))
 
     try_damaged()
-    assert len(taken) > 50
+    assert len(accepted) > 50
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -36,7 +36,7 @@ def test_damaged_files_are_read_exactly_or_refused_in_a_line(kind, readers, tmp_
     ("squad", "p.json"), ("squad", "p.json.gz"), ("squad", "p.json.xz"), ("archive", "outer.zip"),
     ("records", "r.json"),
 ])
-def test_no_bytes_at_all_are_taken_for_a_file(kind, name, readers, tmp_path):
+def test_random_bytes_raise_one_line(kind, name, readers, tmp_path):
     @settings(max_examples=100, deadline=None, database=None)
     @given(st.binary(max_size=200))
     def try_any(data):
@@ -46,8 +46,8 @@ def test_no_bytes_at_all_are_taken_for_a_file(kind, name, readers, tmp_path):
 
 
 @pytest.mark.parametrize("kind", fuzz.READERS)
-def test_what_is_whole_is_read(kind, readers, tmp_path, monkeypatch):
-    """The undamaged input passes the checks, so these do look at what was read."""
+def test_undamaged_input_is_read(kind, readers, tmp_path, monkeypatch):
+    """Undamaged input passes the checks of the result."""
     monkeypatch.setattr(fuzz, "damaged", lambda chance, data: data)
     monkeypatch.setattr(fuzz, "odd_json", lambda chance, value: value)
     for number in range(20):
@@ -55,26 +55,26 @@ def test_what_is_whole_is_read(kind, readers, tmp_path, monkeypatch):
         assert fuzz.try_bytes(readers[kind], tmp_path, name, data)
 
 
-def test_a_reader_that_lies_hangs_or_breaks_is_found(readers, tmp_path, monkeypatch, capsys):
-    honest = fuzz.Masks.read
+def test_wrong_or_slow_readers_are_reported(readers, tmp_path, monkeypatch, capsys):
+    correct = fuzz.Masks.read
 
-    def lie(path):
-        return {name: ~mask for name, mask in honest(readers["masks"], path).items()}
+    def return_wrong_masks(path):
+        return {name: ~mask for name, mask in correct(readers["masks"], path).items()}
 
-    def crash(path):
+    def raise_key_error(path):
         raise KeyError("x")
 
-    def refuse_at_length(path):
+    def raise_two_lines(path):
         raise ValueError(f"{path}:\nno")
 
     def hang(path):
         fuzz.too_slow()
 
-    for read, said in ((lie, "AssertionError"), (crash, "KeyError"), (hang, "no answer after"),
-                       (refuse_at_length, "not one line")):
+    for read, message in ((return_wrong_masks, "AssertionError"), (raise_key_error, "KeyError"),
+                          (hang, "no result after"), (raise_two_lines, "not one line")):
         monkeypatch.setattr(fuzz.Masks, "read", lambda self, path, read=read: read(path))
         monkeypatch.setattr(fuzz, "damaged", lambda chance, data: data)
         monkeypatch.setattr(fuzz, "odd_json", lambda chance, value: value)
         (tmp_path / "m").mkdir(exist_ok=True)
         assert fuzz.fuzz("masks", tmp_path / "m", inputs=3) == 3
-        assert capsys.readouterr().out.count(said) == 3
+        assert capsys.readouterr().out.count(message) == 3

@@ -1,4 +1,4 @@
-"""What the pages of this repository link to is there."""
+"""Links and make targets in the pages of this repository exist."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "results/README.md", "experiments/README.md", "benchmarks/README.md")
+PAGES = (
+    "README.md", "results/README.md", "results/reference/README.md", "experiments/README.md",
+    "benchmarks/README.md", "docs/contributing.md", "docs/notebooks.md", "docs/settings.md",
+    "docs/use.md",
+)
 
 
 def headings(page):
-    """The anchors that a Markdown page offers, as GitHub makes them."""
+    """Return the anchors of a Markdown page, as GitHub computes them."""
     titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page, flags=re.S), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page):
+def test_each_relative_link_and_anchor_exists(page):
     text = (ROOT / page).read_text("utf-8")
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
     assert links
@@ -28,7 +32,7 @@ def test_every_link_leads_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_make_target_that_is_named_exists(page):
+def test_each_named_make_target_exists(page):
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.M))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / page).read_text("utf-8"), flags=re.M))
     assert named <= known
