@@ -23,8 +23,8 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
-
 from chromium import CONTROL, SHIFT, BrowserError, Chromium, end_group, find_chromium, wait_until
+
 from pages import write_page
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -87,7 +87,7 @@ def leave_out_support(notebook: NotebookNode) -> NotebookNode:
 
 
 def small_png(encoded: str) -> str:
-    """Return a PNG with 256 colours on white, base64 in and out; the same if that is not smaller."""
+    """Return a base64 PNG with 256 colours on white, or the same if that is not smaller."""
     picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     reduced = Image.alpha_composite(white, picture).convert("RGB").quantize(256, dither=0)

@@ -3,7 +3,6 @@
 import subprocess
 
 import pytest
-
 from chromium import BrowserError, end_group, find_chromium
 
 

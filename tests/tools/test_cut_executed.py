@@ -83,11 +83,12 @@ def test_a_cut_notebook_is_cut_again_to_the_same():
 @pytest.mark.parametrize("source", ["show_examples(data)", "show_example(data)", "show_broken(x)",
                                     "print(tokenizer.convert_ids_to_tokens(ids))"])
 def test_text_of_a_data_set_is_left_out(source):
-    def output(**options):
-        return cut(new.new_notebook(cells=[ran(source, "a passage")]), **options).cells[0].outputs[0]
+    def text(**options):
+        notebook = new.new_notebook(cells=[ran(source, "a passage")])
+        return cut(notebook, **options).cells[0].outputs[0].text
 
-    assert output().text == LEFT_OUT
-    assert output(keep_data=True).text == "a passage"
+    assert text() == LEFT_OUT
+    assert text(keep_data=True) == "a passage"
 
 
 def test_a_definition_that_prints_keeps_its_output():
@@ -101,14 +102,16 @@ def test_pictures_keep_their_size_and_lose_bytes():
     assert len(after) < 0.5 * len(before)
     assert Image.open(io.BytesIO(base64.b64decode(after))).size == (300, 300)
     assert small_png(after) == after
-    assert cut(new.new_notebook(cells=[shows(before)])).cells[0].outputs[0].data["image/png"] == after
+    notebook = cut(new.new_notebook(cells=[shows(before)]))
+    assert notebook.cells[0].outputs[0].data["image/png"] == after
 
 
 def test_transparent_pixels_become_white():
     buffer = io.BytesIO()
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(buffer, "PNG", compress_level=0)
     after = small_png(base64.b64encode(buffer.getvalue()).decode())
-    assert Image.open(io.BytesIO(base64.b64decode(after))).convert("RGB").getpixel((3, 3)) == (255,) * 3
+    picture = Image.open(io.BytesIO(base64.b64decode(after))).convert("RGB")
+    assert picture.getpixel((3, 3)) == (255, 255, 255)
 
 
 def test_a_copy_over_600_kb_is_one_line_and_unchanged(tmp_path):
@@ -116,7 +119,7 @@ def test_a_copy_over_600_kb_is_one_line_and_unchanged(tmp_path):
     path.parent.mkdir()
     nbformat.write(new.new_notebook(cells=[shows(picture(side=900))]), path)
     before = path.read_bytes()
-    with pytest.raises(SystemExit, match=r"A.ipynb: [\d,]+ KB after the cut, expected at most 600 KB"):
+    with pytest.raises(SystemExit, match=r"A.ipynb: [\d,]+ KB after the cut, expected at most"):
         main([str(path)])
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
