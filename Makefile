@@ -40,7 +40,7 @@ test-newest:  ## run the tests in .venv-newest, with the newest versions that py
 	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,export,notebooks]"
 	@exec env OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST)
 
-test-browser: $(READY)  ## test a notebook in headless Chromium (not part of test)
+test-browser: $(READY)  ## test the notebooks in headless Chromium (not part of test)
 	@exec $(PYTHON) tools/browser.py
 
 test-recovery: $(READY)  ## kill a small training 100 times and check that its result is unchanged
