@@ -39,7 +39,8 @@ def why_unmaskable(model: nn.Module, stacks: dict[str, nn.ModuleList]) -> str:
     if hasattr(model, "acceleration"):  # of smp/fast/sparse.py
         return "is accelerated, for inference only (load it again)"
     if len(stacks) != 1:
-        return f"has {len(stacks)} stacks of layers {[*stacks]}"
+        named = f"{len(stacks)} stacks of encoder layers ({', '.join(stacks)})"
+        return f"has {named if stacks else 'no stack of encoder layers'}"
     (stack,) = stacks.values()
     uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     shapes: list[list[tuple]] = [[] for _ in stack]

@@ -13,8 +13,8 @@ from smp.files import replace_folder
 def check_merged(model: nn.Module) -> None:
     """Raise ValueError if masks are still attached to the model."""
     if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} has masks attached; merge them into the weights "
-                         "first: masks.merge()")
+        raise ValueError(f"{type(model).__name__} still has its masks attached; merge them into "
+                         "the weights first: masks.merge()")
 
 
 def save_model(model: nn.Module, tokenizer: Any, folder: Path | str) -> Path:

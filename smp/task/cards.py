@@ -28,14 +28,14 @@ pruned = PrunedModel.from_pretrained({base!r}, "this folder")
 print(pruned.answer("a question", "a passage"))
 """
 PRUNED_NOTE = """\
-Weights that were pruned are zeros, so the file is as large as before, and dense \
-arithmetic as slow: what is smaller is the mask file, and the compacted model.
+The pruned weights are stored as zeros, so the file is as large as that of the base model, and \
+dense inference is as slow. The mask file and the compact model are smaller.
 
 """
 WORD_HEAD_NOTE = """\
-Its head is the pretrained masked-language-model head, frozen: the logit of the word \
-*yes* at a token is its start logit, that of *no* its end logit. No stock \
-question-answering class holds such a head, so it is loaded as a masked language model.
+Its head is the frozen masked-LM head of the base model: the masked-LM logits of *yes* and *no* \
+are the start and end logits. No stock question-answering class has such a head, so the model is \
+loaded as a masked language model.
 
 """
 
@@ -63,7 +63,7 @@ def card_table(about: dict, has_vectors: bool) -> str:
     if "label" in about:
         lines.append(f"- method: {about['label']}")
     if about.get("density") is not None:
-        lines.append(f"- of the encoder's weights, {as_percent(about['density'])} stay")
+        lines.append(f"- remaining encoder weights: {as_percent(about['density'])}")
     if "head" in about:
         lines.append(f"- head: {about['head']}")
     if has_vectors:
@@ -80,9 +80,9 @@ def mask_card(about: dict, size: int) -> str:
     """Return the card of a mask file of `size` bytes; about: as `load_masks` returns it."""
     name, code = about.get("name", "masks"), MASK_CODE.format(base=about.get("base"))
     return (
-        f"{card_metadata(about)}\n# {name}\n\nOne task, as masks: which weights of the base "
-        f"model's encoder stay. {size:,} bytes, to be put onto the base model, whose matrices are "
-        f"not changed.\n\n{card_table(about, 'vectors' in about)}\n```python\n{code}```\n"
+        f"{card_metadata(about)}\n# {name}\n\nThe masks of one task: which weights of the base "
+        f"model's encoder remain. The file has {size:,} bytes and is applied to the base model.\n\n"
+        f"{card_table(about, 'vectors' in about)}\n```python\n{code}```\n"
     )
 
 

@@ -1,6 +1,6 @@
 """Export a saved run: model card, compact model, and the size and speed of each format.
 
-Every format reads the same windows of the run's own questions in turns, one at a time, and its
+The formats take turns on the same windows of the run's own questions, one window at a time. Their
 answers and logits are compared with those of the saved model.
 """
 
@@ -26,7 +26,13 @@ from smp.model.student import STUDENT_HEADS, load_student, stock_model
 from smp.runs.record import read_record
 from smp.task.answerer import load_any_task, load_saved
 from smp.task.cards import model_card
-from smp.task.formats import export_onnx, onnx_reader, read_in_turns, torch_reader, window_inputs
+from smp.task.formats import (
+    export_onnx,
+    onnx_predictor,
+    predict_in_turns,
+    torch_predictor,
+    window_inputs,
+)
 from smp.task.mask_file import MASK_FILE, TRAINED
 from smp.task.validate import load_any_masks
 from smp.text import as_millions, markdown_table
@@ -37,25 +43,26 @@ MASK_FIELDS = {"name", "label", "method", "base", "base_sha", "head", "settings"
 def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
     """Return (record, result of `load_any_masks` or None without masks) of a saved run.
 
-    Of a folder that contains a mask file and no model, the record is the file's metadata. Raises
+    If the folder contains a mask file and no model, the record is the file's metadata. Raises
     ValueError or FileNotFoundError with one line.
     """
     path, masks = folder / "record.json", folder / MASK_FILE
     if masks.is_file() and not (folder / "config.json").exists():
         found = load_any_masks(masks)
         if missing := MASK_FIELDS - found[1].keys():
-            raise ValueError(f"{masks}: its metadata lack {', '.join(sorted(missing))}")
+            raise ValueError(f"{masks}: its metadata have no {', '.join(sorted(missing))}")
         return found[1] | {"model": found[1]["base"], "model_sha": found[1]["base_sha"]}, found
     find_model(str(folder))  # raises if the folder has no model
     try:
         record = read_record(path)
     except FileNotFoundError:
-        reason = f"{folder} has no record.json: name a run in results/models"
-        raise FileNotFoundError(reason) from None
+        raise FileNotFoundError(f"{folder} has no record.json: use a run in results/models"
+                                ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no record of a run: {error}") from None
+        raise ValueError(f"{path} is not a record of a run: {error}") from None
     if record["head"] not in STUDENT_HEADS:
-        raise ValueError(f"{path} is no record of a run: its head is {record['head']!r}")
+        raise ValueError(f"{path} is not a record of a run: its head is {record['head']!r}, "
+                         f"expected one of {', '.join(STUDENT_HEADS)}")
     return record, load_any_masks(masks) if record["bytes_mask_file"] else None
 
 
@@ -69,7 +76,7 @@ def entropy_bytes(masks: dict[str, np.ndarray]) -> float:
 
 
 def measure_mask_file(path: Path, masks: dict, about: dict) -> dict:
-    """Return the bytes of a mask file and of its parts, beside the entropy of its masks."""
+    """Return the bytes of a mask file and of its parts, and the entropy of its masks."""
     size, bound = path.stat().st_size, entropy_bytes(masks)
     head, vectors = (sum(each.nbytes for each in about.get(kind, {}).values()) for kind in TRAINED)
     return {"bytes": size, "bytes_entropy_bound": round(bound), "bytes_head": head,
@@ -83,19 +90,19 @@ def add_base_and_masks(forms: dict, folder: Path, base: str, head: str) -> None:
         from_masks, _, _ = load_any_task(base, folder)
         untouched, _, _ = load_student(base, head=head)
     except (FileNotFoundError, ValueError) as error:
-        print(f"The mask file was not measured on its base model; name it with --base: {error}")
+        print(f"The mask file is not measured without its base model: set --base ({error})")
         return
     size = (folder / MASK_FILE).stat().st_size
-    forms["base, not pruned"] = torch_reader(untouched), untouched, None
-    forms["base + mask file"] = torch_reader(from_masks), from_masks, size
+    forms["base, not pruned"] = torch_predictor(untouched), untouched, None
+    forms["base + mask file"] = torch_predictor(from_masks), from_masks, size
 
 
 def add_compact(
     forms: dict, folder: Path, model: nn.Module, tokenizer: Any, example: dict, base: str
 ) -> tuple[dict, list[dict]]:
-    """Save the compact model; add it with dense and CSR products; return what both steps did.
+    """Save the compact model; add it with dense and CSR products; return the results of both.
 
-    base: where the model, or the base of its masks, was loaded from.
+    base: the name that the model, or the base model of its masks, was loaded by.
     """
     small, host = copy.deepcopy(model), stock_model(model, base)
     removed = prune_dead_units(small)
@@ -103,8 +110,8 @@ def add_compact(
         prune_dead_units(host)
     save_compact(small if host is model else host, tokenizer, folder / "compact")
     fast = accelerate(copy.deepcopy(small), example)
-    forms["compact"] = torch_reader(small), small, model_bytes(folder / "compact")
-    forms["compact, CSR"] = torch_reader(fast), small, None
+    forms["compact"] = torch_predictor(small), small, model_bytes(folder / "compact")
+    forms["compact, CSR"] = torch_predictor(fast), small, None
     return removed, fast.acceleration
 
 
@@ -114,7 +121,7 @@ def questions_of_run(settings: dict, data: str | None) -> Dataset:
         return load_squad(data or settings["data"], 1, 0, None, settings["data_seed"],
                           settings.get("longest_passage"))["eval"]
     except FileNotFoundError as error:  # a record contains only the last part of a path
-        line = f"{error}; name the run's questions with --data" if data is None else error
+        line = f"{error}; set --data to the run's questions" if data is None else error
         raise FileNotFoundError(line) from None
 
 
@@ -125,8 +132,8 @@ def export_run(
     """Write a run's model card, compact/, model.onnx if `onnx`, and measurements in export.json.
 
     folder: a run in results/models/, or a folder with a mask file; data, base: its questions and
-    its base model, if not as in the record; into: where to write, if not into the folder. Returns
-    the content of export.json. Raises ValueError or FileNotFoundError with one line.
+    its base model, if they differ from the record; into: the folder to write into, if it is another
+    one. Returns the content of export.json. Raises ValueError or FileNotFoundError with one line.
     """
     folder = Path(folder)
     into = into or folder
@@ -145,20 +152,20 @@ def export_run(
     windows = sorted(window_inputs(features), key=lambda window: window["input_ids"].shape[1])
     example = windows[len(windows) // 2]
     report = {"run": record["name"], "mask_file": None, "questions": len(asked)}
-    forms: dict[str, tuple] = {}  # {name: (reader, model with its parameters, bytes or None)}
+    forms: dict[str, tuple] = {}  # {name: (predictor, model with its parameters, bytes or None)}
     if found and base:
         report["mask_file"] = measure_mask_file(folder / MASK_FILE, *found)
         add_base_and_masks(forms, folder, base, record["head"])
-    forms["plain model"] = torch_reader(model), model, model_bytes(folder) if is_model else None
+    forms["plain model"] = torch_predictor(model), model, model_bytes(folder) if is_model else None
     if record["method"] != "fine-tuned":
         report["compact"], report["csr"] = add_compact(
             forms, into, model, tokenizer, example, str(folder) if is_model else str(base))
     if onnx:
         size = export_onnx(model, example, into / "model.onnx")
-        forms["ONNX"] = onnx_reader(into / "model.onnx"), model, size
+        forms["ONNX"] = onnx_predictor(into / "model.onnx"), model, size
     replace_text_file(into / "README.md", model_card(record))
-    read = read_in_turns({name: form[0] for name, form in forms.items()}, asked, features)
-    _, answers, logits = read["plain model"]
+    runs = predict_in_turns({name: form[0] for name, form in forms.items()}, asked, features)
+    _, answers, logits = runs["plain model"]
     texts, finite = [answer["prediction_text"] for answer in answers], np.isfinite(logits)
     report["threads"] = torch.get_num_threads()
     report["forms"] = [
@@ -166,7 +173,7 @@ def export_run(
          "parameters": sum(int(p.count_nonzero()) for p in forms[name][1].parameters()), **speed,
          "same_answers": sum(a["prediction_text"] == text for a, text in zip(own, texts)),
          "largest_difference": float(np.abs(theirs[finite] - logits[finite]).max())}
-        for name, (speed, own, theirs) in read.items()
+        for name, (speed, own, theirs) in runs.items()
     ]
     replace_text_file(into / "export.json", json.dumps(report, indent=1) + "\n")
     return report

@@ -1,4 +1,4 @@
-"""Read the same windows with a model in several formats, and measure time, answers and logits."""
+"""Run a model in several formats on the same windows; measure time, answers and logits."""
 
 import importlib.util
 import logging
@@ -39,28 +39,28 @@ def export_onnx(model: nn.Module, example: dict[str, torch.Tensor], path: Path) 
     return path.stat().st_size
 
 
-def onnx_reader(path: Path) -> Callable:
+def onnx_predictor(path: Path) -> Callable:
     """Return {name: tensor} -> (start, end) logits of an ONNX file, by ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # spinning threads would slow down the next reader
+    # spinning threads would slow down the next format
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     return lambda inputs: session.run(None, {name: t.numpy() for name, t in inputs.items()})
 
 
-def torch_reader(model: nn.Module) -> Callable:
+def torch_predictor(model: nn.Module) -> Callable:
     """Return {name: tensor} -> (start, end) logits of a model on the CPU."""
     model.eval()
 
-    def read(inputs):
+    def predict(inputs):
         with torch.inference_mode():
             out = model(**inputs)
         return out.start_logits.numpy(), out.end_logits.numpy()
 
-    return read
+    return predict
 
 
 def window_inputs(features: Dataset) -> list[dict[str, torch.Tensor]]:
@@ -70,27 +70,28 @@ def window_inputs(features: Dataset) -> list[dict[str, torch.Tensor]]:
             for row in features.with_format(None).select_columns(columns)]
 
 
-def read_in_turns(readers: dict[str, Callable], examples: Dataset, features: Dataset) -> dict:
-    """Return {name: ({"ms", "times"}, answers, logits (2, windows, L))} of readers, in turns.
+def predict_in_turns(predictors: dict[str, Callable], examples: Dataset,
+                     features: Dataset) -> dict:
+    """Return {name: ({"ms", "times"}, answers, logits (2, windows, L))} of predictors, in turns.
 
     ms: the median time of a question, all its windows together; times: the median over questions
-    of the speed-up against the first reader.
+    of the speed-up over the first predictor.
     """
     windows, of = window_inputs(features), np.asarray(features["example"][:])
     longest = max(window["input_ids"].shape[1] for window in windows)
-    logits = {name: np.full((2, len(windows), longest), -np.inf, np.float32) for name in readers}
-    seconds = {name: np.zeros(len(examples)) for name in readers}
-    for read in readers.values():
-        read(windows[0])  # warm-up
-    order = list(readers)
+    logits = {name: np.full((2, len(windows), longest), -np.inf, np.float32) for name in predictors}
+    seconds = {name: np.zeros(len(examples)) for name in predictors}
+    for predict in predictors.values():
+        predict(windows[0])  # warm-up
+    order = list(predictors)
     for row, window in enumerate(windows):
         for name in order:
             began = time.perf_counter()
-            pair = readers[name](window)
+            pair = predictors[name](window)
             seconds[name][of[row]] += time.perf_counter() - began
             logits[name][:, row, : pair[0].shape[1]] = np.concatenate(pair)
         order = order[1:] + order[:1]  # so that each is first equally often
-    first = seconds[next(iter(readers))]
+    first = seconds[next(iter(predictors))]
     return {
         name: ({"ms": 1000 * statistics.median(own), "times": statistics.median(first / own)},
                decode_answers(examples, features, *logits[name]), logits[name])

@@ -290,7 +290,7 @@ def test_a_teacher_of_another_shape_raises_before_any_run(
 ):
     for name, changes, more, line in (
         ("deep", {"num_hidden_layers": 3}, ["smp-l+hidden"],
-         "the teacher has 3 layers of size 32 and the student 2 layers of size 32"),
+         "the teacher has 3 layers of size 32 and the student 2 of size 32"),
         ("wide", {"hidden_size": 64}, ["smp-l+kd", "--init-head-from-teacher"],
          "the teacher has no qa_outputs like the student's Linear"),
     ):

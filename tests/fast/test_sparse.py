@@ -131,7 +131,7 @@ def test_an_accelerated_model_has_the_same_logits(family, changes, always):
 ], ids=["save_pretrained", "save_model", "save_compact", "state_dict"])
 def test_saving_an_accelerated_model_raises(save, tiny_qa, tokenizer, batch, tmp_path, always):
     accelerate(tiny_qa, batch)
-    with pytest.raises(ValueError, match="query.weight is sparse: an accelerated model") as error:
+    with pytest.raises(ValueError, match="query.weight is sparse|contains SparseLinear") as error:
         save(tiny_qa, tokenizer, tmp_path / "saved")
     assert "\n" not in str(error.value) and not list(tmp_path.rglob("*.safetensors"))
 

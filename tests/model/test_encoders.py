@@ -307,8 +307,8 @@ def unsupported_model(name):
     ("gpt2", "has layers with weights in Conv1D (0.attn.c_attn)"),
     ("xlnet", "has layers with weights in XLNetRelativeAttention (0.rel_attn)"),
     ("convbert", "has layers with weights in SeparableConv1D"),
-    ("t5", "has 2 stacks of layers ['encoder.block', 'decoder.block']"),
-    ("flaubert", "has 2 stacks of layers ['attentions', 'ffns']"),
+    ("t5", "has 2 stacks of encoder layers (encoder.block, decoder.block): masks need one"),
+    ("flaubert", "has 2 stacks of encoder layers (attentions, ffns)"),
 ])
 def test_unsupported_architectures_raise_with_reason(name, reason):
     model = unsupported_model(name)

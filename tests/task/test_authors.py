@@ -161,7 +161,7 @@ def test_other_files_raise_a_one_line_error(tmp_path, name, zipped):
     assert message in refusal(path, model)
 
 
-def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
+def test_a_huge_file_raises_before_it_is_read(tmp_path):
     header = npy(np.zeros(112, np.uint8))[:128].replace(b"(112,), }      ", b"(10**12,), }   ")
     with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("m.npy", "w") as file:
@@ -186,7 +186,7 @@ def test_wrong_zip_files_raise_a_one_line_error(tmp_path):
     for damaged in (b"", whole[:50], b"no zip at all", whole.replace(b"m.npy", b"n.npy", 1)):
         path.write_bytes(damaged)
         assert "cannot be read as a zip" in refusal(path, model)
-    at = whole.index(b"PK\x01\x02")  # the directory says that the file needs a password
+    at = whole.index(b"PK\x01\x02")  # the directory states that the file is encrypted
     path.write_bytes(whole[: at + 8] + b"\x01" + whole[at + 9 :])
     assert "cannot be read as a zip" in refusal(path, model)
 
@@ -199,7 +199,7 @@ def test_a_bit_flip_in_a_zip_raises_a_one_line_error(tmp_path):
         damaged = bytearray(whole)
         damaged[random.integers(len(whole))] ^= int(random.integers(1, 256))
         path.write_bytes(damaged)
-        try:  # a flipped bit of a date, say, changes nothing that is read
+        try:  # some bits, such as those of the date, are not read
             assert equal(load_authors_masks(path, model), expected)
         except ValueError as error:
             assert "\n" not in str(error) and str(path) in str(error)

@@ -19,7 +19,7 @@ from smp.model.student import stock_model
 from smp.runs.record import check_record, record_json
 from smp.runs.settings import choose_settings
 from smp.task.export import entropy_bytes, export_run
-from smp.task.formats import export_onnx, onnx_reader, torch_reader, window_inputs
+from smp.task.formats import export_onnx, onnx_predictor, torch_predictor, window_inputs
 from smp.task.mask_file import MASK_FILE, load_masks
 
 
@@ -89,7 +89,7 @@ def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, synthetic, tmp_path)
     windows = window_inputs(featurise(synthetic["eval"], tokenizer, 64, 16))
     size = export_onnx(tiny_qa, windows[0], tmp_path / "model.onnx")
     assert [(p.name, p.stat().st_size) for p in tmp_path.iterdir()] == [("model.onnx", size)]
-    ours, theirs = torch_reader(tiny_qa), onnx_reader(tmp_path / "model.onnx")
+    ours, theirs = torch_predictor(tiny_qa), onnx_predictor(tmp_path / "model.onnx")
     assert len({window["input_ids"].shape[1] for window in windows}) > 1
     for window in windows:
         for one, other in zip(ours(window), theirs(window)):
@@ -106,9 +106,9 @@ def test_a_fine_tuned_run_exports_its_model_only(base, tmp_path, tokenizer):
 
 def test_export_without_the_base_model(base, tmp_path, tokenizer, capsys):
     save_run(base, tmp_path / "run", tokenizer, "trained")
-    report = export_run(tmp_path / "run", questions=3)  # the record says "base", which is nowhere
+    report = export_run(tmp_path / "run", questions=3)  # the record names "base"
     assert [form["form"] for form in report["forms"]] == ["plain model", "compact", "compact, CSR"]
-    assert "name it with --base" in capsys.readouterr().out
+    assert "set --base" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("data", [None, "./none.json"])
@@ -122,7 +122,7 @@ def test_missing_questions_raise_a_one_line_error(base, tmp_path, tokenizer, mon
     with pytest.raises(FileNotFoundError) as error:
         export_run(tmp_path / "run", data)
     assert "\n" not in str(error.value)
-    assert ("name the run's questions with --data" in str(error.value)) == (data is None)
+    assert ("set --data to the run's questions" in str(error.value)) == (data is None)
 
 
 def test_entropy_bytes():

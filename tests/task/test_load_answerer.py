@@ -21,7 +21,7 @@ def test_a_saved_student_answers_as_before(base, tmp_path, tokenizer, head):
         assert answerer("Who wrote it?", LONG, 5) == wanted
 
 
-def test_a_model_without_a_trained_head_is_refused():
+def test_a_model_without_a_trained_head_raises():
     with pytest.raises(ValueError, match="has no masked-LM head") as error:
         load_answerer("all-MiniLM-L6-v2")
     assert "\n" not in str(error.value)
