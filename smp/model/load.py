@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from smp.hub import cached_if_offline
+from smp.files import cached_if_offline
 from smp.model.head import (
     MASKED_LM_TRANSFORMS,
     HeadNotFoundError,

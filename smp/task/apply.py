@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
 
-from smp.hub import cached_if_offline
+from smp.files import cached_if_offline
 from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.model.load import load_qa_model, load_student
 from smp.model.question_answerer import QuestionAnswerer
