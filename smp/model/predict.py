@@ -10,8 +10,8 @@ from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
 
-from smp.data.answers import SquadMetric, decode_answers, exact_matches
-from smp.data.batches import make_loader
+from smp.data.answers import SquadMetric, decode_answers
+from smp.data.windows import make_loader
 from smp.model.device import make_accelerator
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -64,16 +64,9 @@ def evaluate_answers(model: nn.Module, examples: Dataset, features: Dataset, tok
     start, end = predict_logits(model, features, tokenizer, precision, note=note)
     seconds = time.perf_counter() - began
     predictions = decode_answers(examples, features, start, end)
-    scores = SquadMetric().compute(
-        predictions=[{k: p[k] for k in ("id", "prediction_text")} for p in predictions],
-        references=[{"id": p["id"], "answers": answers}
-                    for p, answers in zip(predictions, examples["answers"])],
-    )
-    exact = exact_matches(predictions, [answers["text"] for answers in examples["answers"]])
-    return scores | {
-        "exact_matches": np.packbits(exact).tobytes().hex(),
-        "ms_per_question": round(1000 * seconds / len(examples), 2),
-    }, predictions
+    references = examples.with_format(None).select_columns(["id", "answers"]).to_list()
+    scores = SquadMetric().compute(predictions=predictions, references=references)
+    return scores | {"ms_per_question": round(1000 * seconds / len(examples), 2)}, predictions
 
 
 def validator(examples: Dataset, features: Dataset, tokenizer: Any,
