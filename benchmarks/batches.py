@@ -5,8 +5,7 @@ import numpy as np
 from benchmarks.measure import device, ratio, result, time_in_turns
 from benchmarks.references import padded_batches, train_plainly
 from benchmarks.workload import bert, embedded_tokenizer, questions
-from smp.data.batches import make_loader
-from smp.data.windows import featurise
+from smp.data.windows import featurise, make_loader
 
 BATCH, ROUNDS = 8, 3
 MINI = dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)

@@ -12,8 +12,7 @@ from benchmarks.workload import (
     training,
 )
 from smp.cli.train import attach_pruning, teacher_loss
-from smp.data.batches import make_loader
-from smp.data.windows import featurise
+from smp.data.windows import featurise, make_loader
 from smp.model.predict import MODEL_INPUTS
 from smp.model.teacher import teacher_logits
 from smp.runs.settings import choose_settings

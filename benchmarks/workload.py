@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 from benchmarks.measure import ROOT, device
 from benchmarks.references import train_plainly
 from smp.cli.train import attach_pruning, train
-from smp.data.batches import make_loader
 from smp.data.reading import load_squad
+from smp.data.windows import make_loader
 from smp.fast.buffers import buffered_forward
 from smp.method.loop import span_loss
 from smp.model.load import EMBEDDED_ENCODER, load_pretrained

@@ -15,7 +15,7 @@ import torch
 
 from smp.cli.main import main
 from smp.cli.train import Parts, train
-from smp.data.batches import make_loader
+from smp.data.windows import make_loader
 from smp.method.hidden import HiddenTeacher, hidden_distance, record_layers
 from smp.method.loop import span_loss
 from smp.method.masks import Masks, StaticMask

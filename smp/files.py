@@ -1,10 +1,15 @@
-"""Files and folders that are replaced as a whole, so that an interruption leaves no half of one."""
+"""Files and folders that are replaced as a whole, and the Hugging Face Hub without a network."""
 
+import functools
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
+
+HUB_TIMEOUT = 5  # seconds
 
 
 @contextmanager
@@ -12,7 +17,7 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
     """Yield the path of a draft, which replaces `path` on the disk if the block raises nothing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.stem}.part{path.suffix}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")  # no pattern such as *.json finds it
     try:
         yield draft
         with open(draft, "rb+") as file:
@@ -24,23 +29,14 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
 
 
 def replace_text_file(path: str | Path, text: str) -> Path:
-    """Write the text atomically: the file holds the old text or the whole new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Write the text atomically: the file contains the old text or the complete new text."""
+    with replaced_file(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
+    return Path(path)
 
 
 def replace_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
-    """Replace a folder by the one that write(draft) makes, once that is complete."""
+    """Replace a folder with the one that write(draft) makes, after it is complete."""
     folder = Path(folder)
     draft, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     for leftover in (draft, old):
@@ -54,12 +50,48 @@ def replace_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Flush a rename in the folder to the disk, where the system can."""
+    """Flush a rename in the folder to the disk, if the system supports it."""
     if hasattr(os, "O_DIRECTORY"):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with suppress(OSError):  # some mounted drives do not support it
             os.fsync(handle)
-        except OSError:
-            pass  # some mounted drives cannot
-        finally:
-            os.close(handle)
+        os.close(handle)
+
+
+@functools.lru_cache(1)
+def hub_answers(endpoint: str, minute: float) -> bool:
+    """Return whether the Hub answers one request in time; the result is kept for this minute."""
+    from huggingface_hub.utils import get_session
+
+    answers: list = []
+
+    def request():
+        with suppress(Exception):  # the client and HTTP raise many types
+            answers.append(get_session().head(endpoint, timeout=HUB_TIMEOUT))
+
+    thread = Thread(target=request, daemon=True)  # because a look-up of the host has no timeout
+    thread.start()
+    thread.join(HUB_TIMEOUT)
+    return bool(answers)
+
+
+@contextmanager
+def cached_if_offline() -> Iterator[None]:
+    """Use only the local cache of the Hub in the block, if the Hub does not answer.
+
+    One request replaces a minute of retries. An OSError in the block then becomes a ConnectionError
+    with one line.
+    """
+    from huggingface_hub import constants  # here, because most users of this file need no Hub
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not hub_answers(constants.ENDPOINT, time.time() // 60)
+    try:
+        yield
+    except OSError as error:
+        if constants.HF_HUB_OFFLINE == before:
+            raise
+        raise ConnectionError(f"{constants.ENDPOINT} does not answer, and the local cache of the "
+                              "Hub lacks it; check the network") from error
+    finally:
+        constants.HF_HUB_OFFLINE = before

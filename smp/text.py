@@ -1,4 +1,4 @@
-"""Text for people: numbers, names, tables and errors in the form in which they are shown."""
+"""Format numbers, names, tables and errors for display."""
 
 import re
 from typing import Any

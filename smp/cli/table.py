@@ -23,7 +23,7 @@ def draw_group(records: list[dict], draw: Callable, rank: Callable, path: Path) 
     chosen = max(group_records(records), key=rank)
     published = PUBLISHED["rows"] if "squad" in chosen[0]["data"] else None
     with replaced_file(path) as draft:
-        draw(chosen, published).savefig(draft, dpi=150)
+        draw(chosen, published).savefig(draft, format=path.suffix[1:], dpi=150)
 
 
 def table(results: Path) -> str:

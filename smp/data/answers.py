@@ -1,7 +1,7 @@
-"""From start and end logits to answers, and their Exact Match and F1.
+"""Decode answers from start and end logits, and score them with Exact Match and F1.
 
 The answer is the span of at most 30 context tokens with the highest sum of start and end logit,
-over all windows of the context. Its text is cut out of the context by character.
+over all windows of the context. Its text is the span's characters of the context.
 """
 
 import collections
@@ -9,6 +9,7 @@ import re
 import string
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -33,11 +34,11 @@ def span_scores(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: 
     A score is the sum of start and end logit, or -inf where a span may not start or end.
     start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end.
     """
-    start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
-    length = start_logits.shape[1]
+    start, end = choosable(start_logits, end_logits, context_mask)
+    length = start.shape[1]
     for k in range(min(longest, length)):
-        with np.errstate(invalid="ignore"):  # inf - inf is nan
-            yield start_logits[:, : length - k] + end_logits[:, k:]
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN
+            yield start[:, : length - k] + end[:, k:]
 
 
 def best_spans(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: np.ndarray,
@@ -47,24 +48,19 @@ def best_spans(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: n
     Arguments: see `span_scores`. Ties go to the lowest start, then the lowest end. The result for a
     row without a span is -inf at (0, 0).
     """
-    start_logits, end_logits = choosable(start_logits, end_logits, context_mask)
-    n, length = start_logits.shape
-    if length == 0:
-        nowhere = np.zeros(n, np.int64)
-        return np.full(n, -np.inf, start_logits.dtype), nowhere, nowhere
-    best_end, width = end_logits.copy(), 1  # the highest of the `width` end logits from here on
-    while width < longest:
-        further = min(width, longest - width)
-        best_end[:, :-further] = np.maximum(best_end[:, :-further], best_end[:, further:])
-        width += further
-    rows = np.arange(n)
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which fmax ignores
-        start = np.fmax(start_logits + best_end, -np.inf).argmax(axis=1)
-        ends = np.minimum(start[:, None] + np.arange(longest), length - 1)  # (n, longest)
-        scores = start_logits[rows, start, None] + end_logits[rows[:, None], ends]
-        scores = np.fmax(scores, -np.inf)
-    end = scores.argmax(axis=1)
-    return scores[rows, end], start, ends[rows, end]
+    # padded, so that every row has a start and every start has `longest` ends
+    starts, ends = (np.pad(logits, ((0, 0), (0, more)), constant_values=-np.inf) for logits, more in
+                    zip(choosable(start_logits, end_logits, context_mask), (1, longest)))
+    rows, best_end, width = np.arange(len(starts)), ends, 1
+    while width < longest:  # best_end: the highest of the `width` end logits from here on
+        step = min(width, longest - width)
+        best_end, width = np.maximum(best_end[:, :-step], best_end[:, step:]), width + step
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which fmax replaces
+        start = np.fmax(starts + best_end, -np.inf).argmax(axis=1)
+        of_start = ends[rows[:, None], start[:, None] + np.arange(longest)]  # (n, longest)
+        scores = np.fmax(starts[rows, start, None] + of_start, -np.inf)
+    more = scores.argmax(axis=1)
+    return scores[rows, more], start, start + more
 
 
 def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarray,
@@ -73,40 +69,39 @@ def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarra
 
     features: the examples' windows (`featurise`); logits: (n_features, L), row i for window i;
     those beyond a window's tokens are ignored. start, end: characters of the context. An example
-    without a span has "" at (0, 0), score -inf. Raises ValueError for logits of another shape.
+    without a span has "" at (0, 0) with score -inf. Raises ValueError for logits of another shape.
     """
     start_logits, end_logits = np.asarray(start_logits), np.asarray(end_logits)
     offsets = features.with_format("arrow")[:]["offsets"].combine_chunks()
     lengths = np.diff(offsets.offsets.to_numpy())  # (n,)
     spans = offsets.flatten().flatten().to_numpy().reshape(-1, 2)  # of all windows, concatenated
     first = np.cumsum(lengths) - lengths  # (n,) where each window's spans begin
-    needed = (len(features), int(lengths.max(initial=0)))
+    longest_window = int(lengths.max(initial=0))
     if start_logits.shape != end_logits.shape or start_logits.ndim != 2 or not (
-        len(start_logits) == needed[0] and start_logits.shape[1] >= needed[1]
+        len(start_logits) == len(features) and start_logits.shape[1] >= longest_window
     ):
         raise ValueError(
-            f"start and end logits have shapes {start_logits.shape} and {end_logits.shape}; "
-            f"expected ({needed[0]}, {needed[1]} or more), a row for each window: predict these "
-            "features again"
+            f"start and end logits have the shapes {start_logits.shape} and {end_logits.shape}; "
+            f"expected ({len(features)}, {longest_window} or more), a row for each window: predict "
+            "these features again"
         )
     mask = np.arange(start_logits.shape[1]) < lengths[:, None]  # (n, L) where a window has tokens
     mask[mask] = spans[:, 0] >= 0
     blocks = [slice(i, i + 256) for i in range(0, max(1, len(mask)), 256)]  # fit in the cache
     score, start, end = map(np.concatenate, zip(*(
         best_spans(start_logits[rows], end_logits[rows], mask[rows], longest) for rows in blocks)))
-    best: dict[int, int] = {}  # {example: its window with the highest score, the first of equals}
-    for window, row in enumerate(features.with_format(None)["example"][:]):
-        if score[window] > (score[best[row]] if row in best else -np.inf):
-            best[row] = window
+    owner = features.with_format(None)["example"][:]
+    found: dict[int, dict] = {}  # {example: its best span, of the first window among equals}
+    for i in np.argsort(-score, kind="stable"):
+        if score[i] > -np.inf and owner[i] not in found:
+            a, b = int(spans[first[i] + start[i], 0]), int(spans[first[i] + end[i], 1])
+            found[owner[i]] = {"score": float(score[i]), "start": a, "end": b}
     answers = []
     names, contexts = (examples.with_format(None)[part][:] for part in ("id", "context"))
     for row, (name, context) in enumerate(zip(names, contexts)):
-        answer = {"id": name, "prediction_text": "", "score": -np.inf, "start": 0, "end": 0}
-        if row in best:
-            i = best[row]
-            a, b = int(spans[first[i] + start[i], 0]), int(spans[first[i] + end[i], 1])
-            answer.update(prediction_text=context[a:b], score=float(score[i]), start=a, end=b)
-        answers.append(answer)
+        span = found.get(row, {"score": -np.inf, "start": 0, "end": 0})
+        text = context[span["start"] : span["end"]]
+        answers.append({"id": name, "prediction_text": text} | span)
     return answers
 
 
@@ -124,14 +119,6 @@ def answer_f1(prediction: str, reference: str) -> float:
         return 0.0
     precision, recall = shared / len(ours), shared / len(theirs)
     return 2 * precision * recall / (precision + recall)
-
-
-def exact_matches(predictions: list[dict], references: list[list[str]]) -> np.ndarray:
-    """Return a bool for each prediction: whether it equals one of its reference answers."""
-    return np.array([
-        normalize_answer(one["prediction_text"]) in map(normalize_answer, allowed)
-        for one, allowed in zip(predictions, references, strict=True)
-    ])
 
 
 class SquadMetric(evaluate.Metric):
@@ -152,31 +139,32 @@ class SquadMetric(evaluate.Metric):
                               references={"id": text, "answers": answers}),
         )
 
-    def compute(self, *, predictions: list[dict], references: list[dict]) -> dict[str, float]:
-        """Return {"em", "f1"}, with the best reference of each question.
+    def compute(self, *, predictions: list[dict], references: list[dict]) -> dict[str, Any]:
+        """Return {"em", "f1", "exact_matches"}, with the best reference answer of each question.
 
         predictions: [{"id", "prediction_text"}]; references: [{"id", "answers"}] with answers =
-        {"text": [..], "answer_start": [..]}; paired by id, other fields are ignored.
+        {"text": [..], "answer_start": [..]}; paired by id, other fields are ignored. exact_matches
+        has a bit for each reference, in their order, as hexadecimal digits.
         Raises ValueError unless there is one prediction for each reference.
         """
         if not references:
-            raise ValueError("no references to score against; give at least one question")
+            raise ValueError("no references to score against; use at least one question")
         ids, wanted = [row["id"] for row in predictions], [row["id"] for row in references]
         if len(ids) != len(wanted) or len(set(ids)) != len(ids) or set(ids) != set(wanted):
             raise ValueError(
-                f"{len(ids)} predictions for {len(wanted)} references, "
-                f"{len({*ids} & {*wanted})} ids in common; expected exactly one prediction for "
-                "each reference"
+                f"{len(ids)} predictions for {len(wanted)} references, {len({*ids} & {*wanted})} "
+                "ids in common; expected one prediction for each reference"
             )
-        said = [{"id": row["id"], "prediction_text": row["prediction_text"]} for row in predictions]
-        known = [{"id": row["id"], "answers": row["answers"]} for row in references]
-        return super().compute(predictions=said, references=known)
+        return super().compute(
+            predictions=[{k: row[k] for k in ("id", "prediction_text")} for row in predictions],
+            references=[{k: row[k] for k in ("id", "answers")} for row in references])
 
     def _compute(self, predictions, references):
-        text = {row["id"]: normalize_answer(row["prediction_text"]) for row in predictions}
-        em = f1 = 0.0
+        answer = {row["id"]: normalize_answer(row["prediction_text"]) for row in predictions}
+        exact, f1 = [], 0.0
         for row in references:
-            ours, allowed = text[row["id"]], {normalize_answer(t) for t in row["answers"]["text"]}
-            em += ours in allowed
+            ours, allowed = answer[row["id"]], {*map(normalize_answer, row["answers"]["text"])}
+            exact.append(ours in allowed)
             f1 += max((answer_f1(ours, theirs) for theirs in allowed), default=0.0)
-        return {"em": em / len(references), "f1": f1 / len(references)}
+        return {"em": sum(exact) / len(exact), "f1": f1 / len(exact),
+                "exact_matches": np.packbits(exact).tobytes().hex()}

@@ -1,29 +1,22 @@
-"""Read question answering data: synthetic, a SQuAD v1.1 file or folder, or a dataset on the Hub.
+"""Load question answering data: synthetic, a SQuAD v1.1 file or folder, or a dataset on the Hub.
 
-Each source is checked and returned with the same columns and types. An answer is its text and the
-character of the context where it starts (Rajpurkar et al., 2016).
+Every source is checked and returned with the same columns and types.
 """
 
-import gzip
 import hashlib
 import json
-import lzma
 import os
-import zlib
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
 
-from smp.data.checks import check_squad_count, check_squad_rows, squad_field
-from smp.data.packed import read_unpacked
+from smp.data.squad_file import SQUAD_OPENERS, check_squad_rows, read_squad_file, squad_articles
 from smp.data.synthetic import make_synthetic_squad
-from smp.hub import cached_if_offline
+from smp.files import cached_if_offline
+from smp.text import first_line
 
-SQUAD_OPENERS: dict[str, Callable] = {".json": open, ".json.gz": gzip.open, ".json.xz": lzma.open}
 SQUAD_FEATURES = Features({
     "id": Value("string"),
     "title": Value("string"),
@@ -33,164 +26,102 @@ SQUAD_FEATURES = Features({
 })
 
 
-def read_squad_file(path: Path | str) -> Any:
-    """Return the parsed JSON of a .json, .json.gz or .json.xz file.
-
-    Raises FileNotFoundError, or ValueError when it is not JSON or unpacks to too much.
-    """
-    path = Path(path)
-    ending = next((end for end in SQUAD_OPENERS if path.name.lower().endswith(end)), None)
-    if ending is None:
-        expected = ", ".join(SQUAD_OPENERS)
-        raise ValueError(f"{path}: expected a file ending in {expected}; rename or convert it")
-    if path.exists() and not path.is_file():  # reading a pipe would block
-        raise ValueError(f"{path}: is no file; expected SQuAD v1.1 JSON")
-    try:
-        text = read_unpacked(SQUAD_OPENERS[ending], path).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; check the path") from None
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: cannot be unpacked to UTF-8 text ({error}); download or compress it again"
-        ) from None
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty; expected SQuAD v1.1 JSON")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: a too long number, too
-        raise ValueError(f"{path}: not JSON ({error}); expected SQuAD v1.1 JSON") from None
-
-
-def squad_articles(document: Any, source: Path | str) -> list[list[dict]]:
-    """Return the rows (id, title, context, question, answers) of each article with questions.
-
-    Raises ValueError, with the place in the document, when it is not SQuAD v1.1.
-    """
-    articles = []
-    for a, article in enumerate(squad_field(document, "data", list, source)):
-        at_article = f"{source}: article {a}"
-        title = squad_field(article, "title", str, at_article)
-        rows = []
-        for p, paragraph in enumerate(squad_field(article, "paragraphs", list, at_article)):
-            at_paragraph = f"{at_article} ({title[:40]!r}), paragraph {p}"
-            context = squad_field(paragraph, "context", str, at_paragraph)
-            for q, qa in enumerate(squad_field(paragraph, "qas", list, at_paragraph)):
-                at_question = f"{at_paragraph}, question {q}"
-                row = {"id": squad_field(qa, "id", str, at_question), "title": title,
-                       "context": context}
-                at_question += f" (id {row['id']!r})"
-                if qa.get("is_impossible"):
-                    raise ValueError(
-                        f"{at_question} is marked impossible, which is SQuAD v2; use v1.1, or "
-                        "leave such questions out"
-                    )
-                row["question"] = squad_field(qa, "question", str, at_question)
-                texts, starts = [], []
-                for n, answer in enumerate(squad_field(qa, "answers", list, at_question)):
-                    at_answer = f"{at_question}, answer {n}"
-                    texts.append(squad_field(answer, "text", str, at_answer))
-                    starts.append(squad_field(answer, "answer_start", int, at_answer))
-                rows.append(row | {"answers": {"text": texts, "answer_start": starts}})
-        if rows:
-            articles.append(rows)
-    if not articles:
-        raise ValueError(f"{source}: no questions in it; expected SQuAD v1.1 JSON with 'qas'")
-    return articles
-
-
 def squad_rows_of_file(path: Path | str) -> list[dict]:
     """Return the checked rows of a SQuAD v1.1 file."""
     return check_squad_rows([*chain(*squad_articles(read_squad_file(path), path))], path)
 
 
 def squad_rows_of_path(path: Path) -> tuple[list[dict], list[dict]]:
-    """Return train and eval rows: a folder's two files, or a file's articles and its last ones."""
+    """Return (train, eval) rows: a folder's two files, or a file's first and last articles."""
     if path.is_dir():
         names = sorted(f.name for f in path.iterdir() if f.name.lower().endswith((*SQUAD_OPENERS,)))
         train = [n for n in names if "train" in n.lower()]
         held_out = [n for n in names if any(w in n.lower() for w in ("dev", "valid", "test"))]
         if len(train) != 1 or len(held_out) != 1 or train == held_out:
             raise ValueError(
-                f"{path}: expected one *train*.json* and one *dev*, *valid* or *test* file "
-                f"(.json, .json.gz or .json.xz), found {', '.join(names) or 'none'}; leave just two"
+                f"{path}: expected one *train* file and one *dev*, *valid* or *test* file (.json, "
+                f".json.gz or .json.xz), found {', '.join(names) or 'none'}; remove the others"
             )
         return squad_rows_of_file(path / train[0]), squad_rows_of_file(path / held_out[0])
     articles = squad_articles(read_squad_file(path), path)
     if len(articles) < 2:
-        raise ValueError(
-            f"{path}: only one article with questions; expected two or more, because the last "
-            "tenth of the articles is held out for evaluation"
-        )
+        raise ValueError(f"{path}: only one article with questions; expected two or more, because "
+                         "the last tenth of the articles is held out for evaluation")
     rows = check_squad_rows([*chain(*articles)], path)
     n_train = sum(map(len, articles[: -max(1, len(articles) // 10)]))
     return rows[:n_train], rows[n_train:]
 
 
-def squad_rows_of_hub(name: str) -> tuple[list[dict], ...]:
+def squad_rows_of_hub(name: str) -> list[list[dict]]:
     """Return the train rows and the validation rows of a dataset on the Hub."""
     try:
         with cached_if_offline():
             splits = load_dataset(name)
-    except Exception as error:  # the Hub's client, HTTP and data builders each raise their own
-        cause = " ".join(str(error).split())[:200]
+    except Exception as error:  # the Hub's client, HTTP and data builders raise many types
         raise FileNotFoundError(
-            f"{name}: neither an existing file or folder nor a dataset that the Hub would give "
-            f"({type(error).__name__}: {cause}); check the name and the connection, or give "
-            "'synthetic' or the path of a SQuAD .json file"
+            f"{name}: not an existing file or folder, and not loaded from the Hub "
+            f"({type(error).__name__}: {first_line(error)}); check the name and the connection, or "
+            "use 'synthetic' or the path of a SQuAD .json file"
         ) from None
+    parts = []
     for split in ("train", "validation"):
-        found = splits[split].column_names if split in splits else []
-        missing = [column for column in SQUAD_FEATURES if column not in found]
-        if missing:
+        rows = splits[split] if split in splits else Dataset.from_dict({})
+        if len(rows) == 0 or not {*SQUAD_FEATURES} <= {*rows.column_names}:
             raise ValueError(
-                f"{name}: its split {split!r} has no {', '.join(missing)} (splits: "
-                f"{', '.join(splits)}); expected the columns of rajpurkar/squad"
+                f"{name}: its split {split!r} has {len(rows)} rows with the columns "
+                f"{', '.join(rows.column_names) or 'none'}; expected rows with the columns "
+                f"{', '.join(SQUAD_FEATURES)}"
             )
-        if len(splits[split]) == 0:
-            raise ValueError(f"{name}: its split {split!r} is empty; expected questions in it")
-    return tuple(
-        check_squad_rows(splits[s].select_columns([*SQUAD_FEATURES]).to_list(), f"{name} {s}")
-        for s in ("train", "validation")
-    )
+        rows = rows.select_columns([*SQUAD_FEATURES]).to_list()
+        parts.append(check_squad_rows(rows, f"{name} {split}"))
+    return parts
 
 
 def synthetic_rows(n_train: int, n_valid: int, n_eval: int) -> tuple[list[dict], ...]:
-    """Return train, validation and eval rows, the same for every seed, so that seeds compare."""
-    spare = 10 if n_valid else 0  # so that validation can start at a passage without train rows
+    """Return train, valid and eval rows, the same for every seed, so that seeds compare."""
+    spare = 10 if n_valid else 0  # so that valid can start at a passage that train does not use
     rows, held_out = ([*chain(*squad_articles(make_synthetic_squad(split, n), "synthetic"))]
                       for split, n in (("train", n_train + n_valid + spare), ("test", n_eval)))
-    pages = {row["context"] for row in rows[:n_train]}
-    later = sorted(rows[n_train:], key=lambda row: row["context"] in pages)
+    passages = {row["context"] for row in rows[:n_train]}
+    later = sorted(rows[n_train:], key=lambda row: row["context"] in passages)
     return rows[:n_train], later[:n_valid], held_out
 
 
-def split_off_validation(rows: list[dict], n_train: int | None, n_valid: int, seed: int) -> tuple:
-    """Return (train, valid), disjoint, in random order, of different paragraphs while they last.
+def check_squad_count(name: str, count: int, at_most: int, at_least: int = 1) -> None:
+    """Raise ValueError unless count is a whole number from at_least to at_most."""
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < at_least:
+        raise ValueError(f"{name} = {count!r}: expected a whole number, {at_least} or more")
+    if count > at_most:
+        raise ValueError(f"{name} = {count}: the data has only {at_most}; use at most {at_most}")
 
-    Questions on one paragraph resemble each other, so validation takes whole paragraphs.
-    n_train=None takes every question of the paragraphs that validation does not use.
+
+def split_off_validation(rows: list[dict], n_train: int | None, n_valid: int, seed: int) -> tuple:
+    """Return disjoint (train, valid) in random order.
+
+    Questions on one paragraph resemble each other, so valid takes whole paragraphs, and train uses
+    them only if it needs more questions. n_train=None takes all questions of other paragraphs.
     """
     check_squad_count("n_valid", n_valid, len(rows) - 1, at_least=0)
     if n_train is not None:
         check_squad_count("n_train", n_train, len(rows) - n_valid)
     shuffled = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
-    by_paragraph: dict[str, list[dict]] = {}
-    for row in shuffled:
-        by_paragraph.setdefault(row["context"], []).append(row)
-    valid = [*chain(*by_paragraph.values())][:n_valid]
-    ids, pages = {row["id"] for row in valid}, {row["context"] for row in valid}
-    apart = [row for row in shuffled if row["context"] not in pages]
-    shared = [row for row in shuffled if row["context"] in pages and row["id"] not in ids]
-    return (apart or shared) if n_train is None else (apart + shared)[:n_train], valid
+    number: dict[str, int] = {}  # of each paragraph, in the order of its first question
+    valid = sorted(shuffled, key=lambda row: number.setdefault(row["context"], len(number)))
+    valid = valid[:n_valid]
+    ids, shared = {row["id"] for row in valid}, {row["context"] for row in valid}
+    others = sorted((row for row in shuffled if row["id"] not in ids),
+                    key=lambda row: row["context"] in shared)
+    if n_train is None:
+        n_train = sum(row["context"] not in shared for row in others) or len(others)
+    return others[:n_train], valid
 
 
-def leave_out_longer(rows: list[dict], longest_passage: int) -> list[dict]:
+def remove_longer(rows: list[dict], longest_passage: int) -> list[dict]:
     """Return the rows whose passage has at most longest_passage words; ValueError without any."""
     short = [row for row in rows if len(row["context"].split()) <= longest_passage]
     if not short:
-        raise ValueError(
-            f"longest_passage {longest_passage}: all {len(rows):,} questions are on longer passages"
-        )
+        raise ValueError(f"longest_passage {longest_passage}: all {len(rows):,} questions are on "
+                         "longer passages; raise it")
     return short
 
 
@@ -200,10 +131,10 @@ def load_squad(data: Path | str, n_train: int | None = None, n_valid: int = 0,
     """Return a DatasetDict with "train", "valid" (taken out of train) and "eval".
 
     Rows: id, title, context, question, answers = {"text": [..], "answer_start": [..]}.
-    data: "synthetic" (embedded) | a SQuAD .json, .json.gz or .json.xz, whose last tenth
-    of articles is "eval" | a folder with one *train* and one *dev*, *valid* or *test* file of that
-    kind | a Hub dataset with splits train and validation, unless a file has its name.
-    n_train, n_valid, n_eval: questions, sampled with `seed`; None means all ("eval" keeps the
+    data: "synthetic" (embedded) | a SQuAD .json, .json.gz or .json.xz file, whose last tenth of
+    articles is "eval" | a folder with one *train* and one *dev*, *valid* or *test* file of this
+    kind | a Hub dataset with the splits train and validation, if no file has its name.
+    n_train, n_valid, n_eval: questions, sampled with `seed`. None takes all ("eval" keeps the
     file's order), or 1,600 and 400 synthetic ones. longest_passage: words; synthetic passages are
     short and stay.
     Raises FileNotFoundError, or ValueError for data that is not SQuAD v1.1 or too small.
@@ -226,25 +157,24 @@ def load_squad(data: Path | str, n_train: int | None = None, n_valid: int = 0,
         else:
             rows, held_out = squad_rows_of_hub(name)
         if longest_passage is not None:
-            rows, held_out = (leave_out_longer(part, longest_passage) for part in (rows, held_out))
+            rows, held_out = (remove_longer(part, longest_passage) for part in (rows, held_out))
         train, valid = split_off_validation(rows, n_train, n_valid, seed)
         if n_eval is not None:
             check_squad_count("n_eval", n_eval, len(held_out))
             chosen = np.random.default_rng(seed).choice(len(held_out), n_eval, replace=False)
             held_out = [held_out[i] for i in sorted(chosen)]
-
-    def dataset(rows):
-        columns = {name: [row[name] for row in rows] for name in SQUAD_FEATURES}
-        return Dataset.from_dict(columns, SQUAD_FEATURES)
-
-    return DatasetDict(train=dataset(train), valid=dataset(valid), eval=dataset(held_out))
+    return DatasetDict({
+        part: Dataset.from_dict({name: [row[name] for row in rows] for name in SQUAD_FEATURES},
+                                SQUAD_FEATURES)
+        for part, rows in (("train", train), ("valid", valid), ("eval", held_out))
+    })
 
 
 def data_fingerprint(examples: Dataset) -> str:
-    """Return 12 hex digits of the ids, questions, contexts and answers in their order."""
+    """Return 12 hex digits that depend on the ids, questions, contexts, answers and their order."""
     digest = hashlib.sha256()
     for batch in examples.with_format(None).iter(1000):
-        for row in zip(batch["id"], batch["question"], batch["context"], batch["answers"]):
-            answers = [row[3]["text"], list(row[3]["answer_start"])]
-            digest.update(json.dumps([*row[:3], answers]).encode() + b"\n")
+        for *texts, answers in zip(*(batch[n] for n in ("id", "question", "context", "answers"))):
+            row = [*texts, [answers["text"], answers["answer_start"]]]
+            digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""A synthetic QA dataset in the form of SQuAD v1.1, which needs no download.
+"""Make a synthetic QA dataset in the SQuAD v1.1 format, which needs no download.
 
-Each passage is about one invented subject, such as a ship or a bridge. Every fact is a pair of one
-kind (a leader and a doctor), so an answer's type alone does not identify it. The test split has
-names of its own and some wordings that training lacks.
+Each passage is about one invented subject, such as a ship or a bridge. A fact has two values of one
+kind, such as a leader and a doctor, so the kind of an answer alone does not identify it. The test
+split has names and wordings that the training split lacks.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import re
 
 from smp.data.words import SKY_FACTS, SYNTHETIC_WORDS, TOWN_FACTS, TRADE_FACTS, TRAVEL_FACTS
 
-SEED_TEXT = "almanac"  # of the random seeds and in the ids: another text makes other questions
+SEED_TEXT = "almanac"  # in the random seeds and the ids: another text makes other questions
 
 
 def read_fact_tables(table: str) -> dict[str, dict]:
@@ -19,19 +19,17 @@ def read_fact_tables(table: str) -> dict[str, dict]:
 
     Lines: `domain = name / name ...`; `role + role: kind` starts a fact; indented below it,
     `sentence / sentence` states its roles apart, one sentence states both together, and
-    `role? question` asks for one. `[a|b|*c]` is a choice of wordings, `*` marks one for "test".
+    `role? question` asks for one. `[a|b|*c]` is a choice of wordings; `*` marks one for "test".
     """
     domains: dict[str, dict] = {}
-    for line in table.splitlines():
-        if not line.strip():
-            continue
+    for line in filter(str.strip, table.splitlines()):
         if " = " in line:
             domain, names = line.split(" = ")
             facts: list[dict] = []
             domains[domain] = {"names": names.split(" / "), "facts": facts}
         elif not line.startswith(" "):
             roles, kind = line.split(": ")
-            questions = {role: None for role in roles.split(" + ")}
+            questions = dict.fromkeys(roles.split(" + "))
             facts.append({"kind": kind, "apart": [], "together": [], "questions": questions})
         elif asked := re.match(r"\s+(\w+)\? ", line):
             facts[-1]["questions"][asked[1]] = line[asked.end() :]
@@ -50,6 +48,12 @@ def wordings(template: str, split: str) -> list[str]:
     return ["".join(picked).replace("*", "") for picked in itertools.product(*choices)]
 
 
+def synthetic_words(kind: str) -> list[str]:
+    """Return the words (or phrases) of a kind, of both splits."""
+    text = SYNTHETIC_WORDS[kind]
+    return [" ".join(w.split()) for w in (text.split(",") if "," in text else text.split())]
+
+
 def draw_value(kind: str, split: str, rng: random.Random) -> str:
     """Return a random value of a kind; the splits share numbers but no names or words."""
     if kind == "number":
@@ -58,9 +62,8 @@ def draw_value(kind: str, split: str, rng: random.Random) -> str:
         return draw_value("first", split, rng) + " " + draw_value("surname", split, rng)
     if kind == "place":
         return draw_value("stem", split, rng) + draw_value("ending", split, rng)
-    text = SYNTHETIC_WORDS[kind]
-    words = [" ".join(w.split()) for w in (text.split(",") if "," in text else text.split())]
-    return rng.choice([w for i, w in enumerate(words) if (i % 3 == 2) == (split == "test")])
+    return rng.choice([word for i, word in enumerate(synthetic_words(kind))
+                       if (i % 3 == 2) == (split == "test")])
 
 
 def draft_passage(domain: dict, split: str, rng: random.Random) -> tuple[str, str, list[tuple]]:
@@ -96,16 +99,16 @@ def draft_passage(domain: dict, split: str, rng: random.Random) -> tuple[str, st
 
 
 def make_synthetic_squad(split: str, n_questions: int, seed: int = 0) -> dict:
-    """Return exactly n_questions questions with their passages in the JSON form of SQuAD v1.1.
+    """Return exactly n_questions questions with their passages as SQuAD v1.1 JSON.
 
-    A passage has three to five questions; the last may have fewer. The text depends on split
-    ("train" or "test") and seed only: a larger n_questions appends to it.
+    A passage has three to five questions; the last may have fewer. The text depends only on split
+    ("train" or "test") and seed: a larger n_questions appends to it.
     Raises ValueError for another split or n_questions < 1.
     """
     if split not in ("train", "test"):
         raise ValueError(f'synthetic split {split!r}: expected "train" or "test"')
     if n_questions < 1:
-        raise ValueError(f"synthetic n_questions {n_questions}: expected at least 1")
+        raise ValueError(f"synthetic n_questions {n_questions}: expected 1 or more")
     domains = [*read_fact_tables(TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS).values()]
     articles: list[dict] = []
     n = 0
@@ -120,8 +123,21 @@ def make_synthetic_squad(split: str, n_questions: int, seed: int = 0) -> dict:
         qas = []
         for question, texts in asked[: min(rng.randint(3, 5), n_questions - n)]:
             answers = [{"text": text, "answer_start": context.index(text)} for text in texts]
-            name = f"{SEED_TEXT}-{split}-{n:06d}"
-            qas.append({"id": name, "question": question, "answers": answers})
+            qas.append({"id": f"{SEED_TEXT}-{split}-{n:06d}", "question": question,
+                        "answers": answers})
             n += 1
         articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
     return {"version": "1.1", "data": articles}
+
+
+def find_rival(example: dict) -> str | None:
+    """Return the other value of the answer's kind in a synthetic row's passage, otherwise None."""
+    answer = example["answers"]["text"][0]
+    any_of = {kind: f"(?:{'|'.join(synthetic_words(kind))})" for kind in SYNTHETIC_WORDS}
+    person, place = any_of["first"] + " " + any_of["surname"], any_of["stem"] + any_of["ending"]
+    for pattern in ("[0-9]{2}", "[0-9]{4}", person, place, *any_of.values()):
+        found = {*re.findall(rf"\b{pattern}\b", example["context"])}
+        others = [text for text in found - {answer} if text not in example["title"]]
+        if answer in found and len(others) == 1:  # a title may contain another place
+            return others[0]
+    return None

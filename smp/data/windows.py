@@ -1,13 +1,18 @@
-"""Split each question's context into windows of tokens, labelled with the answer's tokens."""
+"""Split questions and contexts into windows of tokens with labels, and load them in batches."""
 
 import hashlib
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
 import pyarrow.compute
+import torch
 from datasets import Dataset, Features, List, Value
+from torch.utils.data import DataLoader
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from smp.text import as_percent
 
@@ -18,7 +23,7 @@ def label_window(offsets: np.ndarray, answer_start: int, answer_end: int) -> tup
     """Return the (start, end) tokens of the characters [answer_start, answer_end).
 
     offsets: (L, 2) first and last+1 character of each token, -1 for tokens that are not context.
-    Returns (0, 0), the [CLS] token, when the window lacks a part of them.
+    Returns (0, 0), the [CLS] token, if the window lacks a part of the answer.
     """
     offsets = np.asarray(offsets)
     context = np.flatnonzero(offsets[:, 0] >= 0)
@@ -31,24 +36,21 @@ def label_window(offsets: np.ndarray, answer_start: int, answer_end: int) -> tup
 
 
 def with_marks(spans: np.ndarray, text: str) -> np.ndarray:
-    """Return token spans (L, 2), their ends moved over combining marks that have no token.
+    """Return token spans (L, 2) that end after the combining marks of their last letter.
 
-    An uncased BERT drops accents; an answer would otherwise end before the accent of its letter.
+    An uncased BERT drops accents, so the answer would otherwise end before the accent of a letter.
     """
-    marks = set() if text.isascii() else {
-        i for i, sign in enumerate(text) if sign > "\x7f" and unicodedata.category(sign)[0] == "M"
-    }
-    if not marks or not len(spans):
+    if text.isascii():
         return spans
-    spans = spans.copy()
-    for row, following in enumerate([*spans[1:, 0], len(text)]):
-        while spans[row, 1] < following and spans[row, 1] in marks:
-            spans[row, 1] += 1
+    spans, following = spans.copy(), np.append(spans[1:, 0], len(text))
+    for place, sign in enumerate(text):
+        if sign > "\x7f" and unicodedata.category(sign)[0] == "M":
+            spans[(spans[:, 1] == place) & (following > place), 1] += 1
     return spans
 
 
 def visible_part(text: str) -> tuple[int, int]:
-    """Return (first, last + 1) of the text without white space and unseen signs around it."""
+    """Return (first, last + 1) of the text without white space and invisible signs around it."""
     seen = [i for i, sign in enumerate(text) if unicodedata.category(sign)[0] not in "CZ"]
     return (seen[0], seen[-1] + 1) if seen else (0, 0)
 
@@ -66,26 +68,38 @@ def tokenise(texts: list[str], tokenizer: Any) -> list[tuple[np.ndarray, np.ndar
     return tokens
 
 
-def pair_layout(tokenizer: Any) -> dict[str, list[np.ndarray]]:
-    """Return {column: [before, question, between, context, after]} of the pair "a", "b"."""
+def tokenise_pairs(rows: dict[str, list], tokenizer: Any) -> list[tuple[np.ndarray, ...]]:
+    """Return (question ids (Q,), context ids (C,), context spans (C, 2)) of each row."""
+    contexts = list(dict.fromkeys(rows["context"]))  # SQuAD has five questions on each
+    tokens = dict(zip(contexts, tokenise(contexts, tokenizer)))
+    questions = tokenise([question.lstrip() for question in rows["question"]], tokenizer)
+    return [(ids, *tokens[context]) for (ids, _), context in zip(questions, rows["context"])]
+
+
+def pair_template(tokenizer: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return (part (T,), {column: values (T,)}) of a pair of one question and one context token.
+
+    part: 0 for the question, 1 for the context, -1 for special tokens.
+    """
     pair = tokenizer("a", "b")
-    part = pair.sequence_ids(0)  # None: special tokens, 0: the question, 1: the context
-    cuts = [edge for n in (0, 1) for edge in (part.index(n), part.index(n) + part.count(n))]
-    columns = {name: np.array(pair[name], kind) for name, kind in WINDOW_COLUMNS.items()
+    part = np.array([-1 if n is None else n for n in pair.sequence_ids(0)])
+    once = (part < 0) | np.append(True, np.diff(part) != 0)  # one token of "a", one of "b"
+    columns = {name: np.array(pair[name], kind)[once] for name, kind in WINDOW_COLUMNS.items()
                if name in pair}
-    columns["offsets"] = np.full((len(part), 2), -1, dtype=np.int32)
-    return {name: np.split(values, cuts) for name, values in columns.items()}
+    return part[once], columns
 
 
-def make_window(layout: dict[str, list[np.ndarray]], question: np.ndarray, context: np.ndarray,
-                spans: np.ndarray) -> dict[str, np.ndarray]:
+def make_window(template: tuple[np.ndarray, dict[str, np.ndarray]], question: np.ndarray,
+                context: np.ndarray, spans: np.ndarray) -> dict[str, np.ndarray]:
     """Return {column: (L, ...)} of the window with these tokens of a question and a context."""
-    window = {}
-    for name, (before, asked, between, told, after) in layout.items():
-        asked = question if name == "input_ids" else asked[:1].repeat(len(question), axis=0)
-        told = {"input_ids": context, "offsets": spans}.get(
-            name, told[:1].repeat(len(context), axis=0))
-        window[name] = np.concatenate([before, asked, between, told, after])
+    part, columns = template
+    counts = (len(question), len(context), 1)
+    place = np.repeat(np.arange(len(part)), [counts[n] for n in part])
+    window = {name: values[place] for name, values in columns.items()}
+    window["offsets"] = np.full((len(place), 2), -1, np.int32)
+    window["input_ids"][part[place] == 0] = question
+    window["input_ids"][part[place] == 1] = context
+    window["offsets"][part[place] == 1] = spans
     return window
 
 
@@ -101,83 +115,64 @@ def featurise(examples: Dataset, tokenizer: Any, max_length: int, stride: int) -
     """Return windows of at most max_length tokens; neighbours share `stride` context tokens.
 
     Columns, unpadded: input_ids, attention_mask, token_type_ids (if the tokenizer has them),
-    start_positions, end_positions (of the first reference answer; 0, 0 when the window lacks
-    part of it), example (row in `examples`), offsets (L, 2: characters of the context, -1 for
-    tokens that are not context). Raises ValueError when windows cannot be made.
+    start_positions, end_positions (of the first reference answer; 0, 0 if the window lacks part of
+    it), example (row in `examples`), offsets (L, 2: characters of the context, -1 for tokens that
+    are not context). Raises ValueError if windows cannot be made.
     Source: Devlin et al., 2019, section 4.2, and Hugging Face's question answering example.
     """
     if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} does not say which characters its tokens stand for; "
-            "expected a fast tokenizer: load it with AutoTokenizer"
-        )
+        raise ValueError(f"{type(tokenizer).__name__} does not return the characters of tokens; "
+                         "expected a fast tokenizer: load it with AutoTokenizer")
     if not 0 <= stride < max_length:
-        raise ValueError(
-            f"stride {stride}: expected 0 or more, and less than max_length {max_length}"
-        )
-    asked = examples.with_format(None)[:]
-    contexts = list(dict.fromkeys(asked["context"]))  # SQuAD asks five questions on each
-    passages = dict(zip(contexts, tokenise(contexts, tokenizer)))
-    questions = tokenise([question.lstrip() for question in asked["question"]], tokenizer)
-    layout = pair_layout(tokenizer)
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    whole = ("start_positions", "end_positions", "example")  # one number a window
-    columns: dict[str, Any] = {name: [] for name in (*layout, *whole)}
-    for row, (question, _) in enumerate(questions):
-        (context, spans), answers = passages[asked["context"][row]], asked["answers"][row]
+        raise ValueError(f"stride {stride}: expected 0 or more, and less than max_length "
+                         f"{max_length}")
+    rows = examples.with_format(None)[:]
+    template, special = pair_template(tokenizer), tokenizer.num_special_tokens_to_add(pair=True)
+    kinds = {name: List(Value(np.dtype(kind).name)) for name, kind in WINDOW_COLUMNS.items()
+             if name in template[1]} | {"offsets": List(List(Value("int32"), length=2))}
+    numbers = ("start_positions", "end_positions", "example")  # one of each per window
+    columns: dict[str, Any] = {name: [] for name in (*kinds, *numbers)}
+    for row, (question, context, spans) in enumerate(tokenise_pairs(rows, tokenizer)):
         room = max_length - special - len(question)
         if room <= stride and len(context) > room:
             raise ValueError(
-                f"question {asked['id'][row]!r} has {len(question)} tokens and leaves "
-                f"{max(room, 0)} of max_length {max_length} to its context, not more than the "
-                f"stride {stride}; raise max_length, lower the stride, or leave the question out"
+                f"question {rows['id'][row]!r} has {len(question)} tokens and leaves "
+                f"{max(room, 0)} of max_length {max_length} to its context, expected more than the "
+                f"stride {stride}; raise max_length, lower the stride, or remove the question"
             )
+        answers = rows["answers"][row]
         first, last = (answers["answer_start"][0] + at for at in visible_part(answers["text"][0]))
         for start in range(0, max(1, len(context) - stride), max(1, room - stride)):
             here = slice(start, start + room)
-            window = make_window(layout, question, context[here], spans[here])
+            window = make_window(template, question, context[here], spans[here])
             labels = label_window(window["offsets"], first, last)
-            for name, value in (*window.items(), *zip(whole, (*labels, row))):
+            for name, value in (*window.items(), *zip(numbers, (*labels, row))):
                 columns[name].append(value)
-    kinds = {name: List(Value(np.dtype(kind).name)) for name, kind in WINDOW_COLUMNS.items()
-             if name in layout}
-    kinds["offsets"] = List(List(Value("int32"), length=2))
-    kinds |= {name: Value("int32") for name in whole}
-    if questions:
-        columns |= {name: list_column(columns[name]) for name in layout}
-    return Dataset.from_dict(columns, Features(kinds))
-
-
-def pair_lengths(examples: Dataset, tokenizer: Any, most: int = 1000) -> np.ndarray:
-    """Return the tokens (n,) of question, passage and special tokens of n <= most questions.
-
-    They are spread evenly over the examples, which must not be empty.
-    """
-    rows = np.unique(np.linspace(0, len(examples) - 1, most).astype(int))
-    asked = examples.with_format(None).select_columns(["question", "context"])[rows]
-    contexts = list(dict.fromkeys(asked["context"]))
-    passages = dict(zip(contexts, tokenise(contexts, tokenizer)))
-    questions = tokenise([question.lstrip() for question in asked["question"]], tokenizer)
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    return np.array([special + len(question) + len(passages[context][0])
-                     for (question, _), context in zip(questions, asked["context"])])
+    if rows["id"]:
+        columns |= {name: list_column(columns[name]) for name in kinds}
+    return Dataset.from_dict(columns, Features(kinds | dict.fromkeys(numbers, Value("int32"))))
 
 
 def window_length(examples: Dataset, tokenizer: Any, most: int = 384) -> int:
-    """Return the smallest multiple of 32 tokens that holds 99% of the questions and their passages.
+    """Return the smallest multiple of 32 tokens that 99% of the questions and their contexts need.
 
-    It is at least 64, and at most the lower of `most` and the tokenizer's limit; `most` is the
-    model's limit or less. Looks at 1,000 questions or fewer, see `pair_lengths`.
+    It is at least 64, and at most the lower of `most` and the tokenizer's limit. It is computed
+    from at most 1,000 questions, evenly spaced.
     """
-    needed = np.quantile(pair_lengths(examples, tokenizer), 0.99, method="inverted_cdf")
+    some = np.unique(np.linspace(0, len(examples) - 1, 1000).astype(int))
+    rows = examples.with_format(None).select_columns(["question", "context"])[some]
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    lengths = [special + len(question) + len(context)
+               for question, context, _ in tokenise_pairs(rows, tokenizer)]
+    needed = np.quantile(lengths, 0.99, method="inverted_cdf")
     return min(max(64, -(-int(needed) // 32) * 32), most, tokenizer.model_max_length)
 
 
 def fit_windows(settings: Any, examples: Dataset, tokenizer: Any, limit: int | None) -> Any:
-    """Return the settings, a dataclass, with max_length chosen from the questions if it is None.
+    """Return the settings, a dataclass; if max_length is None, it is chosen from the questions.
 
-    limit: tokens that the model reads at once, None without a limit. The stride is at most half of
-    a chosen length.
+    limit: the most tokens that the model reads, None without a limit. The stride is at most half
+    of a chosen length.
     """
     if settings.max_length is not None:
         return settings
@@ -185,19 +180,60 @@ def fit_windows(settings: Any, examples: Dataset, tokenizer: Any, limit: int | N
     return replace(settings, max_length=length, stride=min(settings.stride, length // 2))
 
 
-def split_passages(examples: Dataset, tokenizer: Any, max_length: int) -> str:
-    """Return a line with the share of questions whose passage needs several windows."""
-    lengths = pair_lengths(examples, tokenizer)
-    return (f"{as_percent((lengths > max_length).mean())} of {len(lengths):,} questions have a "
-            f"passage that needs more than one window of {max_length} tokens")
+def split_passages(features: Dataset) -> str:
+    """Return a line with the share of questions that need several windows."""
+    windows = np.bincount(features["example"][:])  # of each question
+    return f"{as_percent((windows > 1).mean())} of {len(windows):,} questions need several windows"
 
 
 def windows_fingerprint(features: Dataset) -> str:
-    """Return 12 hex digits of the windows' tokens and labels in their order."""
-    digest = hashlib.blake2b()
+    """Return 12 hex digits that depend on the windows' tokens and labels and their order."""
     columns = features.with_format("arrow")[:]
     tokens = pyarrow.compute.list_flatten(columns["input_ids"])
-    for values in (tokens, columns["start_positions"], columns["end_positions"]):
-        digest.update(values.to_numpy().tobytes())
-        digest.update(str(len(features)).encode())
-    return digest.hexdigest()[:12]
+    parts = (tokens, columns["start_positions"], columns["end_positions"])
+    return hashlib.blake2b(b"".join(p.to_numpy().tobytes() for p in parts)).hexdigest()[:12]
+
+
+def make_loader(features: Dataset, tokenizer: Any, batch_size: int, shuffle: bool,
+                seed: int = 0) -> DataLoader:
+    """Return a loader of dicts of int64 tensors (B, longest window), and "row" (B,) in features.
+
+    Shuffled: batches of windows of similar length, in another order at each iteration; `seed`
+    fixes all orders, and their state is `loader.sampler.generator`. Not shuffled: longest first.
+    Raises ValueError if there are no features.
+    """
+    if len(features) == 0:
+        raise ValueError("no features to load batches from; use at least one question")
+    columns = features.with_format("arrow")[:]
+    lengths = pyarrow.compute.list_value_length(columns["input_ids"]).to_numpy()
+    first = np.cumsum(lengths) - lengths  # (n,) start of each window in `tokens`
+    padding = {"input_ids": tokenizer.pad_token_id or 0, "attention_mask": 0,
+               "token_type_ids": tokenizer.pad_token_type_id}
+    tokens = {name: pyarrow.compute.list_flatten(columns[name]).to_numpy()
+              for name in padding if name in features.column_names}
+    labels = {name: columns[name].to_numpy() for name in ("start_positions", "end_positions")
+              if name in features.column_names}
+    if shuffle:
+        order = torch.Generator().manual_seed(seed)
+        sampler = LengthGroupedSampler(batch_size, lengths=lengths.tolist(), generator=order)
+    else:
+        sampler = np.argsort(-lengths, kind="stable").tolist()
+
+    def collate(rows):
+        # padded on the right for every tokenizer, so that token i has offset i
+        place = np.arange(lengths[rows].max())
+        inside = place < lengths[rows, None]  # (B, longest)
+        where = np.where(inside, first[rows, None] + place, 0)
+        batch = {"row": np.array(rows)} | {name: values[rows] for name, values in labels.items()}
+        for name, values in tokens.items():
+            batch[name] = np.where(inside, values[where], padding[name])
+        return {name: torch.from_numpy(values.astype(np.int64)) for name, values in batch.items()}
+
+    # a generator of its own, because the default draws from torch's global one in each epoch
+    return DataLoader(range(len(features)), batch_size, sampler=sampler, collate_fn=collate,
+                      generator=torch.Generator())
+
+
+def endless_batches(loader: DataLoader, done: int) -> Iterator[dict]:
+    """Yield the batches of epoch after epoch, each in a new order, without the first `done`."""
+    return islice(chain.from_iterable(repeat(loader)), done, None)

@@ -35,10 +35,10 @@ SYNTHETIC_WORDS = {
         silver maroon pink""",
 }
 
-# Each table opens with a domain: how a passage first names its subject, and what it says later on
-# (`{it}`). A fact names its two roles and their kind, followed by two ways to state it in a pair of
-# sentences, one way to state it in a single sentence and, for each role, the ways to ask for it.
-# `[a|b|*c]` offers a choice; what carries a star is heard in the test split alone.
+# Each table starts with a domain: the first name of a passage's subject, then its later names
+# (`{it}`). A fact has two roles and their kind, then two ways to state it in a pair of sentences,
+# one way to state it in a single sentence and, for each role, the wordings of its question.
+# `[a|b|*c]` is a choice; only the test split uses wordings with a star.
 TRAVEL_FACTS = """
 expedition = the {place} expedition / the expedition / the party
 leader + doctor: person

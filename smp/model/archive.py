@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, BertConfig, BertForQuestionAnswering, PretrainedConfig
 
-from smp.data.packed import open_zip, read_from_zip
+from smp.data.zip_files import open_zip, read_from_zip
 from smp.text import first_line
 
 STATE_DICT = "pytorch_model.bin"

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from smp.hub import cached_if_offline
+from smp.files import cached_if_offline
 from smp.text import first_line
 
 EMBEDDED_ENCODER = "all-MiniLM-L6-v2"

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import nn
 
 from smp.data.answers import normalize_answer, span_scores
-from smp.data.checks import check_characters
+from smp.data.squad_file import check_characters
 from smp.data.windows import featurise
 from smp.model.load import readable_tokens
 from smp.model.predict import predict_logits

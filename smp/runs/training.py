@@ -12,8 +12,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from smp.data.batches import endless_batches, make_loader
-from smp.data.windows import windows_fingerprint
+from smp.data.windows import endless_batches, make_loader, windows_fingerprint
 from smp.model.predict import is_first_process, make_accelerator, pick_precision, shard_batch
 from smp.progress import progress_bar
 from smp.runs.checkpoint import Checkpoints, TrainingState, package_versions

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from torch import nn
 
-from smp.hub import cached_if_offline
+from smp.files import cached_if_offline
 from smp.model.load import load_qa_model
 from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import model_fingerprint

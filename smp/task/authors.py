@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from torch import nn
 
-from smp.data.packed import open_zip
+from smp.data.zip_files import open_zip
 from smp.files import replaced_file
 from smp.model.encoder import encoder_linears
 from smp.model.student import load_student

@@ -1,4 +1,4 @@
-"""Spans and answers equal a plain loop, scores equal the official SQuAD v1.1 script."""
+"""Tests of spans and answers against plain loops, and of scores against the official script."""
 
 import collections
 import functools
@@ -22,7 +22,6 @@ from smp.data.answers import (
     SquadMetric,
     best_spans,
     decode_answers,
-    exact_matches,
     normalize_answer,
 )
 from smp.data.reading import SQUAD_FEATURES, load_squad
@@ -34,7 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 # -- the official evaluate-v1.1.py ---------------------------------------------------------------
 
 
-@functools.cache  # the same references are scored again and again
+@functools.cache  # because the same references are scored many times
 def official_normalize(s):
     def remove_articles(text):
         return re.sub(r"\b(a|an|the)\b", " ", text)
@@ -127,7 +126,7 @@ def test_best_spans_by_hand():
 
 @pytest.fixture(scope="module")
 def windows(bert):
-    """Examples and their windows of 48 tokens, several to an example."""
+    """Examples and their windows of 48 tokens, several per example."""
     examples = load_squad("synthetic", n_train=40, n_eval=1)["train"]
     return examples, featurise(examples, bert, 48, 16)
 
@@ -156,7 +155,7 @@ def test_answers_equal_a_plain_loop(windows, seed, longest, extra):
     start, end = (
         np.random.default_rng(seed).integers(-3, 3, (2, *shape)).astype(np.float32)
     )  # many ties
-    for i, window in enumerate(features):  # what is beyond a window's tokens must not matter
+    for i, window in enumerate(features):  # logits beyond a window's tokens are ignored
         start[i, len(window["input_ids"]) :] = end[i, len(window["input_ids"]) :] = [
             np.inf,
             np.nan,
@@ -173,8 +172,7 @@ def test_answers_equal_a_plain_loop(windows, seed, longest, extra):
 
 @st.composite
 def random_windows(draw):
-    """Draw (examples, windows, logits): any order, tokens that are not context in between, and
-    logits of any precision, with ties, infinities and NaN."""
+    """Draw (examples, windows, logits), with special tokens anywhere, ties, infinities and NaN."""
     contexts = draw(st.lists(st.text(max_size=9), min_size=1, max_size=4))
     features = []
     for _ in range(draw(st.integers(0, 5))):
@@ -208,22 +206,19 @@ def test_answers_of_random_windows_equal_a_plain_loop(made, longest):
 
 
 def test_labels_as_logits_return_the_answers(windows):
-    """A model that predicts every label answers every question exactly."""
     examples, features = windows
     shape = (len(features), 48)
     start, end = np.zeros(shape), np.zeros(shape)
     rows = np.arange(len(features))
     start[rows, features["start_positions"]] = end[rows, features["end_positions"]] = 9
     answers = decode_answers(examples, features, start, end)
-    assert score({a["id"]: a["prediction_text"] for a in answers}, examples.to_list()) == {
-        "em": 1,
-        "f1": 1,
-    }
+    found = score({a["id"]: a["prediction_text"] for a in answers}, examples.to_list())
+    assert found == {"em": 1, "f1": 1, "exact_matches": "ff" * 5}
     for answer, row in zip(answers, examples):
         assert row["context"][answer["start"] : answer["end"]] == answer["prediction_text"]
 
 
-def test_no_span_gives_the_empty_answer(windows, bert):
+def test_an_example_without_a_span_has_the_empty_answer(windows, bert):
     examples, features = windows
     shape = (len(features), 48)
     for nothing in (-np.inf, np.nan):
@@ -265,7 +260,7 @@ def test_logits_of_another_shape_raise(windows, cut):
     examples, features = windows
     logits = np.zeros((2, len(features), 48))
     with pytest.raises(
-        ValueError, match="start and end logits have shapes .* a row for each window"
+        ValueError, match="start and end logits have the shapes .* a row for each window"
     ) as error:
         decode_answers(examples, features, *cut(*logits))
     assert "\n" not in str(error.value)
@@ -283,28 +278,23 @@ texts = st.text() | st.text(alphabet="aAnthe .,'“”\t\n\x1c\u2003-") | words.
 
 
 @given(texts)
-def test_normalize_equals_the_official_definition(text):
+def test_normalize_answer_equals_the_official_script(text):
     assert normalize_answer(text) == official_normalize(text)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=6))
-def test_scores_equal_the_official_definition(rows):
+def test_scores_equal_the_official_script(rows):
     references = [
         {"id": str(i), "answers": {"text": known, "answer_start": [0] * len(known)}}
         for i, (_, known) in enumerate(rows)
     ]
     said = {str(i): text for i, (text, _) in enumerate(rows)}
-    assert score(said, references) == pytest.approx(official_score(said, references), abs=1e-12)
-    exact = exact_matches([{"prediction_text": text} for text, _ in rows],
-                          [known for _, known in rows])
+    found = score(said, references)
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(found.pop("exact_matches")), np.uint8))
+    assert found == pytest.approx(official_score(said, references), abs=1e-12)
     alone = [official_score(said, [reference])["em"] for reference in references]
-    assert exact.dtype == bool and exact.tolist() == alone
-
-
-def test_exact_matches_need_one_prediction_for_each_question():
-    with pytest.raises(ValueError):
-        exact_matches([{"prediction_text": "x"}], [["x"], ["y"]])
+    assert bits.tolist() == alone + [0] * (-len(alone) % 8)
 
 
 def test_scores_by_hand():
@@ -317,20 +307,19 @@ def test_scores_by_hand():
         ("Bo", 0, 0),
     ):
         found = score({"x": said}, [{"id": "x", "answers": known}])
-        assert found == pytest.approx({"em": em, "f1": f1})
-    nothing = {"text": ["The"], "answer_start": [0]}  # in v1.1, F1 of nothing and nothing is 0
-    assert score({"x": "a"}, [{"id": "x", "answers": nothing}]) == {"em": 1.0, "f1": 0.0}
+        assert found == {"em": em, "f1": pytest.approx(f1), "exact_matches": "80" if em else "00"}
+    article = {"text": ["The"], "answer_start": [0]}  # in v1.1, F1 of two empty texts is 0
+    assert score({"x": "a"}, [{"id": "x", "answers": article}]) == {
+        "em": 1.0, "f1": 0.0, "exact_matches": "80"}
 
 
 def test_predictions_are_paired_by_id_in_a_reusable_metric():
-    references = [{"id": n, "answers": {"text": [n], "answer_start": [0]}} for n in ("x", "y")]
-    predictions = [{"id": n, "prediction_text": n, "score": 1.0} for n in ("y", "x")]
+    references = [{"id": n, "answers": {"text": [n], "answer_start": [0]}} for n in "xyz"]
+    predictions = [{"id": n, "prediction_text": n.strip("y"), "score": 1.0} for n in "zyx"]
     one, two = SquadMetric(), SquadMetric()
     for metric in (one, two, one):
         assert metric.compute(predictions=predictions, references=references) == {
-            "em": 1.0,
-            "f1": 1.0,
-        }
+            "em": 2 / 3, "f1": 2 / 3, "exact_matches": "a0"}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +339,7 @@ def test_missing_or_duplicate_predictions_raise(predicted, wanted):
 
 def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
     code = (
-        "import socket\ndef refuse(*a, **k): raise OSError('no network here')\n"
+        "import socket\ndef refuse(*a, **k): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
         "from smp.data.answers import SquadMetric\n"
         "print(SquadMetric().compute(predictions=[{'id': 'x', 'prediction_text': 'y'}],\n"
@@ -373,7 +362,7 @@ def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert said.stdout.strip() == "{'em': 1.0, 'f1': 1.0}"
+    assert said.stdout.strip() == "{'em': 1.0, 'f1': 1.0, 'exact_matches': '80'}"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert not [path for path in tmp_path.rglob("*") if "metric" in path.name]
 
@@ -399,10 +388,12 @@ def test_scores_of_squad_dev_equal_the_official_script():
     for name, guess in guesses.items():
         said = {row["id"]: guess(row) for row in rows}
         found = score(said, rows)
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(found.pop("exact_matches")), np.uint8))
+        assert bits.sum() / len(rows) == found["em"]
         assert found == pytest.approx(official_score(said, rows), abs=1e-12), name
         if name == "true":
             assert found["em"] == 1 and found["f1"] > 0.999
-        elif name == "empty":  # three references are nothing but punctuation or an article
+        elif name == "empty":  # three references are only punctuation or an article
             assert found == {"em": 3 / 10570, "f1": 0}
         else:
             assert found["em"] < 0.2

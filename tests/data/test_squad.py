@@ -1,4 +1,4 @@
-"""Sources, invalid input, sampling, the labels of windows, and batches."""
+"""Tests of sources, invalid input, sampling, labels of windows, and batches."""
 
 import gzip
 import json
@@ -6,6 +6,7 @@ import lzma
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ from hypothesis import strategies as st
 from transformers import RobertaTokenizerFast
 
 from helpers import SQUAD, needs_squad
-from smp.data.batches import make_loader
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
 from smp.data.windows import (
+    endless_batches,
     featurise,
     label_window,
-    pair_lengths,
+    make_loader,
     split_passages,
+    tokenise_pairs,
     window_length,
 )
 
@@ -44,7 +46,7 @@ ASKED = [
 
 
 def document(articles=4, repeat=1):
-    """A SQuAD v1.1 document: a page, `repeat` times over, and three questions, an article."""
+    """A SQuAD v1.1 document; an article has a page, repeated, and three questions."""
     data = []
     for a in range(articles):
         page, found = " ".join([PAGES[a % 4]] * repeat) + f" Page {a}.", ASKED[a % 4]
@@ -97,7 +99,7 @@ def examples(tmp_path):
 
 
 @pytest.mark.parametrize("ending, opener", [("", open), (".gz", gzip.open), (".xz", lzma.open)])
-def test_a_file_is_split_by_articles(tmp_path, ending, opener):
+def test_the_last_tenth_of_articles_is_eval(tmp_path, ending, opener):
     path = tmp_path / f"pages.json{ending}"
     with opener(path, "wt", encoding="utf-8") as file:
         json.dump(document(21), file)
@@ -119,7 +121,7 @@ def test_two_articles_are_enough_for_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("held_out", ["dev-v1.1.json", "my_VALID.json", "test.json"])
-def test_a_folder_holds_train_and_held_out(tmp_path, held_out):
+def test_a_folder_has_one_train_and_one_eval_file(tmp_path, held_out):
     write(tmp_path / "squad" / "train-v1.1.json", document(4))
     write(tmp_path / "squad" / held_out, document(2))
     write(tmp_path / "squad" / "README.md", "not data")
@@ -145,7 +147,7 @@ def test_synthetic_data_has_1600_train_and_400_eval_rows(tmp_path):
     assert all(part.features == SQUAD_FEATURES for part in data.values())
     few = load_squad("synthetic", n_train=30, n_valid=7, n_eval=5, seed=3)
     assert [len(few[name]) for name in ("train", "valid", "eval")] == [30, 7, 5]
-    assert few["train"]["id"][:] == data["train"]["id"][:30], "same for any seed"
+    assert few["train"]["id"][:] == data["train"]["id"][:30], "the same for every seed"
     for part in (data, few):
         assert not set(part["train"]["context"]) & set(part["valid"]["context"])
 
@@ -154,7 +156,7 @@ def as_hub(rows):
     return Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})
 
 
-def test_a_hub_dataset(monkeypatch, tmp_path):
+def test_a_hub_dataset_has_the_same_columns_and_checks(monkeypatch, tmp_path):
     rows = load_squad(write(tmp_path / "pages.json", document(12)))
     hub = DatasetDict(
         train=as_hub(rows["train"].to_list()), validation=as_hub(rows["eval"].to_list())
@@ -167,7 +169,7 @@ def test_a_hub_dataset(monkeypatch, tmp_path):
 
     only_train = DatasetDict(train=hub["train"])
     monkeypatch.setattr("smp.data.reading.load_dataset", lambda name: only_train)
-    with pytest.raises(ValueError, match="owner/squad: its split 'validation' has no id, title"):
+    with pytest.raises(ValueError, match="'validation' has 0 rows with the columns none; expected"):
         load_squad("owner/squad")
     v2 = [
         *rows["eval"].to_list(),
@@ -183,15 +185,15 @@ def test_a_hub_dataset(monkeypatch, tmp_path):
 def test_an_unreachable_hub_name_raises(name):
     with pytest.raises(FileNotFoundError, match="check the name and the connection") as error:
         load_squad(name)
-    start = f"{name}: neither an existing file or folder nor a dataset that the Hub would give"
+    start = f"{name}: not an existing file or folder, and not loaded from the Hub"
     assert one_line(error).startswith(start)
 
 
-# -- refusals --------------------------------------------------------------------------------
+# -- invalid input --------------------------------------------------------------------------------
 
 
 def changed(change):
-    """A document after `change`, which gets the first question, its paragraph and the document."""
+    """The JSON of a document after change(first question, its paragraph, the document)."""
     result = document()
     paragraph = result["data"][0]["paragraphs"][0]
     change(paragraph["qas"][0], paragraph, result)
@@ -199,7 +201,7 @@ def changed(change):
 
 
 WHERE = r"pages.json: article 0 \('Page 0'\), paragraph 0"
-REFUSED = {
+INVALID = {
     "empty": ("", "the file is empty"),
     "blank": (" \n", "the file is empty"),
     "not JSON": ('{"data": [', "not JSON .*line 1 column 11"),
@@ -255,10 +257,10 @@ REFUSED = {
         changed(lambda q, p, d: q["answers"][0].update(answer_start=True)),
         "must be int, found bool",
     ),
-    "answer elsewhere": (
+    "answer at another place": (
         changed(lambda q, p, d: q["answers"][0].update(answer_start=4)),
-        "question '0-0': the answer 'Ada Brenn' does not stand at answer_start 4 of its context, "
-        "'Gault Ice' does",
+        "question '0-0': expected the answer 'Ada Brenn' at answer_start 4 of its context, "
+        "found 'Gault Ice'",
     ),
     "before the context": (
         changed(lambda q, p, d: q["answers"][0].update(answer_start=-1)),
@@ -266,16 +268,16 @@ REFUSED = {
     ),
     "beyond the context": (
         changed(lambda q, p, d: q["answers"][0].update(answer_start=10**30)),
-        "does not stand at answer_start 1000",
+        "expected the answer .* at answer_start 1000",
     ),
     "empty answer": (
         changed(lambda q, p, d: q["answers"][0].update(text="")),
         "question '0-0' has the empty answer ''",
     ),
     "ids twice": (changed(lambda q, p, d: q.update(id="3-2")), "question '3-2' occurs twice"),
-    "half a character": (
+    "lone surrogate": (
         changed(lambda q, p, d: q.update(question="\ud800?")),
-        r"question '0-0' holds '\\ud800', which is not a character",
+        r"question '0-0' contains '\\ud800', which is not a character",
     ),
     "one article": (
         changed(lambda q, p, d: d.update(data=d["data"][:1])),
@@ -289,7 +291,7 @@ def one_line(error):
     return str(error.value)
 
 
-@pytest.mark.parametrize("content, message", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("content, message", INVALID.values(), ids=INVALID)
 def test_invalid_files_raise_one_line(tmp_path, content, message):
     path = write(tmp_path / "pages.json", content)
     with pytest.raises(ValueError, match=message) as error:
@@ -328,7 +330,7 @@ def test_unreadable_files_raise_one_line(tmp_path, name, content, message):
         ),
     ],
 )
-def test_a_folder_needs_one_train_and_one_dev_file(tmp_path, names, found):
+def test_a_folder_with_other_files_raises(tmp_path, names, found):
     for name in names:
         write(tmp_path / name, "{}")
     with pytest.raises(ValueError, match=found) as error:
@@ -374,10 +376,10 @@ def pages(tmp_path):
 @pytest.mark.parametrize(
     "counts, message",
     [
-        (dict(n_train=121), "n_train = 121: the data has only 120 for it"),
-        (dict(n_train=111, n_valid=10), "n_train = 111: the data has only 110 for it"),
-        (dict(n_valid=120), "n_valid = 120: the data has only 119 for it"),
-        (dict(n_eval=31), "n_eval = 31: the data has only 30 for it"),
+        (dict(n_train=121), "n_train = 121: the data has only 120; use"),
+        (dict(n_train=111, n_valid=10), "n_train = 111: the data has only 110; use"),
+        (dict(n_valid=120), "n_valid = 120: the data has only 119; use"),
+        (dict(n_eval=31), "n_eval = 31: the data has only 30; use"),
         (dict(n_train=0), "n_train = 0: expected a whole number, 1 or more"),
         (dict(n_eval=0), "n_eval = 0: expected a whole number, 1 or more"),
         (dict(n_valid=-1), "n_valid = -1: expected a whole number, 0 or more"),
@@ -409,7 +411,7 @@ def test_valid_is_taken_out_of_train(pages, n_valid):
     )
 
 
-def test_longest_passage_leaves_out_longer_ones(pages):
+def test_longest_passage_removes_longer_passages(pages):
     def words(data, part):
         return [len(context.split()) for context in data[part]["context"]]
 
@@ -435,7 +437,7 @@ def test_samples_are_fixed_by_the_seed(pages):
     assert ids("train", n_train=50, seed=1) == ids("train", n_train=60, seed=1)[:50]
     assert ids("eval", n_eval=9, seed=1) == ids("eval", n_eval=9, seed=1)
     assert ids("eval", n_eval=9, seed=1) != ids("eval", n_eval=9, seed=2)
-    assert ids("eval") == ids("eval", n_eval=30, seed=4), "all of them: in the file's order"
+    assert ids("eval") == ids("eval", n_eval=30, seed=4), "all rows: in the file's order"
     assert ids("valid", n_valid=9, seed=1) != ids("valid", n_valid=9, seed=2)
 
 
@@ -467,7 +469,7 @@ def test_fingerprint_changes_with_any_field(pages):
 
 
 def check_windows(examples, features, tokenizer, max_length, stride):
-    """Assert shapes, labels, coverage and characters of the windows; return the answered rows."""
+    """Check shapes, labels and characters of the windows; return the rows with a label."""
     covered = set()
     for window in features:
         row = examples[window["example"]]
@@ -512,13 +514,13 @@ def check_windows(examples, features, tokenizer, max_length, stride):
 
 
 @pytest.mark.parametrize("max_length, stride", [(384, 128), (64, 24), (64, 0), (40, 8)])
-def test_windows_hold_the_answer_or_point_at_cls(examples, tokenizer, max_length, stride):
+def test_labels_are_the_answer_or_cls(examples, tokenizer, max_length, stride):
     features = featurise(examples, tokenizer, max_length, stride)
     covered = check_windows(examples, features, tokenizer, max_length, stride)
     assert sorted(set(features["example"])) == list(range(len(examples)))
     for i, row in enumerate(examples):
         tokens = len(tokenizer(row["answers"]["text"][0], add_special_tokens=False)["input_ids"])
-        if tokens + 2 <= stride:  # such an answer lies whole in one of any two neighbours
+        if tokens + 2 <= stride:  # one of two neighbours contains all of such an answer
             assert i in covered
     expected = {
         "input_ids",
@@ -535,7 +537,7 @@ def test_windows_hold_the_answer_or_point_at_cls(examples, tokenizer, max_length
 
 
 def questions_of_lengths(*lengths):
-    """Questions of one token on passages, together as many tokens with the three special ones."""
+    """Questions of one token and passages; a pair with special tokens has a given length."""
     return Dataset.from_list([
         {"question": "who", "context": "a " * (length - 4)} for length in lengths])
 
@@ -548,9 +550,23 @@ def test_window_length_holds_99_percent_of_the_questions(bert, lengths, expected
     assert window_length(questions_of_lengths(*lengths), bert) == expected
 
 
-def test_pair_lengths_are_those_of_whole_windows(examples, bert):
-    windows = featurise(examples, bert, 512, 16)
-    assert pair_lengths(examples, bert).tolist() == [len(ids) for ids in windows["input_ids"]]
+def test_window_length_equals_that_of_uncut_windows(examples, bert):
+    lengths = sorted(len(ids) for ids in featurise(examples, bert, 512, 16)["input_ids"])
+    assert len(lengths) == len(examples) < 100, "no context is split; 99% means all"
+    assert window_length(examples, bert) == max(64, 32 * -(-lengths[-1] // 32))
+
+
+def test_window_length_reads_at_most_1000_questions(bert, monkeypatch):
+    read = []
+
+    def counted(rows, tokenizer):
+        read.append(len(rows["question"]))
+        return tokenise_pairs(rows, tokenizer)
+
+    monkeypatch.setattr("smp.data.windows.tokenise_pairs", counted)
+    for n in (7, 1500):
+        window_length(questions_of_lengths(*[9] * n), bert)
+    assert read == [7, 1000]
 
 
 def test_window_length_is_at_most_the_limits(bert):
@@ -559,15 +575,18 @@ def test_window_length_is_at_most_the_limits(bert):
     assert window_length(long, bert, most=40) == 40
 
 
-def test_the_line_on_split_passages_counts_windows(bert):
-    examples = questions_of_lengths(*[100] * 95, *[129] * 5)
-    assert split_passages(examples, bert, 128) == (
-        "5% of 100 questions have a passage that needs more than one window of 128 tokens")
-    assert split_passages(examples, bert, 129).startswith("0% of 100 questions")
-    assert len(pair_lengths(questions_of_lengths(*[9] * 1500), bert)) == 1000
+def test_split_passages_counts_questions_of_several_windows(bert):
+    rows = [{"id": str(i), "question": "who", "context": "a " * n,
+             "answers": {"text": ["a"], "answer_start": [0]}}
+            for i, n in enumerate([96] * 95 + [125] * 4 + [900])]
+    examples = Dataset.from_list(rows)
+    assert split_passages(featurise(examples, bert, 128, 16)) == (
+        "5% of 100 questions need several windows")
+    assert split_passages(featurise(examples, bert, 129, 16)).startswith("1% of 100 questions")
+    assert split_passages(featurise(examples, bert, 1000, 16)).startswith("0% of 100 questions")
 
 
-def test_a_window_by_hand(bert):
+def test_label_window_by_hand(bert):
     context = "Ada Brenn crossed it in 1911."
     encoded = bert("Who?", context, return_offsets_mapping=True)
     tokens = encoded.tokens()
@@ -602,15 +621,15 @@ def test_a_window_by_hand(bert):
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=1, max_size=12), st.data()
 )
 def test_label_window_equals_a_plain_search(steps, data):
-    """Tokens of 1-4 characters, 0-2 apart: the tokens that hold the first and last character."""
+    """Tokens have 1 to 4 characters and gaps of 0 to 2; labels contain the first and the last."""
     offsets, at = [(-1, -1)], 0
     for gap, size in steps:
         offsets.append((at + gap, at + gap + size))
         at += gap + size
     offsets.append((-1, -1))
-    holds = [c for c in range(at) if any(a <= c < b for a, b in offsets)]
-    first = data.draw(st.sampled_from(holds))
-    last = data.draw(st.sampled_from([c for c in holds if c >= first]))
+    covered = [c for c in range(at) if any(a <= c < b for a, b in offsets)]
+    first = data.draw(st.sampled_from(covered))
+    last = data.draw(st.sampled_from([c for c in covered if c >= first]))
     start, end = (next(i for i, (a, b) in enumerate(offsets) if a <= c < b) for c in (first, last))
     assert label_window(offsets, first, last + 1) == (start, end)
 
@@ -665,19 +684,19 @@ def test_a_slow_tokenizer_raises(examples):
     class Slow:
         is_fast = False
 
-    with pytest.raises(ValueError, match="Slow does not say which characters.*AutoTokenizer"):
+    with pytest.raises(ValueError, match="Slow does not return the characters.*AutoTokenizer"):
         featurise(examples, Slow(), 64, 16)
 
 
 @needs_squad
-def test_real_questions(bert, roberta):
+def test_99_percent_of_squad_answers_are_labelled(bert, roberta):
     data = load_squad(str(SQUAD), n_train=400, n_valid=50, seed=1)
     assert len(data["eval"]) == 10570 and data["eval"]["id"][0] == "56be4db0acb8001400a502ec"
     assert not set(data["train"]["context"]) & set(data["valid"]["context"])
     for tokenizer, max_length, stride in ((bert, 384, 128), (bert, 128, 48), (roberta, 384, 128)):
         features = featurise(data["train"], tokenizer, max_length, stride)
         covered = check_windows(data["train"], features, tokenizer, max_length, stride)
-        assert len(covered) >= 0.99 * 400, "only answers longer than the stride may be lost"
+        assert len(covered) >= 0.99 * 400, "only answers longer than the stride may lack a label"
 
 
 # -- batches ---------------------------------------------------------------------------------
@@ -687,7 +706,7 @@ def order(loader):
     return [row for batch in loader for row in batch["row"].tolist()]
 
 
-def test_batches_hold_each_window_once(examples, tokenizer):
+def test_batches_contain_each_window_once(examples, tokenizer):
     features = featurise(examples, tokenizer, 64, 24)
     for shuffle in (True, False):
         loader = make_loader(features, tokenizer, 4, shuffle)
@@ -711,7 +730,7 @@ def test_batches_hold_each_window_once(examples, tokenizer):
                 assert (batch["attention_mask"][i, length:] == 0).all()
 
 
-def test_the_seed_fixes_an_order_that_is_new_each_epoch(examples, bert):
+def test_the_seed_fixes_the_order_of_every_epoch(examples, bert):
     features = featurise(examples, bert, 64, 24)
     one, two, other = (make_loader(features, bert, 4, True, seed) for seed in (7, 7, 8))
     epochs = [order(one), order(one), order(one)]
@@ -720,7 +739,7 @@ def test_the_seed_fixes_an_order_that_is_new_each_epoch(examples, bert):
     assert [order(two), order(two), order(two)] == epochs
     drawn = torch.rand(1)
     assert torch.manual_seed(0) and torch.rand(1) == drawn, (
-        "torch's global randomness is left alone"
+        "torch's global random state is unchanged"
     )
     assert order(other) != epochs[0]
     still = make_loader(features, bert, 4, False)
@@ -729,7 +748,20 @@ def test_the_seed_fixes_an_order_that_is_new_each_epoch(examples, bert):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_batches_are_of_similar_length(bert):
+@pytest.mark.parametrize("done", [0, 1, 5, 12, 15, 28])
+def test_endless_batches_skip_the_first_ones(examples, bert, done):
+    features = featurise(examples, bert, 512, 24)
+
+    def rows(done, last=30):
+        loader = make_loader(features, bert, 2, True, seed=3)
+        assert len(loader) == 12
+        batches = islice(endless_batches(loader, done), last - done)
+        return [batch["row"].tolist() for batch in batches]
+
+    assert rows(done) == rows(0)[done:]
+
+
+def test_95_percent_of_batched_tokens_are_not_padding(bert):
     features = featurise(load_squad("synthetic", n_train=600, n_eval=1)["train"], bert, 256, 64)
     used = sum(map(len, features["input_ids"]))
     sizes = [batch["input_ids"].numel() for batch in make_loader(features, bert, 16, True)]
@@ -748,10 +780,11 @@ def test_padding_is_on_the_right_for_any_tokenizer(examples, bert, caplog):
 
 
 def test_loading_writes_no_file(tmp_path, bert):
-    """Loading, windows and batches write no file, neither in the working folder nor at home."""
+    """Loading, windows and batches write no file, in the working folder and at home."""
     code = (
-        "from smp.data.batches import make_loader\nfrom smp.data.reading import load_squad\n"
-        "from smp.data.windows import featurise\nfrom transformers import AutoTokenizer\n"
+        "from smp.data.reading import load_squad\n"
+        "from smp.data.windows import featurise, make_loader\n"
+        "from transformers import AutoTokenizer\n"
         f"t = AutoTokenizer.from_pretrained({bert.name_or_path!r})\n"
         "f = featurise(load_squad('synthetic', 20, 0, 5)['train'], t, 64, 16)\n"
         "list(make_loader(f, t, 4, True))"

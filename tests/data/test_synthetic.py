@@ -1,4 +1,4 @@
-"""The synthetic data: the same everywhere, exact, confusable, and new in the test split."""
+"""Tests of the synthetic data: the same text everywhere, exact answers, and rivals."""
 
 import hashlib
 import importlib.util
@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from smp.data.synthetic import draft_passage, make_synthetic_squad, read_fact_tables, wordings
+from smp.data.synthetic import (
+    draft_passage,
+    find_rival,
+    make_synthetic_squad,
+    read_fact_tables,
+    wordings,
+)
 from smp.data.words import SKY_FACTS, TOWN_FACTS, TRADE_FACTS, TRAVEL_FACTS
 
 DOMAINS = read_fact_tables(TRAVEL_FACTS + TRADE_FACTS + TOWN_FACTS + SKY_FACTS)
@@ -32,7 +38,7 @@ def names(data):
     return {word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)}
 
 
-def test_same_seed_same_text():
+def test_the_seed_fixes_the_text():
     assert make_synthetic_squad("train", 800) == SPLITS["train"]
     assert make_synthetic_squad("train", 40, seed=1) != make_synthetic_squad("train", 40, seed=0)
 
@@ -44,7 +50,7 @@ def test_same_seed_same_text():
         ("test", "739885d70ce4ec67"),
     ],
 )
-def test_same_text_on_every_machine(split, digest):
+def test_the_text_has_a_known_hash(split, digest):
     text = json.dumps(make_synthetic_squad(split, 100), sort_keys=True)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
 
@@ -69,7 +75,7 @@ def test_each_answer_occurs_once_at_its_start(split):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_form_is_squad_v1(split):
+def test_passages_have_3_to_5_questions_in_squad_v1_format(split):
     data = SPLITS[split]
     ids = [qa["id"] for qa in questions(data)]
     assert data["version"] == "1.1" and len(ids) == len(set(ids)) == 800
@@ -95,7 +101,7 @@ def test_passages_have_60_to_120_tokens(split):
     assert 60 <= min(lengths) and max(lengths) <= 120
 
 
-def test_domains_and_kinds():
+def test_8_domains_have_5_kinds_of_facts():
     assert len(DOMAINS) >= 8
     for domain in DOMAINS.values():
         kinds = [fact["kind"] for fact in domain["facts"]]
@@ -104,11 +110,11 @@ def test_domains_and_kinds():
 
 @pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
 def test_each_fact_states_two_answers_of_one_kind(domain, fact):
-    """A passage contains an answer of the same kind and another role for every question."""
+    """Every question has a second value of the same kind in its passage."""
     roles = sorted(fact["questions"])
-    tellings = fact["apart"] + fact["together"]
+    statements = fact["apart"] + fact["together"]
     assert len(roles) == 2 and len(fact["apart"]) == 2 and len(fact["together"]) == 1
-    for sentences in tellings:
+    for sentences in statements:
         for sentence in sentences:
             fields = set(re.findall(r"{(\w+)}", sentence))
             for wording in wordings(sentence, "test"):
@@ -125,18 +131,49 @@ def test_passages_state_both_roles_of_four_facts(split):
         assert len(asked) == 8 and all(context.count(texts[0]) for _, texts in asked)
 
 
-def test_some_sentences_are_only_in_the_test_split():
+def test_each_domain_has_3_sentences_for_test_only():
     for domain in DOMAINS.values():
         sentences = [s for f in domain["facts"] for t in f["apart"] + f["together"] for s in t]
         assert sum("*" in sentence for sentence in sentences) >= 3
 
 
 @pytest.mark.parametrize("domain, fact", FACTS, ids=[f"{d}-{f['kind']}" for d, f in FACTS])
-def test_questions_have_wordings_of_the_test_split_only(domain, fact):
+def test_each_question_has_a_wording_for_test_only(domain, fact):
     for template in fact["questions"].values():
         train, test = wordings(template, "train"), wordings(template, "test")
         assert len(set(train)) >= 3 and set(test) - set(train) and set(train) < set(test)
         assert all(re.findall(r"{(\w+)}", wording) == ["it"] for wording in test)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_rival_is_the_other_role_of_the_same_fact(split):
+    roles = {wording.format(it=name): (other, fact["kind"])
+             for domain in DOMAINS.values() for name in domain["names"][1:]
+             for fact in domain["facts"]
+             for role, other in zip(fact["questions"], [*fact["questions"]][::-1])
+             for wording in wordings(fact["questions"][role], "test")}
+    checked = 0
+    for article in SPLITS[split]["data"]:
+        (paragraph,) = article["paragraphs"]
+        answers = {}  # {other role: (answer, rival)}
+        for qa in paragraph["qas"]:
+            text = qa["answers"][0]["text"]
+            row = {"title": article["title"], "context": paragraph["context"],
+                   "answers": {"text": [text]}}
+            rival = find_rival(row)
+            assert rival and rival != text and rival in paragraph["context"]
+            answers.setdefault(roles[qa["question"]][1], []).append((text, rival))
+        for pairs in answers.values():
+            assert len(pairs) == 1 or pairs[0] == pairs[1][::-1]
+            checked += len(pairs) == 2
+    assert checked > 100
+
+
+def test_a_row_without_a_second_value_has_no_rival():
+    row = {"title": "Holbury", "context": "Dunford, Holbury and 12 lamps.",
+           "answers": {"text": ["Dunford"]}}
+    assert find_rival(row) is None
+    assert find_rival(row | {"title": ""}) == "Holbury"
 
 
 def test_no_wording_asks_for_both_roles():
@@ -151,7 +188,7 @@ def test_the_splits_share_no_names():
     assert shared == set(kinds_of_thing.split())
 
 
-def test_wordings():
+def test_wordings_are_all_combinations_of_choices():
     template = "Who [led|headed|*ran] {it}[|, then]?"
     train = [f"Who {verb} {{it}}{end}?" for verb in ("led", "headed") for end in ("", ", then")]
     assert wordings(template, "train") == train
@@ -161,5 +198,5 @@ def test_wordings():
 def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match='"train" or "test"'):
         make_synthetic_squad("dev", 10)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="1 or more"):
         make_synthetic_squad("train", 0)

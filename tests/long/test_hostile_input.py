@@ -33,7 +33,7 @@ import fuzz
 import smp.cli.main as command_line
 from helpers import tiny_config
 from records import make_record
-from smp.data import packed, reading
+from smp.data import reading, squad_file
 from smp.data.answers import decode_answers
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
@@ -168,9 +168,9 @@ def pipe(world):
 
 
 def bounded(name, value, make):
-    """Return a function for the same input with a lower limit in smp/data/packed.py."""
+    """Return a function for the same input with a lower limit in smp/data/squad_file.py."""
     def made(world):
-        world.monkeypatch.setattr(packed, name, value)
+        world.monkeypatch.setattr(squad_file, name, value)
         return make(world)
 
     return made
@@ -181,11 +181,14 @@ def flipped(data, at):
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-NO_ROW = "owner/data train: question …lacks a text or its answers; expected rows as in SQuAD v1.1"
+NO_ROW = ("owner/data train: question …has a field of another type; expected rows as in SQuAD "
+          "v1.1")
+NO_ROWS = ("owner/data: its split '{}' has 0 rows with the columns …; expected rows with the "
+           "columns id, title, context, question, answers")
 UNPACKED = "…pages.json…: cannot be unpacked to UTF-8 text (…); download or compress it again"
-BOMB = ("…pages.json.…: unpacks to more than 67,108,864 bytes, so it may be made to fill the "
-        "memory; if it is not, unpack it yourself")
-HALF = "…pages.json: question 'q0' holds '\\ud800', which is not a character; mend it"
+BOMB = ("…pages.json.…: unpacks to more than 67,108,864 bytes, the limit for a file of its size; "
+        "if you trust it, unpack it yourself")
+HALF = ("…pages.json: question 'q0' contains '\\ud800', which is not a character; replace it")
 PACKED = document().encode()
 DATA = {
     "a number of 5000 digits": (
@@ -199,15 +202,15 @@ DATA = {
         "…answer 0: field 'answer_start' must be int, found float"),
     "an answer longer than its context": (
         rows_of, pages(document(text="Ada did it.")),
-        "…question 'q0': the answer 'Ada did it.' does not stand at answer_start 0 of its context, "
-        "'Ada did it' does; correct the number"),
+        "…question 'q0': expected the answer 'Ada did it.' at answer_start 0 of its context, found "
+        "'Ada did it'; correct it"),
     "an empty context": (
         rows_of, pages(document(context="")),
-        "…question 'q0': the answer 'Ada' does not stand at answer_start 0 of its context, '' "
-        "does; correct the number"),
+        "…question 'q0': expected the answer 'Ada' at answer_start 0 of its context, found ''; "
+        "correct it"),
     "an answer of spaces": (
         rows_of, pages(document(context="a  b", text="  ", answer_start=1)),
-        "…question 'q0' has the empty answer '  '; leave it out"),
+        "…question 'q0' has the empty answer '  '; remove it"),
     "an empty id twice": (
         rows_of, pages(document(id="").replace('"q1"', '""')),
         "…question '' occurs twice; give every question its own id"),
@@ -217,10 +220,9 @@ DATA = {
         rows_of, pages(document(context="\ud800", text="\ud800")), HALF),
     "impossible as text": (
         rows_of, pages(document(is_impossible="false")),
-        "…(id 'q0') is marked impossible, which is SQuAD v2; use v1.1, or leave such questions "
-        "out"),
+        "…(id 'q0') is marked impossible, which is SQuAD v2; use v1.1, or remove such questions"),
     "null": (rows_of, pages("null"),
-             "…pages.json: expected a JSON object, found NoneType; see the SQuAD v1.1 form"),
+             "…pages.json: expected a JSON object, found NoneType; see the SQuAD v1.1 format"),
     "two documents": (rows_of, pages(document() * 2),
                       "…pages.json: not JSON (Extra data: …); expected SQuAD v1.1 JSON"),
     "one name twice": (rows_of, pages(document()[:-1] + ', "data": []}'),
@@ -235,12 +237,12 @@ DATA = {
         Right(["Ada\r\ndid\0it"])),
     "a folder for a file": (
         rows_of, folder_with(lambda path: path.mkdir()),
-        "…train.json: is no file; expected SQuAD v1.1 JSON"),
+        "…train.json: not a file; expected SQuAD v1.1 JSON"),
     "a link to nowhere": (
         rows_of, folder_with(lambda path: path.symlink_to("nowhere")),
         "…train.json: no such file; check the path"),
     "a pipe without a writer": (
-        rows_of, pipe, "…pages.json: is no file; expected SQuAD v1.1 JSON"),
+        rows_of, pipe, "…pages.json: not a file; expected SQuAD v1.1 JSON"),
     "a user that does not exist": (
         rows_of, lambda w: "~nosuchuser/pages.json",
         "~nosuchuser/pages.json: no such file or folder; check the path"),
@@ -284,10 +286,10 @@ DATA = {
     "Hub: an id that is a list": (rows_of, hub(id=["a"]), NO_ROW),
     "Hub: no training questions": (
         rows_of, emptied("train"),
-        "owner/data: its split 'train' is empty; expected questions in it"),
+        NO_ROWS.format("train")),
     "Hub: no evaluation questions": (
         rows_of, emptied("validation"),
-        "owner/data: its split 'validation' is empty; expected questions in it"),
+        NO_ROWS.format("validation")),
 }
 
 
@@ -368,10 +370,10 @@ def answer_of(world, made):
 QUESTIONS = {
     "half a character in a passage": (
         answer_of, lambda w: ("Who?", "Ada \udcff"),
-        "the passage holds '\\udcff', which is not a character; mend it"),
+        "the passage contains '\\udcff', which is not a character; replace it"),
     "half a character in a question": (
         answer_of, lambda w: ("Who \ud800?", "Ada"),
-        "the question holds '\\ud800', which is not a character; mend it"),
+        "the question contains '\\ud800', which is not a character; replace it"),
     "a passage of NUL": (answer_of, lambda w: ("Who?", "\0\0"), Right("")),
     "a passage that is no text": (
         answer_of, lambda w: ("Who?", None), "the passage is empty: expected some text"),
@@ -1107,7 +1109,7 @@ def test_a_bomb_needs_less_than_8_mib(tmp_path, monkeypatch):
     """Unpacking ends at the limit, so no more memory is used."""
     import tracemalloc
 
-    monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 4 * 2**20)
+    monkeypatch.setattr(squad_file, "ALWAYS_UNPACKED", 4 * 2**20)
     path = tmp_path / "pages.json.gz"
     path.write_bytes(gzip.compress(b"\0" * 10**7) * 4)
     tracemalloc.start()

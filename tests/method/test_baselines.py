@@ -8,7 +8,7 @@ import torch
 
 from helpers import attach_masks, linears_of
 from smp.cli.train import attach_pruning, train
-from smp.data.batches import make_loader
+from smp.data.windows import make_loader
 from smp.method.baselines import MagnitudeMasks, MovementMasks, SoftMovementMasks
 from smp.runs.settings import choose_settings
 from smp.runs.training import parameter_groups

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, BertForQuest
 
 from helpers import attach_masks, tiny_config
 from smp.cli.train import teacher_loss, train
-from smp.data.batches import make_loader
+from smp.data.windows import make_loader
 from smp.method.hidden import HiddenTeacher, hidden_distance
 from smp.method.schedule import Pruning
 from smp.model.encoder import encoder_layers

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from helpers import attach_masks
 from smp.cli.train import teacher_loss, train
-from smp.data.batches import make_loader
+from smp.data.windows import make_loader
 from smp.method.schedule import Pruning
 from smp.runs.settings import choose_settings
 

@@ -99,7 +99,7 @@ def test_long_passages_and_one_passage_for_many_questions(tiny_qa, tokenizer):
 @pytest.mark.parametrize("question, passage, said", [
     ("", "Ada", "the question is empty: expected some text"),
     ("Who?", " \n", "the passage is empty: expected some text"),
-    ("Who?", "Ada \ud800", "the passage holds '\\ud800', which is not a character; mend it"),
+    ("Who?", "Ada \ud800", "the passage contains '\\ud800', which is not a character; replace it"),
     (["Who?", ""], "Ada", "the question is empty: expected some text"),
     (["Who?", "Where?"], ["Ada"], "2 questions for 1 passages: expected one passage, or one for "
                                   "each question"),

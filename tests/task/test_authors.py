@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering
 
 from helpers import attach_masks, tiny_config
-from smp.data.packed import open_zip, read_from_zip
+from smp.data.zip_files import open_zip, read_from_zip
 from smp.model.encoder import encoder_linears
 from smp.task.authors import load_authors_masks, load_authors_student, save_authors_masks
 from smp.task.validate import apply_masks

@@ -29,9 +29,8 @@ from benchmarks.workload import random_windows, steps_in_turns
 from helpers import attach_masks, tiny_config
 from smp.cli.train import teacher_loss, train
 from smp.data.answers import decode_answers
-from smp.data.batches import make_loader
 from smp.data.reading import SQUAD_FEATURES
-from smp.data.windows import featurise, label_window, visible_part, with_marks
+from smp.data.windows import featurise, label_window, make_loader, visible_part, with_marks
 from smp.fast.buffers import reuse_buffers
 from smp.fast.topk import KeepTop
 from smp.method.distill import distillation_loss

@@ -1,4 +1,4 @@
-"""A Hub name without a network loads from the cache, or raises one line after one request."""
+"""Tests of files that are replaced as a whole, and of Hub names without a network."""
 
 import shutil
 import socket
@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import constants
 
-from smp import hub
+from smp import files
 from smp.data.reading import load_squad
 from smp.model.load import EMBEDDED_ENCODER, load_qa_model
 from smp.task.answerer import find_mask_file
@@ -22,15 +22,15 @@ LOADERS = {
 
 @pytest.fixture
 def silent_hub(monkeypatch):
-    """A Hub that accepts connections and never answers; 0.2 seconds of patience."""
+    """A Hub that accepts connections and never answers; the time limit is 0.2 seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub, "HUB_PATIENCE", 0.2)
-        hub.hub_answers.cache_clear()
+        monkeypatch.setattr(files, "HUB_TIMEOUT", 0.2)
+        files.hub_answers.cache_clear()
         yield server
-    hub.hub_answers.cache_clear()
+    files.hub_answers.cache_clear()
 
 
 @pytest.fixture
@@ -81,7 +81,42 @@ def test_cached_data_loads(silent_hub, cache, monkeypatch, tmp_path, synthetic):
 
 
 def test_local_names_need_no_request(base, monkeypatch):
-    monkeypatch.setattr(hub, "hub_answers", lambda *_: pytest.fail("a request to the Hub"))
+    monkeypatch.setattr(files, "hub_answers", lambda *_: pytest.fail("a request to the Hub"))
     for name in (base, EMBEDDED_ENCODER):
         load_qa_model(name)
     load_squad("synthetic", 10, 0, 10)
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    path = tmp_path / "folder" / "record.json"
+    assert files.replace_text_file(path, "old\r\n") == path
+    with files.replaced_file(path) as draft:
+        draft.write_text("new")
+        assert path.read_bytes() == b"old\r\n" and list(path.parent.glob("*.json")) == [path]
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = files.replace_text_file(tmp_path / "a.txt", "old")
+    with pytest.raises(OSError, match="disk full"), files.replaced_file(path) as draft:
+        draft.write_text("half")
+        raise OSError("disk full")
+    with pytest.raises(UnicodeEncodeError):
+        files.replace_text_file(path, "half \ud800")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_when_it_is_complete(tmp_path):
+    folder = tmp_path / "model"
+    for text in ("old", "new"):
+        files.replace_folder(folder, lambda draft, text=text: files.replace_text_file(
+            draft / "a.txt", text))
+    assert (folder / "a.txt").read_text() == "new" and list(tmp_path.iterdir()) == [folder]
+
+    def fails(draft):
+        draft.mkdir()
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        files.replace_folder(folder, fails)
+    assert (folder / "a.txt").read_text() == "new"

@@ -1,0 +1,45 @@
+"""Read zip files; refuse, before memory fills, what unpacks to over 100 times its size."""
+
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from smp.data.squad_file import most_unpacked
+
+
+@contextmanager
+def open_zip(path: Path | str | BinaryIO) -> Iterator[zipfile.ZipFile]:
+    """Open a zip, a path or a file opened for reading, for a `with` block.
+
+    Raises FileNotFoundError, or ValueError without the path if it is corrupted (also in the block),
+    encrypted or not a zip, or if a name in it leads out of the zip or occurs twice.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in (names := archive.namelist()):
+                parts = re.split(r"[/\\]", name)
+                if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
+                    raise ValueError(f"the zip contains {name!r}, a path that leads out of it")
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"the zip contains {twice!r} twice, expected each file once")
+            yield archive
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as e:
+        raise ValueError(f"cannot be read as a zip ({e}): expected a complete one") from None
+
+
+def read_from_zip(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """Return one file's bytes; raise ValueError above `limit` or what `most_unpacked` allows."""
+    info = archive.getinfo(name)
+    size, limit = info.file_size, min(limit, most_unpacked(info.compress_size))
+    if size > limit:
+        raise ValueError(f"{name} unpacks to {size:,} bytes, expected at most {limit:,}")
+    with archive.open(name) as file:
+        return file.read(size + 1)  # a wrong size in the zip ends in a checksum error
