@@ -1,7 +1,10 @@
-"""Format numbers, names, tables and errors for display."""
+"""Format numbers, names, tables, errors and progress for display."""
 
 import re
+import sys
 from typing import Any
+
+from tqdm import tqdm
 
 
 def first_line(error: object) -> str:
@@ -44,3 +47,9 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     rows.insert(1, ["-" * width for width in widths])
     lines = (" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def progress_bar(total: int, description: str, unit: str, **options: Any) -> tqdm:
+    """Return a bar of tqdm; in a notebook on stdout, because stderr is shown as an error there."""
+    stream = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(total=total, desc=description, unit=f" {unit}", file=stream, **options)

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 
 from smp.runs.methods import FINE_TUNED, METHODS, method_label, stage_of
-from smp.runs.names import run_name
 from smp.runs.published import whole_model_share
+from smp.runs.record import run_name
 from smp.runs.settings import choose_settings
 
 

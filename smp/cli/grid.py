@@ -16,8 +16,7 @@ from smp.model.save import count_parameters, model_bytes, model_fingerprint, sav
 from smp.model.student import load_student
 from smp.model.teacher import check_layers, copy_head, load_teacher, teacher_logits
 from smp.runs.methods import FINE_TUNED
-from smp.runs.names import run_name
-from smp.runs.record import write_record
+from smp.runs.record import run_name, write_record
 from smp.runs.run import begin_record, find_teacher, finish_record, keep_record, run_checkpoints
 from smp.runs.settings import Settings
 from smp.task.apply import describe_task

@@ -10,8 +10,8 @@ from typing import Any
 
 from smp.cli.paths import NOTEBOOKS, shown_path
 from smp.runs.methods import FINE_TUNED
-from smp.runs.names import changed_from_defaults
 from smp.runs.read import read_records
+from smp.runs.record import changed_from_defaults
 from smp.runs.settings import Settings, choose_settings
 from smp.text import as_percent, file_part, short_name
 

@@ -157,7 +157,7 @@ def share_out(total_kept: int, sizes: list[int], importance: list[float]) -> lis
 def competing_share(density: float, scores: dict, kinds: dict, temperature: float = 1.0) -> dict:
     """SMP-S (Eq. 4): share the density of each kind over the layers by r = mean sigmoid(S / p)."""
     rates = torch.stack([torch.sigmoid(score / temperature).mean() for score in scores.values()])
-    rate, kept = dict(zip(scores, rates.tolist())), {}
+    rate, kept = dict(zip(scores, rates.tolist())), dict[str, int]()
     for kind in dict.fromkeys(kinds.values()):
         names = [name for name in scores if kinds[name] == kind]
         sizes = [scores[name].numel() for name in names]

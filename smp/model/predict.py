@@ -14,7 +14,7 @@ from torch import nn
 
 from smp.data.answers import SquadMetric, decode_answers
 from smp.data.windows import make_loader
-from smp.progress import progress_bar
+from smp.text import progress_bar
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -11,7 +11,7 @@ from smp.runs.grouping import (
     method_rank,
 )
 from smp.runs.methods import METHODS, stage_of
-from smp.runs.names import as_json
+from smp.runs.record import as_json
 from smp.runs.settings import SETTING_DEFAULTS, choose_settings
 from smp.text import file_part
 

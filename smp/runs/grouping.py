@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from smp.runs.methods import DISTILLATIONS, FINE_TUNED, METHODS
-from smp.runs.names import as_json, changed_from_defaults, with_defaults
+from smp.runs.record import as_json, changed_from_defaults, with_defaults
 from smp.runs.settings import SETTING_DEFAULTS
 from smp.text import file_part, short_name
 

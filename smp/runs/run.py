@@ -15,8 +15,7 @@ from typing import Any
 from smp.files import replace_text_file
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.methods import FINE_TUNED, method_label
-from smp.runs.names import run_name
-from smp.runs.record import SCHEMA, record_json, thin_history, write_record
+from smp.runs.record import SCHEMA, record_json, run_name, thin_history, write_record
 from smp.runs.settings import Settings
 from smp.text import file_part, is_number
 

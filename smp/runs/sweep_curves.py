@@ -8,7 +8,7 @@ from smp.runs.curves import check_one_group, density_axis, legend_below, method_
 from smp.runs.differences import changed_settings_of
 from smp.runs.grouping import group_records, model_and_data, record_order, seedless
 from smp.runs.methods import FINE_TUNED
-from smp.runs.names import with_defaults
+from smp.runs.record import with_defaults
 from smp.runs.retained import dense_runs, density_missed, em_retained
 from smp.runs.tables import mean_and_spread
 from smp.text import as_percent, markdown_table

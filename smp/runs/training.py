@@ -14,10 +14,10 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 
 from smp.data.windows import endless_batches, make_loader, windows_fingerprint
 from smp.model.predict import is_first_process, make_accelerator, pick_precision, shard_batch
-from smp.progress import progress_bar
 from smp.runs.checkpoint import Checkpoints, TrainingState, package_versions
 from smp.runs.methods import FINE_TUNED
 from smp.runs.settings import Settings
+from smp.text import progress_bar
 
 CURVES = ("step", "loss", "density", "lambda", "valid_step", "valid_em", "valid_f1")
 

@@ -21,9 +21,8 @@ from smp.model.predict import evaluate_answers
 from smp.model.save import model_bytes, model_fingerprint
 from smp.model.student import load_student
 from smp.runs.methods import METHODS
-from smp.runs.names import run_name
 from smp.runs.read import read_records
-from smp.runs.record import check_record
+from smp.runs.record import check_record, run_name
 from smp.task.mask_file import load_masks
 
 

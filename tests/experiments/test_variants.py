@@ -28,7 +28,7 @@ from smp.method.masks import Masks
 from smp.model.encoder import encoder_layers
 from smp.model.load import load_qa_model
 from smp.model.predict import make_accelerator
-from smp.runs.names import run_name
+from smp.runs.record import run_name
 
 TEACHERS = {  # changes of their records
     "teacher": {},

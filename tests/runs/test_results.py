@@ -16,10 +16,9 @@ from smp.data.reading import data_fingerprint, load_squad
 from smp.runs.curves import plot_records
 from smp.runs.grouping import group_records
 from smp.runs.methods import METHODS
-from smp.runs.names import run_name
 from smp.runs.published import PUBLISHED, whole_model_share
 from smp.runs.read import read_records
-from smp.runs.record import RECORD_FIELDS, check_record, thin_history, write_record
+from smp.runs.record import RECORD_FIELDS, check_record, run_name, thin_history, write_record
 from smp.runs.run import begin_record, finish_record, git_output, provenance, results_folder
 from smp.runs.settings import choose_settings
 from smp.runs.summary import (
