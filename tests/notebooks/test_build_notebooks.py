@@ -252,7 +252,9 @@ def test_variables_of_a_notebook_hide_no_name_of_the_method(script):
             tree = ast.parse(re.sub(r"(?m)^( *)(%.*)$", r"\1pass", cell.source))
             defined = {node.name for node in tree.body
                        if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-            stored = {node.id for node in ast.walk(tree)
-                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            stored = {name.id for node in tree.body  # not the local names of functions
+                      if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+                      for name in ast.walk(node)
+                      if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
             assert not (stored | defined) & seen
             seen |= defined
