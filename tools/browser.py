@@ -269,7 +269,8 @@ def look_at_masks(page):
     explorer.click(".smp-step .noUi-target", "another step")
     page.shot("explorer another step")
     first, *views = explorer.views()
-    check({"heads", "one matrix"} <= {first, *views}, f"the explorer's views are {[first, *views]}")
+    check({"overview", "one matrix"} <= {first, *views},
+          f"the explorer's views are {[first, *views]}")
     for name in views:
         explorer.view(name)
         page.shot(f"explorer {name}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-SHOWS_DATA = ("show_example(", "show_answers(", "show_broken(", "convert_ids_to_tokens(")
+SHOWS_DATA = ("show_examples(", "show_answers(", "show_broken(", "convert_ids_to_tokens(")
 SHOWS_TABLE = ("show_summary(",)
 LEFT_OUT = "(left out here: it shows text of the data set; run the notebook to see it)\n"
 TABLE_LEFT_OUT = "(left out here: the table as it was then; see results/reference/summary.md)\n"

@@ -16,9 +16,9 @@ def story():
     return new.new_notebook(cells=[
         new.new_markdown_cell("# 1. The data"),
         new.new_markdown_cell("## A module's prose"),
-        ran("def show_example(example):\n    return example"),
+        ran("def show_examples(rows):\n    return rows"),
         new.new_markdown_cell("One example."),
-        ran("show_example(example)", "a passage of the data set"),
+        ran("show_examples(rows)", "a passage of the data set"),
         new.new_markdown_cell("The score."),
         ran("print(scores)", "EM 0.5"),
     ])
@@ -27,7 +27,7 @@ def story():
 def test_only_what_shows_something_stays_and_no_text_of_the_data():
     cells = cut(story()).cells
     assert [cell.source for cell in cells] == [
-        "# 1. The data", "One example.", "show_example(example)", "The score.", "print(scores)"]
+        "# 1. The data", "One example.", "show_examples(rows)", "The score.", "print(scores)"]
     assert cells[2].outputs[0].text == LEFT_OUT
     assert cells[4].outputs[0].text == "EM 0.5"
 
