@@ -22,7 +22,7 @@ def show_broken(examples: Any, readings: dict[str, list[dict]], most: int = 3) -
         repaired = sum(right[last][i] and not right[others[0]][i] for i in range(n))
         words += f" and rightly by {' and '.join(others)}; the reverse is true of {repaired:,}"
     views = [plot_reading(examples[i]["question"], examples[i]["context"],
-                          {name: each[i] for name, each in readings.items()}, answers[i], 3)
+                          {name: each[i] for name, each in readings.items()}, answers[i], 2)
              for i in broken[:most]]
     return View(f"{words}. {len(views)} of them follow.", *(
         part for view in views for part in view.parts))

@@ -27,9 +27,9 @@ class Selection:
 
     @property
     def matrix(self) -> str:
-        """The layer and type of the matrix: "layer 3, query"."""
+        """The layer and type of the matrix: "Layer 3, query"."""
         _, layer, matrix, _ = self.saved.matrices[self.saved.names.index(self.name)]
-        return f"layer {layer}, {matrix}"
+        return f"Layer {layer}, {matrix}"
 
     @property
     def density(self) -> str:
@@ -159,7 +159,7 @@ def scores(a: Selection, b: Selection | None = None) -> View:
         words = f"{compared(a, b)}. {words} In B the cut is {cut:.3g}."
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.legend(fontsize=8.5, frameon=False, labelcolor=INK)
-    tidy_axes(ax, f"Scores of {a.matrix}", "score", "weights")
+    tidy_axes(ax, f"{a.matrix}: scores", "score", "weights")
     return View(fig, words)
 
 

@@ -39,9 +39,8 @@ def read_passages(answerer: Any, rows: Dataset) -> list[dict]:
     answerer: a `QuestionAnswerer`; tokens (n, 2): each token's characters; starts, ends (n,): its
     probabilities.
     """
-    tokenizer = answerer.tokenizer
-    windows = featurise(rows, tokenizer, answerer.max_length, answerer.stride)
-    logits = predict_logits(answerer.model, windows, tokenizer, answerer.precision)
+    windows = featurise(rows, answerer.tokenizer, answerer.max_length, answerer.stride)
+    logits = predict_logits(answerer.model, windows, answerer.tokenizer, answerer.precision)
     length, owner, readings = logits[0].shape[1], np.asarray(windows["example"][:]), []
     offsets = np.array([span + [[-1, -1]] * (length - len(span)) for span in windows["offsets"][:]])
     for row, passage in enumerate(rows["context"][:]):
@@ -84,8 +83,7 @@ def plot_reading(question: str, passage: str, readings: dict[str, dict],
             f"{name}: “{reading['answer']}” (characters {reading['start']} to {reading['end']}), "
             f"score {reading['score']:.3f}; entropy of start {entropy_bits(sides[0]):.1f} and end "
             f"{entropy_bits(sides[1]):.1f} of at most {np.log2(max(1, len(tokens))):.1f} bits.")
-    if true:
-        words.append(f"True answers: {' · '.join(dict.fromkeys(text for _, text in true))}.")
+    words += [f"True answers: {' · '.join(dict.fromkeys(text for _, text in true))}."] * bool(true)
     every = wrap_passage(passage)
     lines = sorted(every, key=lambda line: -peak[slice(*line)].max())[:most_lines]
     if len(lines) < len(every):

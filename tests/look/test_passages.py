@@ -111,7 +111,8 @@ def bars_of(view):
 
 
 def test_bars_stand_over_their_words_with_root_heights():
-    view = plot_reading("Who?", PASSAGE, {"dense": make_reading(PASSAGE, "Henrik Dahl", 0.89)}, TRUE)
+    reading = make_reading(PASSAGE, "Henrik Dahl", 0.89)
+    view = plot_reading("Who?", PASSAGE, {"dense": reading}, TRUE)
     bars = bars_of(view)
     answer, rest = bars[:11], bars[11:]  # the answer's box has one part for each character
     assert [x for x, *_ in answer] == list(range(24, 35))
