@@ -68,7 +68,8 @@ def folded_line(cells: list[NotebookNode]) -> str:
     """Return the line that replaces a folded section: its heading, and its number of files."""
     title = cells[0].source.splitlines()[0].lstrip("# ")
     files = sum(is_support(cell) and cell.source.startswith("%%") for cell in cells)
-    return f"**{title}**: {f'{files} files, ' if files else ''}folded in the notebook"
+    count = f"{files} file{'s' * (files > 1)}, " if files else ""
+    return f"**{title}**: {count}folded in the notebook"
 
 
 def leave_out_support(notebook: NotebookNode) -> NotebookNode:

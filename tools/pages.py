@@ -63,7 +63,7 @@ a { color: #0550ae; }
 pre, code { font: .8125rem/1.5 ui-monospace, monospace; }
 pre { margin: .5rem 0; overflow-x: auto; }
 code { font-size: .875em; }
-.highlight { background: #f6f8fa; border-radius: 6px; padding: .1rem .8rem; }
+.highlight { background: #f6f8fa; border-radius: 6px; margin: .6rem 0; padding: .1rem .8rem; }
 .output { margin: .5rem 0 1.2rem; padding-left: .8rem; border-left: 3px solid #d0d7de;
   overflow-x: auto; }
 .stderr { color: #6e7781; }

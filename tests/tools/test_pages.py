@@ -218,7 +218,7 @@ def test_support_code_is_one_line():
         new.new_code_cell("%%carry smp/a.py\nsecret = 1", metadata=tags),
         new.new_markdown_cell("# 3 The experiment"), new.new_code_cell("secret = 2", metadata=tags),
     ]), "one")
-    assert "<strong>2 Support code</strong>: 1 files, folded in the notebook" in page
+    assert "<strong>2 Support code</strong>: 1 file, folded in the notebook" in page
     assert "secret" not in page and ">3 The experiment</h1>" in page
 
 
