@@ -155,20 +155,19 @@ for pair in ([(ours, theirs)], [(theirs, theirs)], [(ours, theirs), (theirs, the
 # The definitions of sections 1.1 to 1.6 of `BERT_SMP.ipynb`, which explains them with toy numbers.
 
 # %% tags=["support"]
-from smp.method.masks import kept_count, keep_top, same_share, StraightThrough, StaticMask
+from smp.method.masks import same_share
 
 # %% tags=["support"]
 from smp.method.masks import Masks
 
 # %% tags=["support"]
-from smp.method.masks import share_out, competing_share, add_regulariser_gradient
+from smp.method.masks import competing_share
 
 # %% tags=["support"]
-from smp.method.schedule import cubic_ramp, Pruning
+from smp.method.schedule import Pruning
 
 # %% tags=["support"]
-from smp.method.loop import INPUTS
-from smp.method.hidden import record_layers, HiddenTeacher
+from smp.method.hidden import HiddenTeacher
 
 # %% [markdown] tags=["carry"]
 # # 2 Support code
@@ -385,7 +384,7 @@ with torch.no_grad():
 
 # %%
 from smp.data.answers import normalize_answer
-from smp.runs.result import em_text, show_records, show_result
+from smp.runs.result import em_text, show_result
 
 scores, predictions = evaluate_answers(pruned, data["eval"], features["eval"], tokenizer,
                                        settings.precision)
