@@ -217,7 +217,7 @@ show_reading({"before training": (model, tokenizer)}, question, passage)
 # The same loop trains all three notebooks. The lines that mention `pruning` do nothing here.
 
 # %%
-from smp.method.loop import fit
+from smp.method.loop import INPUTS, fit
 
 # %% [markdown]
 # **3.6 Train.** `prepare_training` makes the arguments of `fit`: shuffled batches, AdamW, a learning
@@ -225,6 +225,7 @@ from smp.method.loop import fit
 # checkpoints. A stopped run continues when the notebook is run again.
 
 # %%
+from functools import partial
 
 from smp.runs.edited import edited_method
 from smp.runs.run import begin_record, finish_record, keep_record, run_checkpoints
@@ -244,7 +245,7 @@ plot_training(run["history"])
 # **3.7 Evaluate.** The evaluation set is used once, here. ± is the 95% interval, 1.96 √(p(1 − p)/n).
 
 # %%
-from smp.runs.result import em_text, show_result
+from smp.runs.result import em_text, show_records, show_result
 
 scores, predictions = evaluate_answers(model, data["eval"], features["eval"], tokenizer,
                                        settings.precision)

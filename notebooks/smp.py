@@ -86,7 +86,7 @@ print(f"kept_count(0.29, 100) = {kept_count(0.29, 100)}, floor(0.29 * 100) = {ma
 # weights alike: the score of a removed weight that would help rises, and the weight comes back.
 
 # %%
-from smp.method.masks import StraightThrough
+from smp.method.masks import StraightThrough, StaticMask
 
 # %% [markdown]
 # For the input x = (1, 1, 1, 2) and the target (−0.7, 2), y = (0.5 − 1.0 + 2 · 0.4, 1.0) = (0.3, 1.0).
@@ -166,7 +166,7 @@ print("after merge:", layers[0], "with", int((layers[0].weight == 0).sum()), "ze
 # $v_l = v\,L\,r_l / \sum_{l'} r_{l'}$, where $r_l$ is the mean of $\sigma(S_l / p)$.
 
 # %%
-from smp.method.masks import competing_share
+from smp.method.masks import share_out, competing_share
 
 # %% [markdown]
 # Layer 0 has scores ln 3 (σ = 0.75), layer 1 has −ln 3 (σ = 0.25). At density 0.5, eight of 16 weights
@@ -208,7 +208,7 @@ print("closed form = autograd:",
 # `Pruning` joins masks and time; the training loop calls only this class.
 
 # %%
-from smp.method.schedule import Pruning
+from smp.method.schedule import cubic_ramp, Pruning
 
 # %% [markdown]
 # Ten steps with $v_f$ = 0.1, N = 8, λ_f = 400, T = 10. Step 2: 0.1 + 0.9 · (3/4)³ = 0.4797 and
@@ -230,7 +230,7 @@ print(" · ".join(f"{t}: {ten.density_at(t, 10):.2%} {ten.regulariser_at(t, 10):
 # be read. The first cell is the loss of the labels, which `BERT_FINETUNE_QA.ipynb` explains.
 
 # %% tags=["support"]
-from smp.method.loop import span_loss
+from smp.method.loop import INPUTS, span_loss
 
 # %% [markdown]
 # # 3 The experiment
@@ -394,7 +394,7 @@ with torch.no_grad():
 # 1.96 √(p(1 − p)/n).
 
 # %%
-from smp.runs.result import em_text, show_result
+from smp.runs.result import em_text, show_records, show_result
 
 scores, predictions = evaluate_answers(pruned, data["eval"], features["eval"], tokenizer,
                                        settings.precision)

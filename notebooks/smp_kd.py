@@ -155,19 +155,20 @@ for pair in ([(ours, theirs)], [(theirs, theirs)], [(ours, theirs), (theirs, the
 # The definitions of sections 1.1 to 1.6 of `BERT_SMP.ipynb`, which explains them with toy numbers.
 
 # %% tags=["support"]
-from smp.method.masks import same_share
+from smp.method.masks import kept_count, keep_top, same_share, StraightThrough, StaticMask
 
 # %% tags=["support"]
 from smp.method.masks import Masks
 
 # %% tags=["support"]
-from smp.method.masks import competing_share
+from smp.method.masks import share_out, competing_share, add_regulariser_gradient
 
 # %% tags=["support"]
-from smp.method.schedule import Pruning
+from smp.method.schedule import cubic_ramp, Pruning
 
 # %% tags=["support"]
-from smp.method.hidden import HiddenTeacher
+from smp.method.loop import INPUTS
+from smp.method.hidden import record_layers, HiddenTeacher
 
 # %% [markdown] tags=["carry"]
 # # 2 Support code
@@ -384,7 +385,7 @@ with torch.no_grad():
 
 # %%
 from smp.data.answers import normalize_answer
-from smp.runs.result import em_text, show_result
+from smp.runs.result import em_text, show_records, show_result
 
 scores, predictions = evaluate_answers(pruned, data["eval"], features["eval"], tokenizer,
                                        settings.precision)
