@@ -146,10 +146,13 @@ settings.show("model", "data", "n_train", "n_eval", "epochs", "batch_size", "lea
 
 # %%
 from smp.data.reading import data_fingerprint, load_squad
+from smp.data.synthetic import find_rival
 from smp.look.figures import plot_lengths, plot_training, show_answers, show_examples
 
 data = load_squad(settings.data, settings.n_train, settings.n_valid, settings.n_eval,
                   settings.data_seed, settings.longest_passage)
+if settings.data == "synthetic":
+    print("rivals:", *(f"{row['answers']['text'][0]} / {find_rival(row)}" for row in data["train"].select(range(3))))
 show_examples(data["train"], 3)
 
 # %% [markdown]
@@ -183,7 +186,7 @@ settings = fit_windows(settings, data["train"], tokenizer, readable_tokens(model
 features = {part: featurise(data[part], tokenizer, settings.max_length, settings.stride)
             for part in data}
 print({part: f"{len(data[part]):,} questions, {len(features[part]):,} windows" for part in data})
-print(split_passages(data["train"], tokenizer, settings.max_length))
+print(split_passages(features["train"]))
 plot_lengths([len(ids) for ids in features["train"]["input_ids"]], settings.max_length)
 
 # %% [markdown]

@@ -6,7 +6,7 @@
 #
 # - a BERT that answers questions with a tenth of its encoder's weights,
 # - a mask file of 0.6 MB; with the untouched base model it is the whole task,
-# - its Exact Match (EM), with its uncertainty, beside the fine-tuned model's and the paper's.
+# - its Exact Match (EM), with its uncertainty, next to the fine-tuned model's and the paper's.
 #
 # With the profile `quick`, EM is about 0.8 at 10% remaining weights in two of three runs that differ
 # in the seed, and 0.39 in one (fine-tuned: about 0.95). It takes about ten minutes on two CPU cores.

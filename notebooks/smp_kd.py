@@ -7,7 +7,7 @@
 #
 # - a BERT that answers questions with half of its encoder's weights,
 # - a mask file of 1.3 MB; with the untouched base model it is the whole task,
-# - its Exact Match (EM), with its uncertainty, beside the teacher's and the paper's.
+# - its Exact Match (EM), with its uncertainty, next to the teacher's and the paper's.
 #
 # With the profile `quick`, EM is about 0.94 at 50% remaining weights (teacher: about 0.95). It takes
 # about ten minutes on two CPU cores, and a few more if no teacher is there yet.

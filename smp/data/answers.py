@@ -1,7 +1,7 @@
 """Decode answers from start and end logits, and score them with Exact Match and F1.
 
-The answer is the span of at most 30 context tokens with the highest sum of start and end logit,
-over all windows of the context. Its text is the span's characters of the context.
+The answer is a span of at most 30 context tokens. Of all windows of the context, it has the highest
+sum of start and end logit. Its text is the span's characters of the context.
 """
 
 import collections

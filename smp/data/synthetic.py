@@ -1,8 +1,8 @@
 """Make a synthetic QA dataset in the SQuAD v1.1 format, which needs no download.
 
 Each passage is about one invented subject, such as a ship or a bridge. A fact has two values of one
-kind, such as a leader and a doctor, so the kind of an answer alone does not identify it. The test
-split has names and wordings that the training split lacks.
+kind, such as a leader and a doctor. The kind of an answer alone therefore does not identify it. The
+test split has names and wordings that the training split lacks.
 """
 
 import itertools

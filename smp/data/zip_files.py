@@ -16,8 +16,8 @@ from smp.data.squad_file import most_unpacked
 def open_zip(path: Path | str | BinaryIO) -> Iterator[zipfile.ZipFile]:
     """Open a zip, a path or a file opened for reading, for a `with` block.
 
-    Raises FileNotFoundError, or ValueError without the path if it is corrupted (also in the block),
-    encrypted or not a zip, or if a name in it leads out of the zip or occurs twice.
+    Raises FileNotFoundError, or ValueError if it is corrupted (also in the block), encrypted or not
+    a zip. A name that leads out of the zip or occurs twice is an error too. No error has the path.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -85,7 +85,7 @@ def test_published_numbers_are_drawn_for_squad_only(tmp_path, monkeypatch):
     seen = []
 
     class Figure:
-        def savefig(self, path, dpi):
+        def savefig(self, path, format, dpi):
             path.write_bytes(PNG)
 
     for data, given in (("synthetic", False), ("squad", True)):

@@ -188,7 +188,7 @@ NO_ROWS = ("owner/data: its split '{}' has 0 rows with the columns …; expected
 UNPACKED = "…pages.json…: cannot be unpacked to UTF-8 text (…); download or compress it again"
 BOMB = ("…pages.json.…: unpacks to more than 67,108,864 bytes, the limit for a file of its size; "
         "if you trust it, unpack it yourself")
-HALF = ("…pages.json: question 'q0' contains '\\ud800', which is not a character; replace it")
+SURROGATE = ("…pages.json: question 'q0' contains '\\ud800', which is not a character; replace it")
 PACKED = document().encode()
 DATA = {
     "a number of 5000 digits": (
@@ -197,7 +197,7 @@ DATA = {
     "NaN for a number": (
         rows_of, pages(document(answer_start=float("nan"))),
         "…answer 0: field 'answer_start' must be int, found float"),
-    "a whole number with a point": (
+    "a whole number as a float": (
         rows_of, pages(document(answer_start=0.0)),
         "…answer 0: field 'answer_start' must be int, found float"),
     "an answer longer than its context": (
@@ -214,10 +214,10 @@ DATA = {
     "an empty id twice": (
         rows_of, pages(document(id="").replace('"q1"', '""')),
         "…question '' occurs twice; give every question its own id"),
-    "half a character in the context": (rows_of, pages(document(context="Ada \ud800")), HALF),
-    "half a character in the title": (rows_of, pages(document(title="\ud800")), HALF),
-    "half a character in the answer": (
-        rows_of, pages(document(context="\ud800", text="\ud800")), HALF),
+    "a lone surrogate in the context": (rows_of, pages(document(context="Ada \ud800")), SURROGATE),
+    "a lone surrogate in the title": (rows_of, pages(document(title="\ud800")), SURROGATE),
+    "a lone surrogate in the answer": (
+        rows_of, pages(document(context="\ud800", text="\ud800")), SURROGATE),
     "impossible as text": (
         rows_of, pages(document(is_impossible="false")),
         "…(id 'q0') is marked impossible, which is SQuAD v2; use v1.1, or remove such questions"),
@@ -235,10 +235,10 @@ DATA = {
     "CRLF and NUL in a context": (
         only_contexts, pages(document().replace("Ada did it", "Ada\\r\\ndid\\u0000it")),
         Right(["Ada\r\ndid\0it"])),
-    "a folder for a file": (
+    "a folder instead of a file": (
         rows_of, folder_with(lambda path: path.mkdir()),
         "…train.json: not a file; expected SQuAD v1.1 JSON"),
-    "a link to nowhere": (
+    "a broken link": (
         rows_of, folder_with(lambda path: path.symlink_to("nowhere")),
         "…train.json: no such file; check the path"),
     "a pipe without a writer": (
@@ -251,9 +251,9 @@ DATA = {
         "aaa….json: no such file or folder; check the path"),
     "NUL in a path": (
         rows_of, lambda w: "./a\0b", "./a\0b: no such file or folder; check the path"),
-    "gzip, then zeros": (  # tape drives pad with them
+    "gzip, then zeros": (  # padding of tape drives
         rows_of, pages(gzip.compress(PACKED) + b"\0" * 99, "pages.json.gz"), Right(["q0", "q1"])),
-    "gzip, then junk": (rows_of, pages(gzip.compress(PACKED) + b"junk", "pages.json.gz"), UNPACKED),
+    "gzip, then text": (rows_of, pages(gzip.compress(PACKED) + b"junk", "pages.json.gz"), UNPACKED),
     "gzip in two parts": (
         rows_of, pages(gzip.compress(b" ") + gzip.compress(PACKED), "pages.json.gz"),
         Right(["q0", "q1"])),
@@ -269,14 +269,14 @@ DATA = {
     "more than the upper limit": (
         rows_of, bounded("NEVER_UNPACKED", 500, pages(lzma.compress(PACKED), "pages.json.xz")),
         BOMB.replace("67,108,864", "500")),
-    "a packed file of ordinary size": (
+    "a compressed file below the bound": (
         rows_of, bounded("ALWAYS_UNPACKED", 500, pages(lzma.compress(PACKED), "pages.json.xz")),
         Right(["q0", "q1"])),
     "Hub: answers that are numbers": (
         rows_of, hub(answers={"text": [1], "answer_start": [0]}), NO_ROW),
     "Hub: starts that are text": (
         rows_of, hub(answers={"text": ["Ada"], "answer_start": ["0"]}), NO_ROW),
-    "Hub: one text for a list": (
+    "Hub: a text instead of a list": (
         rows_of, hub(answers={"text": "Ada", "answer_start": [0, 1, 2]}), NO_ROW),
     "Hub: null for a list": (
         rows_of, hub(answers={"text": None, "answer_start": None}), NO_ROW),
@@ -318,26 +318,26 @@ def text(context, answer, question="Who?"):
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"  # woman, joined to woman, joined to girl
 UNICODE = {
-    "an accent of its own": (read_back, text("the cafe\u0301 is open", "cafe\u0301"),
+    "a combining accent": (read_back, text("the cafe\u0301 is open", "cafe\u0301"),
                              Right("cafe\u0301")),
-    "an accent of its own at the end": (read_back, text("a cafe\u0301", "cafe\u0301"),
+    "a combining accent at the end": (read_back, text("a cafe\u0301", "cafe\u0301"),
                                         Right("cafe\u0301")),
     "three accents on one letter": (
         read_back, text("it was z\u0310\u0311\u0312", "z\u0310\u0311\u0312"),
         Right("z\u0310\u0311\u0312")),
-    "an accent before any letter": (read_back, text("\u0301cafe is open", "\u0301cafe"),
+    "a combining accent without a letter": (read_back, text("\u0301cafe is open", "\u0301cafe"),
                                     Right("(not labelled)")),
     "vowel signs": (read_back, text("यह हिन्दी है", "हिन्दी"), Right("हिन्दी")),
     "vowel points": (read_back, text("זה שָׁלוֹם", "שָׁלוֹם"), Right("שָׁלוֹם")),
-    "right to left, with marks of it": (
+    "right to left, with direction marks": (
         read_back, text("\u200fהספר של עדה\u200f", "\u200fהספר"), Right("הספר")),
-    "a mark of direction at the end": (
+    "a direction mark at the end": (
         read_back, text("פתח ב-1998\u200f", "1998\u200f"), Right("1998")),
-    "signs joined to one": (read_back, text(f"the {FAMILY} won", FAMILY), Right(FAMILY)),
-    "a sign and its colour at the end": (
+    "joined emoji": (read_back, text(f"the {FAMILY} won", FAMILY), Right(FAMILY)),
+    "an emoji with a skin tone at the end": (
         read_back, text("he said \U0001f44d\U0001f3fd", "\U0001f44d\U0001f3fd"),
         Right("\U0001f44d\U0001f3fd")),
-    "a sign and its variant at the end": (
+    "a sign with a variation selector at the end": (
         read_back, text("I love \u2764\ufe0f", "\u2764\ufe0f"), Right("\u2764\ufe0f")),
     "NUL within": (read_back, text("Ada\0Brenn did", "Ada\0Brenn"), Right("Ada\0Brenn")),
     "NUL at the end": (read_back, text("It was Ada\0", "Ada\0"), Right("Ada")),
@@ -348,9 +348,9 @@ UNICODE = {
                                           Right("Ada")),
     "CRLF within": (read_back, text("by\r\nAda Brenn\r\nin 1911", "Ada Brenn\r\nin"),
                     Right("Ada Brenn\r\nin")),
-    "a letter that lower case makes two": (read_back, text("in İstanbul it", "İstanbul"),
+    "a letter with a lower case of two": (read_back, text("in İstanbul it", "İstanbul"),
                                            Right("İstanbul")),
-    "a word of one sign": (read_back, text("قال ﷺ شيئا", "ﷺ"), Right("ﷺ")),
+    "a ligature of a word": (read_back, text("قال ﷺ شيئا", "ﷺ"), Right("ﷺ")),
     "syllables": (read_back, text("it is 한국어", "한국어"), Right("한국어")),
     "an empty question": (read_back, text("it was Ada", "Ada", ""), Right("Ada")),
     "a question of NUL": (read_back, text("it was Ada", "Ada", "\0\0"), Right("Ada")),
