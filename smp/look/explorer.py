@@ -141,7 +141,9 @@ class Explorer:
     def _repr_mimebundle_(self, **_):
         """Return the widgets, and the current picture for pages that are only read."""
         figure = with_caption(*FIGURES[self.view.value](*self.selections()))
-        return self.panel._repr_mimebundle_() | {
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}
+        return {  # ipywidgets 7 (Colab) has no method that returns the first entry
+            "application/vnd.jupyter.widget-view+json": view,
             "image/png": base64.b64encode(png_bytes(figure)).decode(), "text/plain": self.words}
 
 

@@ -219,6 +219,14 @@ def test_widgets_have_class_names_and_a_static_picture(kept_masks):
     assert bundle["text/plain"] == explorer.words
 
 
+def test_explorer_displays_with_ipywidgets_7(kept_masks, monkeypatch):
+    widgets = pytest.importorskip("ipywidgets")
+    explorer = explore(kept_masks[0])
+    with_8 = explorer._repr_mimebundle_()
+    monkeypatch.delattr(widgets.Widget, "_repr_mimebundle_", raising=False)
+    assert explorer._repr_mimebundle_() == with_8
+
+
 def test_explore_without_ipywidgets_returns_a_figure(kept_masks, monkeypatch, capsys):
     real = builtins.__import__
 
