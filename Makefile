@@ -16,8 +16,8 @@ $(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): us
   $(foreach name,$(UNKNOWN),--$(shell echo $(name) | tr A-Z_ a-z-) $(value $(name))) instead)
 endif
 
-.PHONY: help run bench test test-newest test-browser test-recovery fuzz notebooks check table pages lab \
-  lock clean
+.PHONY: help run bench test test-newest test-colab test-browser test-recovery fuzz notebooks check table \
+  pages lab lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,9 @@ test-newest:  ## run the tests in .venv-newest, with the newest versions that py
 	@"$(PY)" -m venv --clear .venv-newest
 	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,export,notebooks]"
 	@exec env OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST)
+
+test-colab: $(READY) .venv-colab/installed  ## run the notebooks with Colab's versions, one also after a kill
+	@exec env OMP_NUM_THREADS=1 $(PYTHON) tools/colab.py
 
 test-browser: $(READY)  ## test the notebooks in headless Chromium (not part of test)
 	@exec $(PYTHON) tools/browser.py
@@ -73,7 +76,8 @@ lock: $(READY)  ## compute requirements.lock from requirements.txt
 	  --excludes .venv/excludes --custom-compile-command "make lock" requirements.txt -o requirements.lock
 
 clean:  ## remove the environments, caches and copies of failed notebooks, but no results
-	@rm -rf .venv .venv-newest .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .venv .venv-newest .venv-colab .pytest_cache .ruff_cache .mypy_cache .import_linter_cache \
+	  .hypothesis build dist
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
 	  -exec rm -rf {} +
 	@find . -name .git -prune -o -name '*.failed.ipynb' -exec rm -f {} +
@@ -89,4 +93,13 @@ $(READY): requirements.lock
 	@$(PYTHON) $(PIP) --require-hashes --no-deps --requirement requirements.lock
 	@$(PYTHON) $(PIP) $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 	@$(PYTHON) $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-colab/installed: tools/colab.txt
+	@echo "Making .venv-colab and installing tools/colab.txt: 3 to 10 minutes and 5 GB, once."
+	@for p in "$(PY)" python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python; do \
+	  "$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null \
+	    && exec "$$p" -m venv --clear .venv-colab; done; \
+	  echo "Colab has Python 3.13: install it, or name one with make PY=/path/to/python3.13" >&2; exit 1
+	@.venv-colab/bin/python $(PIP) --requirement tools/colab.txt
 	@touch $@

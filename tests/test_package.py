@@ -24,6 +24,7 @@ PINNED = {canonicalize_name(name): version for name, version in
           (line.split("#")[0].strip().split("==") for line in REQUIREMENTS)}
 LOCK = (ROOT / "requirements.lock").read_text("utf-8")
 LOCKED = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", LOCK, flags=re.M))
+COLAB = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "tools/colab.txt").read_text("utf-8"), re.M))
 NOTEBOOKS = ("BERT_FINETUNE_QA", "BERT_SMP", "BERT_SMP_KD")
 
 
@@ -76,6 +77,13 @@ def test_each_range_contains_the_pinned_version():
     for wanted in map(Requirement, RANGES):
         assert {item.operator for item in wanted.specifier} == {">=", "<"}, wanted
         assert PINNED[canonicalize_name(wanted.name)] in wanted.specifier, wanted
+
+
+def test_each_range_contains_the_version_of_colab():
+    ranges = {wanted.name: wanted.specifier for wanted in map(Requirement, RANGES)}
+    assert {"torch", "transformers", "datasets", "ipywidgets", "ipykernel"} <= COLAB.keys()
+    for name in COLAB.keys() & ranges.keys():
+        assert COLAB[name] in ranges[name], name
 
 
 def test_each_requirement_has_a_version_a_reason_and_a_range():
