@@ -245,8 +245,8 @@ from smp.runs.run import results_folder
 from smp.runs.settings import choose_settings
 
 settings = choose_settings(
-    PROFILE, "smp", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
-    epochs=EPOCHS, method=METHOD, density=DENSITY, seed=SEED, **SET)
+    PROFILE, "smp", ("smp-l", "smp-s"), model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID,
+    n_eval=N_EVAL, epochs=EPOCHS, method=METHOD, density=DENSITY, seed=SEED, **SET)
 results = results_folder() if RESULTS is None else Path(RESULTS)
 settings.show("method", "density", "score_init", "regulariser", "learning_rate",
               "density_ramp_fraction", "epochs", "seed")

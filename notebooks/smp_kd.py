@@ -190,8 +190,8 @@ from smp.runs.run import results_folder
 from smp.runs.settings import choose_settings
 
 settings = choose_settings(
-    PROFILE, "smp-kd", model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID, n_eval=N_EVAL,
-    epochs=EPOCHS, method=METHOD, distill=DISTILL, density=DENSITY, seed=SEED, **SET)
+    PROFILE, "smp-kd", ("smp-l", "smp-s"), model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID,
+    n_eval=N_EVAL, epochs=EPOCHS, method=METHOD, distill=DISTILL, density=DENSITY, seed=SEED, **SET)
 results = results_folder() if RESULTS is None else Path(RESULTS)
 settings.show("method", "density", "distill", "distill_weight", "distill_temperature", "regulariser",
               "epochs", "seed")

@@ -146,7 +146,7 @@ def problems(notebook: nbformat.NotebookNode, folder: Path, parameters: dict) ->
                   for output in cell.outputs if output.output_type == "error"]
         lines = re.split(r"[\r\n]|\x1b\[A", printed(cell, "stderr"))
         rest = [line for line in lines if BAR.sub("", line, count=1).strip()]
-        if rest and "installing" not in printed(cell, "stdout"):
+        if rest and "%pip install" not in cell.source:
             found.append(f"stderr {rest[0][:200]!r} (cell {first!r})")
     shown = [output.data.keys() for cell in cells for output in cell.outputs if "data" in output]
     explorer = {WIDGET} if "DENSITY" in parameters else set()

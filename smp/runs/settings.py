@@ -1,7 +1,7 @@
 """The settings of a run: one frozen set of plain values, all of which its record contains."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, NoReturn
 
@@ -158,8 +158,8 @@ def has_effect(name: str, stage: str, freezes_weights: bool) -> bool:
     return name != "bias_norm_learning_rate" or freezes_weights  # else all weights have one rate
 
 
-def choose_settings(profile: str | None = None, stage: str = "fine-tune", **changes: Any
-                    ) -> Settings:
+def choose_settings(profile: str | None = None, stage: str = "fine-tune",
+                    methods: Iterable[str] = METHODS, **changes: Any) -> Settings:
     """Return the profile's settings for a stage, with every change that is not None.
 
     From weak to strong: defaults, preset of the density, profile, method, changes. Raises
@@ -184,8 +184,8 @@ def choose_settings(profile: str | None = None, stage: str = "fine-tune", **chan
                if has_effect(name, stage, plain.freezes_weights)}
     if stage == "fine-tune":
         return Settings(profile, **base | changes)
-    if plain.method == FINE_TUNED:
-        refuse_value("method", plain.method, "one of " + ", ".join(METHODS))
+    if plain.method not in methods:
+        refuse_value("method", plain.method, "one of " + ", ".join(methods))
     values = preset(stage, plain.density, plain.method) | base | method_of(plain).defaults
     if not plain.freezes_weights:
         values |= {"weight_learning_rate": PROFILES[profile]["fine-tune"]["learning_rate"]}
