@@ -58,7 +58,7 @@ def check_same_matrices(a: Snapshots, b: Snapshots) -> None:
 
 def draw_cells(saved: Snapshots, cells: dict[str, np.ndarray], label: str,
                texts: np.ndarray | None) -> Figure:
-    """Draw {matrix type: ratios (n_layers, n)}, n stripes in each cell, and maybe texts on them."""
+    """Draw {matrix type: ratios (n_layers, n)}, n stripes in each cell, with optional texts."""
     layers, types = len(saved.layers), len(saved.types)
     fig, ((ax,),) = new_figure(1, 1, 8.6, max(1.5, 0.34 * layers) + 0.9)
     for place, kind in enumerate(saved.types):

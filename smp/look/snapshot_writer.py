@@ -42,7 +42,7 @@ def keep_largest(sizes: np.ndarray, k: int) -> np.ndarray:
 
 @torch.no_grad()
 def mask_numbers(mask: torch.Tensor, ranks: torch.Tensor, weight: torch.Tensor) -> dict:
-    """Return the numbers that figures of one matrix need besides its mask, as numpy arrays.
+    """Return the numbers, as numpy arrays, that the figures of one matrix show.
 
     mask: bool (out, in); ranks: the values that it is chosen by, in SMP the scores. -> {"rows":
     kept weights per row (out,), "columns": per column (in,), "scores": removed and kept weights
@@ -105,7 +105,7 @@ class SnapshotWriter:
             with replaced_file(self.path) as draft:
                 save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
         except (OSError, ValueError, SafetensorError) as error:
-            print(f"no snapshot of the masks at step {step:,}: {error}; training goes on",
+            print(f"no snapshot of the masks at step {step:,}: {error}; training continues",
                   flush=True)
 
     def earlier(self, step: int, masks: Any) -> tuple[tuple[Snapshots, int] | None, dict]:
@@ -115,7 +115,7 @@ class SnapshotWriter:
         try:
             saved = Snapshots(self.path)
         except ValueError as error:
-            print(f"{error}; the snapshots begin anew", flush=True)
+            print(f"{error}; the file is replaced", flush=True)
             return None, {}
         steps = [at for at in saved.steps if at < step]
         if saved.about != self.about or saved.matrices != matrix_rows(masks) or not steps:

@@ -47,7 +47,7 @@ class Snapshots:
         """Read everything except the masks. Raises ValueError (and others) for invalid content."""
         metadata = file.metadata() or {}
         if SNAPSHOT_FORMAT not in metadata:
-            raise ValueError(f"its metadata do not say {SNAPSHOT_FORMAT}")
+            raise ValueError(f"its format is not {SNAPSHOT_FORMAT}")
         held = json.loads(metadata[SNAPSHOT_FORMAT])
         self.about, self.matrices, self.steps = held["about"], held["matrices"], held["steps"]
         whole = isinstance(self.steps, list) and all(type(step) is int for step in self.steps)

@@ -176,7 +176,7 @@ def test_a_row_without_a_second_value_has_no_rival():
     assert find_rival(row | {"title": ""}) == "Holbury"
 
 
-def test_no_wording_asks_for_both_roles():
+def test_no_question_is_about_both_roles():
     for _, fact in FACTS:
         one, other = [set(wordings(t, "test")) for t in fact["questions"].values()]
         assert not one & other

@@ -167,7 +167,7 @@ def test_every_view_draws_every_step_with_a_caption(saved, view, compare):
 # Two runs
 
 
-def test_compare_masks_counts_what_both_keep(saved, kept_masks, other):
+def test_compare_masks_counts_weights_that_both_keep(saved, kept_masks, other):
     """Run B is A's file cut after step 10, so its last masks are those of another step."""
     second = Snapshots(other)
     second.steps = [0, 10]
@@ -293,7 +293,7 @@ def test_explore_without_ipywidgets_returns_a_picture(kept_masks, monkeypatch, c
     assert capsys.readouterr().out.count("pip install ipywidgets") == 1
 
 
-def test_explore_refuses_a_missing_or_foreign_file(tmp_path):
+def test_explore_of_a_missing_or_foreign_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no snapshots there"):
         explore(tmp_path / "none")
     (tmp_path / "x").write_text("hello")

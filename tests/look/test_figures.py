@@ -66,7 +66,7 @@ def test_a_view_displays_pictures_captions_and_html(capsys):
 # Training and data
 
 
-def test_plot_training_draws_what_the_history_has():
+def test_plot_training_draws_the_curves_of_the_history():
     history = make_history()
     (loss, density, valid), words = draw(plot_training(history))
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), history["loss"])
@@ -83,7 +83,7 @@ def test_plot_training_draws_what_the_history_has():
     assert len(draw(plot_training(unvalidated))[0]) == 1
     one_step = {key: [1.0] for key in ("step", "loss", "density", "lambda")}
     assert len(draw(plot_training(unvalidated | one_step))[0]) == 2
-    with pytest.raises(ValueError, match="holds no step"):
+    with pytest.raises(ValueError, match="contains no step"):
         plot_training(dict.fromkeys(history, []))
 
 
@@ -183,5 +183,5 @@ def test_no_text_of_the_data_becomes_html(question, before, answer, after):
     assert page.tags <= OURS and question + (after or "(nothing)") + answer in page.text
 
 
-def test_dollar_signs_are_no_formula():
+def test_dollar_signs_are_not_formulas():
     assert page_of(View("$5 and \\(6$")).count("<span>") == 3

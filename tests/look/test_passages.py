@@ -110,7 +110,7 @@ def bars_of(view):
             if bar.get_x() >= 0]
 
 
-def test_bars_stand_over_their_words_with_root_heights():
+def test_bars_are_above_their_words_with_root_heights():
     reading = make_reading(PASSAGE, "Henrik Dahl", 0.89)
     view = plot_reading("Who?", PASSAGE, {"dense": reading}, TRUE)
     bars = bars_of(view)
@@ -133,7 +133,7 @@ def test_caption_has_answer_place_score_and_entropy():
                      "True answers: Henrik Dahl · Dahl."]
 
 
-def test_long_passages_keep_the_lines_with_something_to_see():
+def test_long_passages_show_only_lines_with_content():
     passage = " ".join(["word"] * 100 + ["Dahl"] + ["word"] * 100 + ["1893"])
     reading = make_reading_of(passage, passage.index("1893"), len(passage))
     view = plot_reading("Who?", passage, {"a": reading},
@@ -163,7 +163,7 @@ def test_lines_contain_every_word_once(passage):
 @pytest.mark.parametrize("change", [
     {"starts": [0.5]}, {"ends": [np.nan] * 12}, {"starts": [-0.1] * 12}, {"ends": [1.5] * 12},
 ])
-def test_plot_reading_refuses_invalid_probabilities(change):
+def test_plot_reading_of_invalid_probabilities_raises(change):
     reading = make_reading(PASSAGE, "1893") | change
     with pytest.raises(ValueError):
         plot_reading("Who?", PASSAGE, {"dense": reading})
