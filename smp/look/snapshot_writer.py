@@ -44,7 +44,7 @@ def keep_largest(sizes: np.ndarray, k: int) -> np.ndarray:
 def mask_numbers(mask: torch.Tensor, ranks: torch.Tensor, weight: torch.Tensor) -> dict:
     """Return the numbers, as numpy arrays, that the figures of one matrix show.
 
-    mask: bool (out, in); ranks: the values that it is chosen by, in SMP the scores. -> {"rows":
+    mask: bool (out, in); ranks: the values that choose it, in SMP the scores. -> {"rows":
     kept weights per row (out,), "columns": per column (in,), "scores": removed and kept weights
     per bin (SCORE_BINS, 2), "edges": (start of the lowest bin, end of the highest, lowest score
     kept), "largest": kept weights that magnitude also keeps}. The bins end four standard
@@ -87,7 +87,7 @@ class SnapshotWriter:
             there = []
         if lost := sorted(step for step in wanted if step < done and step not in there):
             print(f"{self.path} has no masks of the steps {', '.join(map(str, lost))}, which an "
-                  "earlier session did: the explorer will lack them", flush=True)
+                  "earlier session trained: the explorer will not show them", flush=True)
         return wanted
 
     def keep(self, step: int, masks: Any) -> None:
@@ -101,7 +101,7 @@ class SnapshotWriter:
                         for part, value in self.describe(masks, before).items()}
             steps = sorted({int(key.split(".")[0]) for key in tensors})
             held = {"steps": steps, "about": self.about, "matrices": matrix_rows(masks)}
-            # one entry, because the order of several would vary from write to write
+            # one entry, because safetensors writes several in varying order
             with replaced_file(self.path) as draft:
                 save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
         except (OSError, ValueError, SafetensorError) as error:

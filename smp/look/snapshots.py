@@ -84,7 +84,7 @@ class Snapshots:
                 raise ValueError(f"{step}.{part} is {parts[part].dtype} {parts[part].shape}, "
                                  f"expected {tuple(map(int, shape))}")
         if not np.isfinite(parts["edges"]).all() or not (np.diff(parts["edges"][:, :2]) > 0).all():
-            raise ValueError(f"{step}.edges are no edges of a histogram")
+            raise ValueError(f"{step}.edges are not the edges of a histogram")
         for part, sides in (("rows", outs), ("columns", wides)):
             pieces = np.split(parts[part].astype(np.int64), np.cumsum(sides)[:-1])
             parts[part] = dict(zip(self.names, pieces, strict=True))

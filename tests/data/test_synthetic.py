@@ -32,7 +32,7 @@ def questions(data):
 
 
 def names(data):
-    """Words of every title and answer that are not numbers, in lower case."""
+    """Return the words of every title and answer that are not numbers, in lower case."""
     texts = [article["title"] for article in data["data"]]
     texts += [answer["text"] for qa in questions(data) for answer in qa["answers"]]
     return {word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)}

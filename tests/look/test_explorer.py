@@ -1,4 +1,4 @@
-"""The pictures show what the masks are, and the controls of the explorer change them."""
+"""Figures show the masks, and the controls of the explorer change the figures."""
 
 import base64
 import builtins
@@ -29,12 +29,12 @@ def saved(kept_masks):
 
 @pytest.fixture
 def other(kept_masks, tmp_path):
-    """The path of a second run's file, of the same encoder."""
+    """Return the path of a second run's file of the same encoder."""
     return shutil.copy(kept_masks[0], tmp_path / "other.safetensors")
 
 
 def images(view):
-    """The arrays that a view draws, one a panel."""
+    """Return the arrays that a view draws, one per panel."""
     return [ax.images[0].get_array() for ax in view.parts[0].axes if ax.images]
 
 
@@ -106,7 +106,7 @@ def test_matrix_pools_and_its_window_shows_weights(saved, kept_masks):
     view = matrix(Selection(saved, 20, name, side=16, row=8, column=30))
     whole, window = images(view)[:2]
     np.testing.assert_array_equal(whole, pool_mask(mask, 128)[0])
-    np.testing.assert_array_equal(window, mask[8:24, 16:32])  # pushed inside
+    np.testing.assert_array_equal(window, mask[8:24, 16:32])  # moved inside the matrix
     words = view.caption
     assert f"{mask.sum():,} of {mask.size:,} weights are kept ({as_percent(mask.mean())})" in words
     rows, columns = (sum(not line.any() for line in lines) for lines in (mask, mask.T))

@@ -27,7 +27,7 @@ NASTY = "<script>alert('&')</script>"
 @pytest.fixture(autouse=True)
 def no_open_figures():
     yield
-    assert plt.get_fignums() == []  # an open figure would be shown a second time
+    assert plt.get_fignums() == []  # an open figure would be displayed again
 
 
 def make_history(n=100, pruned=True):
@@ -45,7 +45,7 @@ def draw(view):
 
 
 def page_of(view):
-    """The HTML of a view's tables and captions."""
+    """Return the HTML of a view's tables and captions."""
     return "".join(bundle["text/html"] for bundle in view.bundles() if "text/html" in bundle)
 
 
@@ -152,7 +152,7 @@ def test_spread_out_takes_items_evenly():
 
 
 class Page(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
+    """Return the tags of a page with their attributes, and its text."""
 
     def __init__(self, page):
         super().__init__()

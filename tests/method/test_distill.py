@@ -244,9 +244,9 @@ ODD = {  # changed content of the archive, and its error
                 "pytorch_model.bin has no qa_outputs.weight (1 of 39 tensors are missing)"),
     "a head for three": (lambda a: {"pytorch_model.bin": changed(
         a, qa_outputs__weight=torch.zeros(3, 32))}, "qa_outputs.weight has shape (3, 32)"),
-    "fewer layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=3)},
+    "fewer layers than the config": (lambda a: {"config.json": config_with(a, num_hidden_layers=3)},
                                "has no bert.encoder.layer.2"),
-    "more layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=1)},
+    "more layers than the config": (lambda a: {"config.json": config_with(a, num_hidden_layers=1)},
                               "contains bert.encoder.layer.1"),
     "another shape": (lambda a: {"config.json": config_with(a, intermediate_size=65)},
                       "has shape (64, 32), expected (65, 32) from its config.json"),

@@ -95,21 +95,21 @@ def test_hidden_and_cached_teacher_logits_match(tiny_qa, windows, tokenizer):
     torch.nn.init.normal_(teacher.qa_outputs.weight)  # so that its logits differ
     choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32",
                                distill_weight=1.0)
-    said = teacher_logits(teacher, windows, tokenizer, "fp32")
-    asked = teacher_loss(choose(), None, None, said)
-    along = teacher_loss(choose(distill="hidden", hidden_distill_weight=3.0), tiny_qa, teacher)
+    stored = teacher_logits(teacher, windows, tokenizer, "fp32")
+    cached = teacher_loss(choose(), None, None, stored)
+    online = teacher_loss(choose(distill="hidden", hidden_distill_weight=3.0), tiny_qa, teacher)
     for batch in make_loader(windows, tokenizer, 3, shuffle=True):
         inputs = {name: batch[name] for name in MODEL_INPUTS}
         out = tiny_qa(**inputs)
         logits = out.start_logits, out.end_logits
         distance = distance_of_models(tiny_qa, teacher, inputs)
-        expected = asked(*logits, batch).item() + 3 * distance
-        assert along(*logits, batch).item() == pytest.approx(expected, rel=1e-3)
-        assert asked(*logits, batch).item() > 0.5 and distance > 0.01
+        expected = cached(*logits, batch).item() + 3 * distance
+        assert online(*logits, batch).item() == pytest.approx(expected, rel=1e-3)
+        assert cached(*logits, batch).item() > 0.5 and distance > 0.01
     hidden = HiddenTeacher(tiny_qa, teacher, encoder_layers, make_accelerator("fp32"))
     tiny_qa(**inputs)
     real = batch["attention_mask"].bool()
-    logits, before = hidden.read(batch)[0], said[batch["row"], : real.shape[1]].float()
+    logits, before = hidden.read(batch)[0], stored[batch["row"], : real.shape[1]].float()
     assert torch.allclose(logits[real], before[real], atol=1e-2)  # fp16
 
 
@@ -145,10 +145,10 @@ def test_the_student_starts_from_the_teachers_head(tiny_qa, windows, tokenizer):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
     student = copy.deepcopy(teacher)
     torch.nn.init.normal_(student.qa_outputs.weight)
-    said = [teacher_logits(model, windows, tokenizer, "fp32") for model in (teacher, student)]
-    assert not torch.equal(*said)
+    stored = [teacher_logits(model, windows, tokenizer, "fp32") for model in (teacher, student)]
+    assert not torch.equal(*stored)
     copy_head(student, teacher)
-    assert torch.equal(teacher_logits(student, windows, tokenizer, "fp32"), said[0])
+    assert torch.equal(teacher_logits(student, windows, tokenizer, "fp32"), stored[0])
     wide = BertForQuestionAnswering(tiny_config(hidden_size=64))
     with pytest.raises(ValueError, match="init_head_from_teacher is True, but the teacher has no "
                        "qa_outputs like the student's Linear: use another teacher"):

@@ -195,7 +195,7 @@ def test_biases_and_norms_have_the_gradients_of_a_merged_model(tiny_qa, batch):
     assert found.keys() == {f"encoder.{name}" for name in wanted} and len(found) == 2 * 10
     for name, vector in found.items():
         theirs = plain.bert.get_parameter(name).grad
-        assert theirs.abs().max() > 0 or ".key." in name  # softmax does not see the keys' biases
+        assert theirs.abs().max() > 0 or ".key." in name  # the softmax cancels the keys' biases
         assert torch.allclose(vector.grad, theirs, atol=1e-5), name
     learning = {name for name, one in tiny_qa.bert.named_parameters() if one.requires_grad}
     assert {name for name in learning if not name.endswith(".scores")} == found.keys()
@@ -211,7 +211,7 @@ def test_regulariser_gradient_equals_autograd(tiny_qa):
     masks.add_regulariser_gradient(400)
     for score, gradient in zip(masks.scores, expected, strict=True):
         assert torch.allclose(score.grad, gradient, rtol=1e-5, atol=1e-9)
-    masks.add_regulariser_gradient(400)  # it adds to what is there
+    masks.add_regulariser_gradient(400)  # it is added to the gradient
     assert torch.allclose(masks.scores[0].grad, 2 * expected[0], rtol=1e-5, atol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""The builder: method cells open, support files carried unchanged, and what it refuses."""
+"""The builder: method cells open, support files carried unchanged, and one-line errors."""
 
 import ast
 import json
@@ -134,7 +134,7 @@ def test_carried_files_are_folded_unchanged_and_in_order(project):
 
 
 def run_in_ipython(sources, folder):
-    """Run cells as a kernel does, in a process of their own; return what they print."""
+    """Run cells as a kernel does, in a separate process; return their output."""
     code = ("import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
             "shell = InteractiveShell.instance(colors='NoColor')\n"
             "for cell in json.load(sys.stdin):\n"

@@ -86,7 +86,7 @@ def method_cells(name):
 
 
 def run(sources, tmp_path):
-    """Return what the cells print in an IPython of their own, out of reach of this clone."""
+    """Return the output of the cells in a separate IPython that cannot import this clone."""
     done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(["import re", *sources]),
                           text=True, capture_output=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]

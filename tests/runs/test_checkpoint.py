@@ -56,8 +56,8 @@ def run_of(model, windows, tokenizer, kind, folder=None, stop=None, kept=None, *
     pruning = None if stage == "fine-tune" else attach_pruning(model, settings)
     loss, calls = span_loss, []
     if stage == "smp-kd":
-        said = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
-        loss = teacher_loss(settings, None, None, said.half())
+        logits = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
+        loss = teacher_loss(settings, None, None, logits.half())
 
     def watched(*arguments):
         calls.append(1)
@@ -106,7 +106,7 @@ def test_checkpoints_change_no_result_and_repeat_no_step(
     whole = run_of(tiny_qa, windows, tokenizer, "SMP-L")
     kept = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
     again = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run", kept=tmp_path / "masks")
-    assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # the first part
+    assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # the only step left
     assert_same(whole, kept)
     assert_same(whole, again)
     assert again[1]["calls"] == 0
@@ -147,8 +147,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     newest.write_bytes(b"hello" if harm == "foreign" else data)
     capsys.readouterr()
     resumed = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
-    told = capsys.readouterr().out
-    assert f"skipping the checkpoint {newest.name}" in told and "after step 5" in told
+    printed = capsys.readouterr().out
+    assert f"skipping the checkpoint {newest.name}" in printed and "after step 5" in printed
     assert resumed[1]["calls"] == whole[1]["steps"] - 5
     assert_same(whole, resumed)
 
@@ -189,8 +189,8 @@ def test_another_package_version_prints_a_line_and_resumes(
         run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
     monkeypatch.setattr("smp.runs.training.package_versions", lambda: {"torch": "9.9"})
     run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
-    said = capsys.readouterr().out
-    assert "this is 9.9: the result may differ in its last bits" in said and "zeros" not in said
+    printed = capsys.readouterr().out
+    assert "this is 9.9: the result may differ in its last bits" in printed and "zeros" not in printed
 
 
 def test_check_same_run_compares_how_zeros_are_computed(capsys):

@@ -73,8 +73,8 @@ def test_a_begun_and_finished_record_has_every_field(tmp_path, stage, changes, l
     assert record.keys() == {*RECORD_FIELDS, "zeros"} and begun["name"] == run_name(record)
     write_record(record, tmp_path)
     (again,) = read_records(tmp_path)
-    told = [again[name] for name in ("label", "method", "seed", "train_sha", "variant", "threads")]
-    assert told == [label, settings.method, 3, "c", "norm-kept", 1]
+    shown = [again[name] for name in ("label", "method", "seed", "train_sha", "variant", "threads")]
+    assert shown == [label, settings.method, 3, "c", "norm-kept", 1]
     assert again["data"] == again["settings"]["data"] == ("dev" if "data" in changes
                                                           else "synthetic")
     assert (again["density"], again["remaining_of_model"]) == ((0.1, 0.73) if layers else (1, 1))
@@ -259,12 +259,12 @@ def test_size_and_time_that_were_not_measured_are_marked():
     trained = make_record("movement", bytes_model=8e7, seed=3)
     several = [make_record(seed=seed, bytes_mask_file=size, ms_per_question=ms)
                for seed, size, ms in ((0, 10**6, 2.0), (1, 2 * 10**6, 4.0))]
-    for records, said in (
+    for records, expected_cells in (
         ([old], ["not measured", "not measured"]), ([whole], ["90.26 MB", "4.0"]),
         ([trained], ["80.00 MB", "not measured"]), (several, ["1.50 MB", "3.0"]),
         ([*several, make_record(seed=2)], ["1.44 MB", "not measured"]),
     ):
-        assert table_rows(summary_markdown(records))[2][6:8] == said
+        assert table_rows(summary_markdown(records))[2][6:8] == expected_cells
     for wrong in (-1, "4", True, float("inf")):
         for field in ("bytes_model", "ms_per_question", "bytes_mask_file", "threads"):
             with pytest.raises(ValueError, match=field):
@@ -420,9 +420,9 @@ def test_rows_of_one_label_show_the_settings_that_differ():
         make_record(density=0.1, settings={"regulariser": 4000.0, "n_mask_snapshots": 2}),
         make_record("smp-s", density=0.1, settings={"regulariser": 5.0}),
     ]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
-    assert sorted(told[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
-    assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
+    assert sorted(shown[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
+    assert shown[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
 def test_teachers_have_separate_rows_but_their_seeds_do_not():
@@ -430,8 +430,8 @@ def test_teachers_have_separate_rows_but_their_seeds_do_not():
     names = [f"all-MiniLM-L6-v2{name}" for name in names] + ["bert-large_seed1_0b7711"]
     records = [make_record(teacher={"name": name, "em": None}, seed=seed)
                for seed, name in enumerate(names)]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
-    assert told == ["seeds 0, 1 (2 runs)", "seed 2, teacher all-MiniLM-L6-v2_squad_soup",
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
+    assert shown == ["seeds 0, 1 (2 runs)", "seed 2, teacher all-MiniLM-L6-v2_squad_soup",
                     "seed 3, teacher bert-large"]
 
 
@@ -444,8 +444,8 @@ def test_movement_s_and_movement_have_separate_rows():
 
 def test_a_variant_has_a_separate_row():
     records = [make_record(), make_record(variant="norm-kept"), make_record(variant="norm-kept")]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
-    assert told == ["seed 0", "seed 0 (2 runs), variant norm-kept"]
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
+    assert shown == ["seed 0", "seed 0 (2 runs), variant norm-kept"]
 
 
 def test_runs_of_uncommitted_code_have_a_separate_row():
@@ -510,8 +510,8 @@ def test_rows_are_sorted_by_settings_and_then_by_steps():
     runs = [(400.0, 12), (400.0, 30), (40_000.0, 9), (400_000.0, 5)]
     records = [make_record(settings={"regulariser": regulariser}, steps=steps)
                for regulariser, steps in runs]
-    told = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
-    assert told == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
+    shown = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
+    assert shown == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
                     for regulariser, steps in runs]
 
 

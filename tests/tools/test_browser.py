@@ -39,7 +39,7 @@ def test_chromium_is_found_by_name_or_by_variable(monkeypatch, tmp_path):
 
 
 def test_a_process_group_that_ignores_sigterm_is_killed():
-    """Its child holds the pipe open: reading to the end waits until both are gone."""
+    """Its child holds the pipe open, so reading to the end waits until both have ended."""
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' TERM; sh -c \"trap '' TERM; echo up; exec sleep 600\""],
         stdout=subprocess.PIPE, start_new_session=True, text=True,

@@ -21,7 +21,7 @@ def ran(source, *texts, **metadata):
 
 
 def story():
-    """A notebook of three parts: the method, the folded support code, the experiment."""
+    """Return a notebook of three parts: the method, the folded support code, the experiment."""
     return new.new_notebook(cells=[
         new.new_markdown_cell("# A title"),
         new.new_markdown_cell("## 1 The method"),
@@ -39,7 +39,7 @@ def story():
 
 
 def picture(side=300, seed=0):
-    """A PNG of random colours, base64."""
+    """Return a PNG of random colours, base64."""
     noise = random.Random(seed).randbytes(3 * side * side)
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), noise).save(buffer, "PNG")

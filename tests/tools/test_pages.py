@@ -19,7 +19,7 @@ new = nbformat.v4
 
 
 class Dangers(html.parser.HTMLParser):
-    """What a browser would load or run for a page; anchors and links are also collected."""
+    """Collector of the URLs and scripts, anchors and links of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -84,7 +84,7 @@ def test_a_page_loads_nothing_and_draws_every_formula(name):
     assert dangers(page) == []
     drawn = re.findall(r"<math.*?</math>", page, re.S)
     assert len(drawn) == formulas
-    for formula in drawn:  # a command that the converter does not know stays as it was typed
+    for formula in drawn:  # the converter leaves an unknown command unchanged
         assert "\\" not in "".join(ElementTree.fromstring(formula).itertext())
         assert "&lt;" not in formula.replace("<mo>&lt;</mo>", "")
     assert f"<title>{prose[0].splitlines()[0].lstrip('# ')}</title>" in page
