@@ -42,8 +42,7 @@ def window_of(shape: tuple, side: int | None = None, row: int = 0,
 def draw_panels(panels: dict[str, tuple], blocks: int = 128) -> tuple[Figure, str]:
     """Draw windows of masks, {title: (mask (out, in), window)}, and return (figure, explanation).
 
-    blocks: number along the shorter side; if weights are fewer, it draws single weights. Wide
-    matrices are stacked.
+    blocks: number along the shorter side, at most that of weights. Wide matrices are stacked.
     """
     ratio = max((rows.stop - rows.start) / (columns.stop - columns.start)
                 for _, (rows, columns) in panels.values())

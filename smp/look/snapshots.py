@@ -1,8 +1,8 @@
 """The snapshot file: the masks of a run at some of its steps, read and validated.
 
 For each step and matrix it contains the mask (see smp/model/mask_code.py), the kept weights of each
-row and column, a histogram of the scores, and the numbers of kept weights that the last snapshot
-and magnitude pruning also keep.
+row and column, and a histogram of the scores. It also contains the numbers of kept weights that the
+last snapshot and magnitude pruning also keep.
 """
 
 import json

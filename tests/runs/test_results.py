@@ -259,12 +259,12 @@ def test_size_and_time_that_were_not_measured_are_marked():
     trained = make_record("movement", bytes_model=8e7, seed=3)
     several = [make_record(seed=seed, bytes_mask_file=size, ms_per_question=ms)
                for seed, size, ms in ((0, 10**6, 2.0), (1, 2 * 10**6, 4.0))]
-    for records, expected_cells in (
+    for records, cells in (
         ([old], ["not measured", "not measured"]), ([whole], ["90.26 MB", "4.0"]),
         ([trained], ["80.00 MB", "not measured"]), (several, ["1.50 MB", "3.0"]),
         ([*several, make_record(seed=2)], ["1.44 MB", "not measured"]),
     ):
-        assert table_rows(summary_markdown(records))[2][6:8] == expected_cells
+        assert table_rows(summary_markdown(records))[2][6:8] == cells
     for wrong in (-1, "4", True, float("inf")):
         for field in ("bytes_model", "ms_per_question", "bytes_mask_file", "threads"):
             with pytest.raises(ValueError, match=field):
@@ -421,7 +421,8 @@ def test_rows_of_one_label_show_the_settings_that_differ():
         make_record("smp-s", density=0.1, settings={"regulariser": 5.0}),
     ]
     shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
-    assert sorted(shown[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
+    assert sorted(shown[:2]) == [
+        "seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
     assert shown[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
