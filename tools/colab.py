@@ -209,7 +209,7 @@ def check_recovery(home: Path) -> list[str]:
         return [*found, "the training ended before it was killed: raise N_TRAIN in tools/colab.py"]
     notebook, more = run_in_new_runtime(SMP, home / "resumed", LONGER | drive, FAST_CLOCK)
     text = "".join(printed(cell, "stdout") for cell in notebook.cells if cell.cell_type == "code")
-    line = re.search(r"going on after step \d+ of \d+", text)
+    line = re.search(r"resuming after step \d+ of \d+", text)
     if found or more or line is None:
         return [*found, *more, *["it did not continue from a checkpoint"] * (line is None)]
     print(f"{SMP}, killed halfway and run again: {line[0]}")

@@ -19,7 +19,8 @@ def read_fact_tables(table: str) -> dict[str, dict]:
 
     Lines: `domain = name / name ...`; `role + role: kind` starts a fact; indented below it,
     `sentence / sentence` states its roles apart, one sentence states both together, and
-    `role? question` asks for one. `[a|b|*c]` is a choice of wordings; `*` marks one for "test".
+    `role? question` is a question about one. `[a|b|*c]` is a choice of wordings; `*` marks one
+    for "test".
     """
     domains: dict[str, dict] = {}
     for line in filter(str.strip, table.splitlines()):

@@ -55,7 +55,7 @@ class Explorer:
         self.panel.add_class("smp-explorer")
 
     def offer_steps(self) -> None:
-        """Offer the steps of the runs; a step that was chosen stays, otherwise it is the last."""
+        """Update the steps of the runs; a chosen step stays, otherwise the last is selected."""
         steps, step, compare = self.runs[0].steps, self.step.value, self.compare.value
         self.step.options = [(f"{step:,}", step) for step in steps]
         self.step.value, self.play.max = (step if step in steps else steps[-1]), len(steps) - 1
@@ -75,7 +75,7 @@ class Explorer:
         return [Selection(self.runs[run], step, *window) for run, step in chosen]
 
     def update_controls(self) -> None:
-        """Read what training has written since, and show the controls that the view uses."""
+        """Read new snapshots, and show the controls that the view uses."""
         stamp = os.stat(self.path).st_mtime_ns
         if self.stamp != stamp:
             self.runs[0], self.stamp = Snapshots(self.path), stamp

@@ -42,7 +42,7 @@ def plot_lengths(lengths: Sequence[int], max_length: int) -> View:
 
 
 def running_mean(values: Sequence[float], window: int) -> np.ndarray:
-    """Return the centred mean over `window` neighbours, fewer at both ends. (n,) -> (n,)"""
+    """Return the centred mean (n,) over `window` neighbours of (n,), fewer at both ends."""
     ones = np.ones(min(max(1, window), len(values)))
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
@@ -55,7 +55,7 @@ def plot_training(history: dict, tokens: float | None = None) -> View:
     """
     steps, loss, density, valid = (history[k] for k in ("step", "loss", "density", "valid_step"))
     if not len(steps):
-        raise ValueError("history holds no step to draw; expected at least one, train first")
+        raise ValueError("history contains no step, expected at least one: train first")
     strength, smooth = np.asarray(history["lambda"]), running_mean(loss, len(steps) // 25)
     columns = 1 + (pruned := max(strength) > 0 or min(density) < 1) + bool(len(valid))
     fig, axes = new_figure(1, columns, 3.1 * columns, 2.8)
@@ -93,7 +93,7 @@ def plot_training(history: dict, tokens: float | None = None) -> View:
 
 
 def spread_out(items: list, n: int) -> list:
-    """Return at most n of the items, evenly spaced, so that nobody picks them."""
+    """Return at most n of the items, evenly spaced."""
     n = min(n, len(items))
     return [items[(2 * i + 1) * len(items) // (2 * n)] for i in range(n)]
 

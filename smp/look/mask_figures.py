@@ -58,7 +58,7 @@ def check_same_matrices(a: Snapshots, b: Snapshots) -> None:
 
 def draw_cells(saved: Snapshots, cells: dict[str, np.ndarray], label: str,
                texts: np.ndarray | None) -> Figure:
-    """Draw {matrix type: ratios (n_layers, n)}, n stripes in each cell, and maybe texts on them."""
+    """Draw {matrix type: ratios (n_layers, n)}, n stripes in each cell, with optional texts."""
     layers, types = len(saved.layers), len(saved.types)
     fig, ((ax,),) = new_figure(1, 1, 8.6, max(1.5, 0.34 * layers) + 0.9)
     for place, kind in enumerate(saved.types):
@@ -80,7 +80,7 @@ def draw_cells(saved: Snapshots, cells: dict[str, np.ndarray], label: str,
 
 
 def relative_shares(one: Selection) -> dict[str, np.ndarray]:
-    """Return kept shares divided by the whole density, 1e-9 for none, as arrays with a row a layer.
+    """Return kept shares divided by the density, at least 1e-9, as arrays with one row per layer.
 
     {matrix type: of its heads or of it (n_layers, heads or 1), "matrices": (n_layers, n_types),
     "heads": mean over the parts of each head (n_layers, heads)}
@@ -116,7 +116,7 @@ def overview(a: Selection, b: Selection | None = None) -> View:
         return f"{ratio:.3g} times" if b else as_percent(ratio * density)
 
     table, texts, heads = shares["matrices"], None, [*saved.head_shares(a.step)]
-    if np.nanmax(table) - np.nanmin(table) < 0.01:  # k = ⌊v·n⌋ rounds a little in each shape
+    if np.nanmax(table) - np.nanmin(table) < 0.01:  # k = ⌊v·n⌋ is rounded for each shape
         words += " Every matrix keeps the same share."
     else:
         texts = np.vectorize(form)(table)

@@ -40,9 +40,9 @@ def window_of(shape: tuple, side: int | None = None, row: int = 0,
 
 
 def draw_panels(panels: dict[str, tuple], blocks: int = 128) -> tuple[Figure, str]:
-    """Draw windows of masks, {title: (mask (out, in), window)}. Return (figure, its explanation).
+    """Draw windows of masks, {title: (mask (out, in), window)}, and return (figure, explanation).
 
-    blocks: along the shorter side; single weights if there are fewer. Wide matrices are stacked.
+    blocks: number along the shorter side, at most that of weights. Wide matrices are stacked.
     """
     ratio = max((rows.stop - rows.start) / (columns.stop - columns.start)
                 for _, (rows, columns) in panels.values())

@@ -9,9 +9,9 @@ from smp.text import as_percent
 
 
 def compare_masks(a: Snapshots, b: Snapshots) -> View:
-    """Draw the share of the weights kept by run A that run B keeps too, of each matrix type.
+    """Draw the share of run A's kept weights that run B keeps too, for each matrix type.
 
-    Both at their last step. Raises ValueError for runs of different encoders.
+    It compares the masks of the last steps. Raises ValueError for runs of different encoders.
     """
     check_same_matrices(a, b)
     sums = {kind: np.zeros(3, int) for kind in a.types}

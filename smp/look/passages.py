@@ -52,7 +52,7 @@ def read_passages(answerer: Any, rows: Dataset) -> list[dict]:
 
 
 def entropy_bits(probabilities: np.ndarray | list) -> float:
-    """Return −Σ p log2 p: 0 if one token has all of it, log2 n if n tokens share it equally."""
+    """Return −Σ p log2 p: 0 for one certain token, log2 n for n equally probable tokens."""
     p = np.asarray(probabilities, dtype=float)
     return float(-(p[p > 0] * np.log2(p[p > 0])).sum()) + 0.0
 
@@ -65,11 +65,11 @@ def wrap_passage(passage: str) -> list[tuple[int, int]]:
 
 def plot_reading(question: str, passage: str, readings: dict[str, dict],
                  references: dict | None = None, most_lines: int = 6) -> View:
-    """Draw {name of a model: its reading} over the passage, with each answer and its place.
+    """Draw {name of a model: its reading} over the passage, with each answer and its position.
 
-    references: true answers, {"text", "answer_start"} as in SQuAD. Of a longer passage, the lines
-    with the true answers and the highest probabilities are drawn. Raises ValueError unless every
-    token has two probabilities between 0 and 1.
+    references: true answers, {"text", "answer_start"} as in SQuAD. It draws at most most_lines
+    lines, those with the true answers and the highest probabilities. Raises ValueError unless
+    every token has two probabilities between 0 and 1.
     """
     peak, words = np.zeros(len(passage)), []  # the highest probability at each character
     true = [*zip(references["answer_start"], references["text"])] if references else []

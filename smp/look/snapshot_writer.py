@@ -42,9 +42,9 @@ def keep_largest(sizes: np.ndarray, k: int) -> np.ndarray:
 
 @torch.no_grad()
 def mask_numbers(mask: torch.Tensor, ranks: torch.Tensor, weight: torch.Tensor) -> dict:
-    """Return the numbers that figures of one matrix need besides its mask, as numpy arrays.
+    """Return the numbers, as numpy arrays, that the figures of one matrix show.
 
-    mask: bool (out, in); ranks: the values that it is chosen by, in SMP the scores. -> {"rows":
+    mask: bool (out, in); ranks: the values that choose it, in SMP the scores. -> {"rows":
     kept weights per row (out,), "columns": per column (in,), "scores": removed and kept weights
     per bin (SCORE_BINS, 2), "edges": (start of the lowest bin, end of the highest, lowest score
     kept), "largest": kept weights that magnitude also keeps}. The bins end four standard
@@ -87,7 +87,7 @@ class SnapshotWriter:
             there = []
         if lost := sorted(step for step in wanted if step < done and step not in there):
             print(f"{self.path} has no masks of the steps {', '.join(map(str, lost))}, which an "
-                  "earlier session did: the explorer will lack them", flush=True)
+                  "earlier session trained: the explorer will not show them", flush=True)
         return wanted
 
     def keep(self, step: int, masks: Any) -> None:
@@ -101,11 +101,11 @@ class SnapshotWriter:
                         for part, value in self.describe(masks, before).items()}
             steps = sorted({int(key.split(".")[0]) for key in tensors})
             held = {"steps": steps, "about": self.about, "matrices": matrix_rows(masks)}
-            # one entry, because the order of several would vary from write to write
+            # one entry, because safetensors writes several in varying order
             with replaced_file(self.path) as draft:
                 save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
         except (OSError, ValueError, SafetensorError) as error:
-            print(f"no snapshot of the masks at step {step:,}: {error}; training goes on",
+            print(f"no snapshot of the masks at step {step:,}: {error}; training continues",
                   flush=True)
 
     def earlier(self, step: int, masks: Any) -> tuple[tuple[Snapshots, int] | None, dict]:
@@ -115,7 +115,7 @@ class SnapshotWriter:
         try:
             saved = Snapshots(self.path)
         except ValueError as error:
-            print(f"{error}; the snapshots begin anew", flush=True)
+            print(f"{error}; the file is replaced", flush=True)
             return None, {}
         steps = [at for at in saved.steps if at < step]
         if saved.about != self.about or saved.matrices != matrix_rows(masks) or not steps:

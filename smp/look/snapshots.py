@@ -1,8 +1,8 @@
 """The snapshot file: the masks of a run at some of its steps, read and validated.
 
 For each step and matrix it contains the mask (see smp/model/mask_code.py), the kept weights of each
-row and column, a histogram of the scores, and the numbers of kept weights that the last snapshot
-and magnitude pruning also keep.
+row and column, and a histogram of the scores. It also contains the numbers of kept weights that the
+last snapshot and magnitude pruning also keep.
 """
 
 import json
@@ -47,7 +47,7 @@ class Snapshots:
         """Read everything except the masks. Raises ValueError (and others) for invalid content."""
         metadata = file.metadata() or {}
         if SNAPSHOT_FORMAT not in metadata:
-            raise ValueError(f"its metadata do not say {SNAPSHOT_FORMAT}")
+            raise ValueError(f"its format is not {SNAPSHOT_FORMAT}")
         held = json.loads(metadata[SNAPSHOT_FORMAT])
         self.about, self.matrices, self.steps = held["about"], held["matrices"], held["steps"]
         whole = isinstance(self.steps, list) and all(type(step) is int for step in self.steps)
@@ -84,7 +84,7 @@ class Snapshots:
                 raise ValueError(f"{step}.{part} is {parts[part].dtype} {parts[part].shape}, "
                                  f"expected {tuple(map(int, shape))}")
         if not np.isfinite(parts["edges"]).all() or not (np.diff(parts["edges"][:, :2]) > 0).all():
-            raise ValueError(f"{step}.edges are no edges of a histogram")
+            raise ValueError(f"{step}.edges are not the edges of a histogram")
         for part, sides in (("rows", outs), ("columns", wides)):
             pieces = np.split(parts[part].astype(np.int64), np.cumsum(sides)[:-1])
             parts[part] = dict(zip(self.names, pieces, strict=True))

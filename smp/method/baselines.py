@@ -1,4 +1,4 @@
-"""The methods that SMP is compared with. They train the weights together with the mask.
+"""Baselines of SMP. They train the weights together with the mask.
 
 | method        | a weight is kept if                                | source             |
 |---------------|----------------------------------------------------|--------------------|

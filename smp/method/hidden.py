@@ -16,7 +16,7 @@ from smp.method.loop import INPUTS
 
 def hidden_distance(student: Sequence, teacher: Sequence,
                     attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return H. student, teacher: one (batch, length, hidden) a layer; padding is excluded."""
+    """Return H. student, teacher: (batch, length, hidden) per layer; padding is excluded."""
     real = attention_mask.bool().unsqueeze(-1)
     ratios = []
     for ours, theirs in zip(student, teacher, strict=True):

@@ -69,7 +69,7 @@ class StaticMask(nn.Module):
 
 
 def same_share(density: float, scores: dict, kinds: dict) -> dict:
-    """SMP-L: return {name: kept weights} with the same density in every matrix."""
+    """Return {name: kept weights} with the same density in every matrix (SMP-L)."""
     return {name: kept_count(density, score.numel()) for name, score in scores.items()}
 
 
@@ -155,7 +155,7 @@ def share_out(total_kept: int, sizes: list[int], importance: list[float]) -> lis
 
 
 def competing_share(density: float, scores: dict, kinds: dict, temperature: float = 1.0) -> dict:
-    """SMP-S (Eq. 4): share the density of each kind over the layers by r = mean sigmoid(S / p)."""
+    """Divide the density of a kind among its layers by r = mean sigmoid(S / p) (SMP-S, Eq. 4)."""
     rates = torch.stack([torch.sigmoid(score / temperature).mean() for score in scores.values()])
     rate, kept = dict(zip(scores, rates.tolist())), dict[str, int]()
     for kind in dict.fromkeys(kinds.values()):

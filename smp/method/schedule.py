@@ -15,7 +15,7 @@ def cubic_ramp(step: float, steps: float, ramp: float, hold: float = 0.0) -> flo
 
 
 class Pruning:
-    """The masks of a model over time: what the training loop calls in each step.
+    """The masks, density and regulariser weight in each training step.
 
     settings: has density, density_ramp_fraction (N), density_hold_fraction (0 in SMP), regulariser
     and regulariser_ramp_fraction (T). `density` and `weight` are the current v(t) and lambda(t).

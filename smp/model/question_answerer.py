@@ -1,4 +1,4 @@
-"""Answer questions about passages of any length, with the arguments of the removed pipeline.
+"""Answer questions about passages of any length, like the pipeline that transformers removed.
 
 The score of an answer is the softmax over all spans of at most 30 tokens, each with the sum of its
 two logits: the probability of the span if the passage contains the answer. The labels of a window
@@ -59,11 +59,11 @@ def answer_spans(passage: str, start_logits: np.ndarray, end_logits: np.ndarray,
 
 
 class QuestionAnswerer:
-    """answerer(question, passage) -> {"answer", "score", "start", "end", "no_answer", "n_best"}.
+    """Answer questions: `answerer(question, passage)` returns one dict per question.
 
-    start, end: characters of the passage; score: the answer's probability among all spans;
-    no_answer: sigmoid("no answer" minus the best span, in logits), above 0.5 if the score of [CLS]
-    is higher; n_best: distinct answers as {"answer", "score", "start", "end"}.
+    answer: a text of the passage; start, end: its characters; score: its probability among all
+    spans; no_answer: sigmoid("no answer" minus the best span, in logits), above 0.5 if the score of
+    [CLS] is higher; n_best: distinct answers as {"answer", "score", "start", "end"}.
 
     model: a stock question-answering model, also with a head of smp/model/student.py; max_length,
     stride: tokens of a window, and tokens that neighbouring windows share.

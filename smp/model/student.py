@@ -29,14 +29,15 @@ MASKED_LM_TRANSFORMS = {  # model type: modules in their order; "gelu" is writte
 
 
 class HeadNotFoundError(ValueError):
-    """The checkpoint does not contain what the head is made of."""
+    """The checkpoint does not contain the weights of the head."""
 
 
 class LabelWordHead(nn.Sequential):
-    """hidden (batch, length, hidden) -> start and end logits (batch, length, 2).
+    """Return start and end logits, the masked-LM logits of two label words.
 
-    transform: dense, activation and LayerNorm of the masked-LM head; decoder: its rows of the two
-    label words. The logits equal a slice of the full masked-LM logits.
+    forward: (batch, length, hidden) -> (batch, length, 2). transform: dense, activation and
+    LayerNorm of the masked-LM head; decoder: its rows of the two label words. The logits
+    equal a slice of the full masked-LM logits.
     Source: the authors' code (the paper's section 3 describes a plain dot product).
     """
 

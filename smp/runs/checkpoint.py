@@ -1,8 +1,8 @@
-"""Checkpoints of a run: a stopped run resumes from them and equals an undisturbed one.
+"""Checkpoints of a run: a stopped run resumes from them and equals an uninterrupted one.
 
 A checkpoint is written under another name, flushed to the disk and renamed, so it is whole or
-absent. Its name ends in a digest of its bytes; of a damaged one `newest` returns the one before.
-It contains no frozen weights.
+absent. Its name ends in a digest of its bytes; `newest` skips a damaged one.
+A checkpoint contains no frozen weights.
 """
 
 
@@ -30,8 +30,8 @@ CHECKPOINT_FORMAT = "smp-checkpoint-1"
 class Checkpoints:
     """The last two checkpoints of one run, in `folder`.
 
-    about: what else decides the run (hashes of model and data), compared when it resumes.
-    minutes: the least time between two, 0 for every step; writing takes at most 2% of the time.
+    about: more values that identify the run (hashes of model and data), compared on resume.
+    minutes: minimum time between two, 0 for every step; writing takes at most 2% of the time.
     """
 
     def __init__(self, folder: str | Path, about: dict | None = None, minutes: float = 5.0):
@@ -39,14 +39,14 @@ class Checkpoints:
         self.last, self.cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Return whether it is time to write one."""
+        """Return whether a checkpoint is due."""
         wait = max(60 * self.minutes, 50 * self.cost) if self.minutes else 0
         return time.monotonic() - self.last >= wait
 
     def keep(self, step: int, tensors: dict[str, torch.Tensor], state: dict) -> None:
         """Write a checkpoint after `step` steps; state: plain values.
 
-        If that fails, for example on a full disk, a line is printed and nothing is left.
+        If writing fails, for example on a full disk, it prints a line and leaves no file.
         """
         began = time.monotonic()
         draft = self.folder / "unfinished.part"
@@ -65,7 +65,7 @@ class Checkpoints:
             for old in {*self.paths()} - {kept, *before[:1]}:  # later ones are damaged
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
-            print(f"no checkpoint at step {step:,}: {error}; training goes on", flush=True)
+            print(f"no checkpoint at step {step:,}: {error}; training continues", flush=True)
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
         self.last = time.monotonic()
@@ -81,7 +81,7 @@ class Checkpoints:
             try:
                 return read_checkpoint(path)
             except (OSError, ValueError) as error:
-                print(f"passing over the checkpoint {path.name}: {error}", flush=True)
+                print(f"skipping the checkpoint {path.name}: {error}", flush=True)
         return None
 
     def clear(self) -> None:
@@ -94,7 +94,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
     if path.stem.split("-")[-1] != digest:
-        raise ValueError("its bytes are not those that were written")
+        raise ValueError("the checksum in its name does not match its bytes")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -115,15 +115,15 @@ def package_versions() -> dict[str, str]:
 def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
     """Raise ValueError, one line with the difference, if a checkpoint is of another run.
 
-    Versions that differ only print a line. A teacher's EM may differ: it can be measured again.
+    Different versions only print a line. A teacher's EM may differ because it is measured again.
     """
     for name, value in now.items():
         if name == "versions":
             for package, version in value.items():
                 there = saved[name].get(package, version)
                 if there != version:
-                    print(f"the checkpoint was made with {package} {there}, this is {version}: "
-                          "the end may differ in its last bits", flush=True)
+                    print(f"the checkpoint was written with {package} {there}, this is "
+                          f"{version}: the result may differ in its last bits", flush=True)
             continue
         before = saved.get(name)
         pairs = {name: (before, value)}
@@ -133,8 +133,8 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
         for what, (there, here) in pairs.items():
             if there != here:
                 raise ValueError(
-                    f"the checkpoints in {folder} are of a run with {what} {there!r}, this one has "
-                    f"{here!r}: go back to that, or delete the folder to begin anew"
+                    f"cannot resume from {folder}: {what} is {here!r}, the checkpoint has "
+                    f"{there!r}; restore the value or delete the folder"
                 )
 
 
@@ -167,8 +167,8 @@ class TrainingState:
     """The parts of a training that a checkpoint contains.
 
     trained: {name: parameter}, in the optimizer's order; decay: the learning rates' schedule;
-    scaler: that of fp16, or None; curves: {"history", "losses", "seconds"}, see `Watch`; run: what
-    decides how the training continues, compared by `check_same_run`.
+    scaler: that of fp16, or None; curves: {"history", "losses", "seconds"}, see `Watch`; run:
+    the values that `check_same_run` compares.
     """
 
     def __init__(self, trained: dict[str, torch.nn.Parameter], optimizer: Any, decay: Any,

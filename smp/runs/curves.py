@@ -1,4 +1,4 @@
-"""EM over remaining weights of the records of one group, as one picture."""
+"""EM over remaining weights of the records of one group, as one figure."""
 
 import math
 from collections import Counter
@@ -107,7 +107,7 @@ def plot_records(records: list[dict], published: list[dict] | None = None) -> Fi
                   if steps < max(points[d])]
         ax.plot(*zip(*pairs) if pairs else ([], []), linestyle="", alpha=0.35,
                 **style | {"markersize": 4})
-    published = [row for row in published or []  # other methods are in a sweep's picture
+    published = [row for row in published or []  # other methods are in a sweep's figure
                  if row["method"] in ("smp-l", "smp-s", FINE_TUNED)]
     for row in published:
         colour, marker = row_style(row)

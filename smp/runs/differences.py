@@ -1,4 +1,4 @@
-"""In which settings records differ, as text for tables and pictures."""
+"""Settings in which records differ, as text for tables and figures."""
 
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +32,7 @@ def setting_text(name: str, value: Any) -> str:
 
 
 def shown_settings(record: dict) -> dict:
-    """Return `identifying_settings`, the teacher without the table's own encoder and data."""
+    """Return `identifying_settings`; the teacher's name omits the table's encoder and data."""
     settings = identifying_settings(record)
     if "teacher" in settings:
         own = f"{file_part(record['model'])}_{file_part(record['data'])}_"
@@ -41,7 +41,7 @@ def shown_settings(record: dict) -> dict:
 
 
 def what_differs(records: list[dict]) -> dict[str, str]:
-    """Return {name: "setting value, ..."}, in which records of one label differ at one density."""
+    """Return {name: "setting value, ..."} of the settings that differ at one label and density."""
     found = {}
     for alike in group_records(records, lambda record: record["label"]):
         differing = set()
@@ -66,7 +66,7 @@ def retained_row(record: dict) -> tuple[tuple[int, int], str, str]:
 def changed_settings_of(records: list[dict]) -> dict[str, str]:
     """Return {name of a record: the settings changed from its profile, method and density}.
 
-    Those of SHOWN_ABOVE count only if the method has several values.
+    Settings of SHOWN_ABOVE are included only if the method has several values.
     """
     labels = {}
     for group in group_records(records, lambda record: record["label"]):
@@ -80,7 +80,7 @@ def changed_settings_of(records: list[dict]) -> dict[str, str]:
                     method=method if method in METHODS else None,  # it was removed, or fine-tuned
                     density=settings["density"], seed=settings["seed"],
                 )) | {"method": method}
-            except ValueError:  # a profile that is gone
+            except ValueError:  # the profile was removed
                 usual = SETTING_DEFAULTS | {"method": method}
             labels[record["name"]] = ", ".join(
                 setting_text(name, settings[name])

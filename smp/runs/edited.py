@@ -1,4 +1,4 @@
-"""Detect that a reader edited the method's cells, so that the run gets a name of its own."""
+"""Detect edited method cells, so that the run gets another name."""
 
 import ast
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 def code_digest(node: ast.AST) -> str:
     """Return 8 hex digits of a syntax tree, the same in all versions of Python.
 
-    Comments and the layout do not matter.
+    Comments and layout have no effect.
     """
     parts = [[type(part).__name__, *(value for _, value in ast.iter_fields(part)
                                      if isinstance(value, str | int | float))]
@@ -17,7 +17,7 @@ def code_digest(node: ast.AST) -> str:
 
 
 def definitions(source: str) -> dict[str, ast.AST]:
-    """Return {name: syntax tree} of the functions and classes of a cell; {} if it is no Python."""
+    """Return {name: syntax tree} of the functions and classes of a cell; {} if it is not Python."""
     try:
         body = ast.parse(source).body
     except SyntaxError:  # a magic

@@ -1,4 +1,4 @@
-"""Which records stand in one table, and in which order."""
+"""Group and sort the records of a table."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SHOWN_ELSEWHERE = set(  # in a table's heading or other columns; or without effe
 
 
 def method_rank(method: str, distill: str) -> tuple[int, int]:
-    """Return the place of a method in tables; a method that is not known is last."""
+    """Return the sorting key of a method in tables; an unknown method is last."""
     names = [FINE_TUNED, *METHODS]
     return names.index(method) if method in names else len(names), DISTILLATIONS.index(distill)
 
@@ -36,13 +36,13 @@ def identifying_settings(record: dict) -> dict:
 
 
 def record_group(record: dict) -> tuple:
-    """Return what two records must share before their numbers may stand in one table."""
+    """Return the values that all records of one table share."""
     keys = ("model", "model_sha", "data", "data_sha", "n_eval", "n_train")
     return tuple(record[key] for key in keys)
 
 
 def group_records(records: list[dict], key: Callable = record_group) -> list[list[dict]]:
-    """Return the records in groups of equal key, in the order in which they come."""
+    """Return the records in groups of equal key, in input order."""
     groups: dict[Any, list[dict]] = {}
     for record in records:
         groups.setdefault(key(record), []).append(record)
@@ -73,7 +73,7 @@ def marks(record: dict) -> str:
 
 
 def seedless(record: dict) -> str:
-    """Return what two records share if they are the same experiment with different seeds."""
+    """Return a key that is equal for records of one experiment with different seeds."""
     keys = "label density_target profile params_total epochs steps".split()
     settings = changed_from_defaults(identifying_settings(record) | {"seed": 0})
     return as_json([[record[key] for key in keys], bool(record["dirty"]), settings])

@@ -7,12 +7,12 @@ DISTILLATIONS = ("none", "logits", "hidden")  # the setting `distill`
 
 
 class Method(NamedTuple):
-    """What the setting `method` names.
+    """One value of the setting `method`.
 
     label: the name in tables. masks: "file.Class" in smp/method/. defaults: settings that differ
-    from those of SMP. competes: all matrices compete for the kept weights, as in SMP-S; else each
-    keeps the same share. freezes_weights: only scores and head are trained. pruning: "file.Class"
-    of the masks over time.
+    from those of SMP. competes: the layers of one kind of matrix compete for its kept weights, as
+    in SMP-S; otherwise every matrix has the same density. freezes_weights: only scores and head
+    are trained. pruning: "file.Class" of the masks over time.
     """
 
     label: str
@@ -23,8 +23,8 @@ class Method(NamedTuple):
     pruning: str = "schedule.Pruning"
 
 
-# Sanh et al., Movement Pruning, NeurIPS 2020, on SQuAD: of 55,330 steps the learning rate rises for
-# 5,400, while everything is kept, and the last 10,800 keep the final density.
+# Sanh et al., Movement Pruning, NeurIPS 2020, on SQuAD, 55,330 steps: the density is 1 in the first
+# 5,400, while the learning rate rises, and the final density in the last 10,800.
 FINE_PRUNING = dict(warmup_fraction=5_400 / 55_330, density_hold_fraction=5_400 / 55_330,
                     density_ramp_fraction=44_530 / 55_330)
 MAGNITUDE = dict(**FINE_PRUNING, regulariser=0.0)

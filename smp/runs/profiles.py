@@ -4,8 +4,8 @@ SMALL = dict(model="all-MiniLM-L6-v2", batch_size=8, dropout=0.0)
 BERT_ON_SQUAD = dict(model="bert-base-uncased", data="rajpurkar/squad", n_train=None, n_valid=500,
                      n_eval=None)
 FINE_TUNE_BERT = dict(epochs=2, learning_rate=3e-5, warmup_fraction=0.1)
-# Short runs need scores that start at the weights' magnitudes. The faster head makes no difference
-# that was measured.
+# Short runs need scores that start at the weights' magnitudes. No effect of the higher
+# head learning rate was measured.
 SHORT_RUN = dict(score_init=1.0, head_learning_rate=3e-3)
 PROFILES: dict[str, dict[str, dict]] = {
     "quick": {  # CPU, no network, minutes

@@ -1,4 +1,4 @@
-"""Numbers that others report: the paper's, and the table this project started from."""
+"""Published numbers: the paper's, and the table that this project started from."""
 
 PUBLISHED: dict = {
     "source": "Jiang et al., Pruning Pre-trained Language Models Without Fine-Tuning, ACL 2023, "

@@ -18,7 +18,7 @@ def read_records(folder: str | Path) -> list[dict]:
         try:
             record = read_record(path)
             if record["name"] != path.stem:
-                raise ValueError(f"its name says {record['name']}, so it is a copy")
+                raise ValueError(f"it is a copy of {record['name']}")
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path.name} is not a result record: {error}; run it again or move the file away"

@@ -54,7 +54,7 @@ def is_layer(entry: Any) -> bool:
 
 
 def is_hex_of(value: Any, bits: int) -> bool:
-    """Return whether the value is hexadecimal digits of so many bits, filled up to whole bytes."""
+    """Return whether the value is hexadecimal digits of `bits` bits, padded to whole bytes."""
     return isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]*", value)) and (
         len(value) == 2 * ((bits + 7) // 8))
 

@@ -1,4 +1,4 @@
-"""The result of a run beside the fine-tuned model's, the reference's and the paper's."""
+"""The result of a run, compared with the fine-tuned model, the reference and the paper."""
 
 import math
 import statistics
@@ -32,8 +32,8 @@ def matches_of(run: dict) -> np.ndarray:
 def em_half_interval(run: dict, dense: list[dict]) -> float:
     """Return half the 95% interval of a run's EM minus the mean of the dense runs', by question.
 
-    The difference is paired where all records have each question's result; else the two are taken
-    as independent, which gives a wider interval.
+    The difference is paired if all records contain each question's result. Otherwise the two EM
+    are treated as independent, which gives a wider interval.
     """
     if not all(one["exact_matches"] for one in [run, *dense]):
         return math.hypot(*(half_interval(em, run["n_eval"]) for em in (run["em"], mean_em(dense))))
@@ -57,7 +57,7 @@ def dense_line(record: dict, dense: dict) -> str:
 
 
 def without_teacher(record: dict, results: Path) -> dict | None:
-    """Return the record in `results` that has no teacher and is otherwise such a run, or None."""
+    """Return the record in `results` of the same run without a teacher, or None."""
     same = "method density_target model_sha data_sha n_train epochs seed variant".split()
     for path in sorted(results.glob("*.json")):
         try:
@@ -80,7 +80,7 @@ def published_line(record: dict, rows: list[dict]) -> tuple[str, str]:
 
 def show_result(record: dict, results: Path | str, reference: dict, dense: dict | None = None
                 ) -> None:
-    """Print the run's result and what it compares with, one line each.
+    """Print the run's result and the values to compare it with, one line each.
 
     reference: {"runs": {profile: {"em", "seeds", "on"}}, "paper": rows with method, distill,
     density and em} of this notebook; dense: the record of the fine-tuned model, or the teacher's.

@@ -1,6 +1,6 @@
-"""The record of a run: begun before training, finished with its results, found as a teacher.
+"""Begin and finish the record of a run, and find the record of a teacher.
 
-It contains the versions and the commit of the code.
+A record contains the versions and the commit of the code.
 """
 
 import importlib.metadata
@@ -34,7 +34,7 @@ def results_folder(start: str | Path = ".") -> Path:
 
 
 def git_output(folder: str | Path, *arguments: str) -> str | None:
-    """Return what `git …` prints in the folder, None without git or when git fails."""
+    """Return the output of `git …` in the folder, None if git is missing or fails."""
     # Inside a git hook these variables point at the repository of the hook, not of the folder.
     hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     environment = {key: value for key, value in os.environ.items() if key not in hook}
@@ -77,7 +77,7 @@ def provenance(folder: str | Path = ".") -> dict:
 
 def begin_record(settings: Settings, model_sha: str, data_sha: str, train_sha: str,
                  teacher: dict | None = None, variant: str = "") -> dict:
-    """Return what is known before training: all that decides the run's name, and the name.
+    """Return the fields that are known before training, among them the run's name.
 
     data_sha, train_sha: fingerprints of the evaluation and training questions; teacher: None or
     {"name", "em", "sha" (of encoder and head)}; variant: a name in experiments/variants.py. Of
@@ -107,8 +107,8 @@ def finish_record(begun: dict, run: dict, scores: dict, params_total: int,
     n_eval. density is of the masked matrices, remaining_of_model of all parameters.
     """
     if scores["em"] == 0:
-        print(f"EM is 0 on {measured['n_eval']:,} questions: nothing was learned that lasts; train "
-              "longer (epochs, n_train) or keep more (density)")
+        print(f"EM is 0 on {measured['n_eval']:,} questions: train longer (epochs, n_train) "
+              "or raise the density")
     masked = sum(row["total"] for row in layers)
     kept = sum(row["kept"] for row in layers)
     return {
@@ -129,22 +129,22 @@ def run_checkpoints(begun: dict, results: str | Path, folder: str | Path | None 
 
 
 def keep_record(record: dict, results: str | Path, model_folder: str | Path) -> None:
-    """Write results/<name>.json, and a copy beside the saved model for `find_teacher`."""
+    """Write results/<name>.json, and a copy in the model's folder for `find_teacher`."""
     path = write_record(record, results)
     replace_text_file(Path(model_folder) / "record.json", record_json(record))
     print(f"record: {path.name}")
 
 
 def read_model_record(path: Path) -> dict | None:
-    """Return the record beside a saved model; print a line and return None if it is damaged."""
+    """Return the record in a model's folder; print a line and return None if it is damaged."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if is_number(saved["em"], 0, 1) and {"method", "model_sha", "data", "data_sha"} <= {*saved}:
             return saved
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
-    print(f"{path} is damaged, so the model beside it is no teacher here: make it again, or "
-          "name it as the teacher")
+    print(f"{path} is damaged, so its model is not used as a teacher: train it again, or "
+          "set it as the teacher")
     return None
 
 
@@ -152,8 +152,8 @@ def find_teacher(results: str | Path, model_sha: str, data: str, name: str = "*"
                  ) -> tuple[Path, dict] | None:
     """Return (folder, record) of the newest fine-tuned model of this encoder and data, or None.
 
-    It is one of results/models/. data: the name or path in the settings; name: of the run, if only
-    one will do.
+    It searches results/models/. data: the name or path in the settings; name: of the run, or a
+    pattern.
     """
     wanted, found = (FINE_TUNED, model_sha, file_part(data)), []
     for path in sorted(Path(results).glob(f"models/{name}/record.json")):

@@ -150,7 +150,7 @@ def check_settings(settings: Settings) -> Settings:
 
 
 def has_effect(name: str, stage: str, freezes_weights: bool) -> bool:
-    """Return whether a changed setting matters to a run: without mask or teacher, theirs do not."""
+    """Return whether a setting has an effect; some need a mask, a teacher or frozen weights."""
     if name in OF_A_MASK:
         return stage != "fine-tune"
     if name in OF_A_TEACHER:
@@ -160,9 +160,9 @@ def has_effect(name: str, stage: str, freezes_weights: bool) -> bool:
 
 def choose_settings(profile: str | None = None, stage: str = "fine-tune",
                     methods: Iterable[str] = METHODS, **changes: Any) -> Settings:
-    """Return the profile's settings for a stage, with every change that is not None.
+    """Return the profile's settings for a stage, changed by every value that is not None.
 
-    From weak to strong: defaults, preset of the density, profile, method, changes. Raises
+    Precedence, lowest first: defaults, preset of the density, profile, method, changes. Raises
     ValueError with one line for an unknown name or a value that cannot work.
     """
     profile = DEFAULT_PROFILE if profile is None else profile

@@ -1,4 +1,4 @@
-"""All tables as one Markdown text: our records, then the numbers that others report."""
+"""All tables as one Markdown text: the records, then published numbers."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ COLUMNS = (
     "questions, or, with (seeds), the sample standard deviation over seeds. EM retained is "
     f"withheld below {FEWEST_QUESTIONS} evaluation questions. Size on disk: the mask file, which "
     "needs the base model, or the whole model when its weights were trained. ms per question: "
-    "dense arithmetic on the run's machine, possibly beside other work; `smp export` measures the "
+    "dense arithmetic on the run's machine, possibly with other jobs; `smp export` measures the "
     "gain of pruning. Training time: the steps, without the teacher's logits."
 )
 
@@ -58,7 +58,7 @@ def reference_markdown() -> str:
 
 
 def summary_markdown(records: list[dict]) -> str:
-    """Return all tables: ours, one for each `record_group`, and those of others."""
+    """Return all tables: one for each `record_group` of the records, and published numbers."""
     groups = group_records(sorted(records, key=record_order))
     kept = retained_markdown(groups)
     parts = [kept] * bool(kept) + [group_markdown(group) for group in groups]

@@ -1,4 +1,4 @@
-"""EM and F1 over remaining weights of all methods of a sweep, as a picture and as a table."""
+"""EM and F1 over remaining weights of all methods of a sweep, as a figure and as a table."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,8 +27,8 @@ def rows_of_methods(records: list[dict]) -> dict[tuple[str, str, str], dict[floa
 def legends_of(rows: list[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
     """Return {row: the name of its line} of one method's rows, as in `rows_of_methods`.
 
-    Changed settings are in it if rows differ in them only; the panel's title shows whether there
-    is a teacher.
+    The name contains changed settings if rows differ in them only; the panel's title shows
+    whether there is a teacher.
     """
     labels = {row: row[1].replace(" + KD", "") for row in rows}
     legends = {}
@@ -95,9 +95,9 @@ def plot_sweep(records: list[dict], published: list[dict] | None = None) -> Figu
 
 
 def sweep_markdown(records: list[dict]) -> str:
-    """Return a grid for each group of comparable runs: a row a method, a column a density.
+    """Return a grid for each group of comparable runs: rows are methods, columns densities.
 
-    The fine-tuned model of a group is the first row of its grids, whatever its length.
+    The fine-tuned model of a group is the first row of its grids, for any number of steps.
     """
     parts = []
     for same_questions in group_records(sorted(records, key=record_order)):

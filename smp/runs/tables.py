@@ -57,7 +57,7 @@ def result_row(runs: list[dict], dense: list[dict], differs: str = "") -> list[s
 
 
 def group_heading(record: dict) -> str:
-    """Return what the records of one group have in common, as a heading."""
+    """Return the heading of a group: model, data and numbers of questions."""
     return (f"### {model_and_data(record)}: {record['n_train']:,} training questions, "
             f"{record['n_eval']:,} evaluation questions")
 

@@ -57,8 +57,8 @@ def find_or_train_teacher(fit: Callable, name: str | None, settings: Settings, d
                           ) -> tuple[nn.Module, dict, dict | None]:
     """Return (teacher, {"name", "em", "sha"} for the record, its own record if it has one).
 
-    name: a folder, .zip or Hub name, or None for the newest fine-tuned model of this encoder and
-    data in `results`, trained here if there is none. model_sha: fingerprint of the encoder; fit,
+    name: a folder, .zip or Hub name. None: the newest fine-tuned model of this encoder and data in
+    `results`; without one, it trains one. model_sha: fingerprint of the encoder; fit,
     data, features, checkpoints: see `train_teacher`.
     """
     found, record = None, None

@@ -1,4 +1,4 @@
-"""What `fit` needs for a run with given settings: batches, optimizer, schedule, and its hooks."""
+"""Prepare the arguments of `fit`: batches, optimizer, schedule and hooks."""
 
 
 import math
@@ -27,8 +27,8 @@ class Watch:
 
     state: the `TrainingState` of the run, which holds the curves. pruning: a `Pruning`, or None to
     fine-tune. validate: model -> {"em", "f1"}, called settings.n_validations times. checkpoints: a
-    `Checkpoints`, from whose newest the run resumes. snapshots: a `SnapshotWriter` for masks.
-    `first_step` is the number of steps that were done before.
+    `Checkpoints`; the run resumes from the newest. snapshots: a `SnapshotWriter` for masks.
+    `first_step` is the number of steps that were done before it resumed.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Watch:
         if checkpoints is not None:
             self.first_step = self.state.restore(checkpoints)
             if self.first_step and self.first:
-                print(f"going on after step {self.first_step:,} of {steps:,}, "
+                print(f"resuming after step {self.first_step:,} of {steps:,}, "
                       f"from {checkpoints.folder}")
         self.snapshot_steps = self.snapshots.begin(
             steps, pruning.density_at, settings.n_mask_snapshots, self.first_step
@@ -67,7 +67,7 @@ class Watch:
     def stepped(self, step: int, loss: torch.Tensor) -> None:
         """Record the loss of a finished step; validate and write a checkpoint when it is time.
 
-        Raises FloatingPointError when the loss or what is trained is not finite.
+        Raises FloatingPointError when the loss or a trained tensor is not finite.
         """
         done = step + 1
         self.losses.append(self.accelerator.reduce(loss, "mean"))
@@ -104,7 +104,7 @@ class Watch:
                 self.history[f"valid_{name}"].append(value)
 
     def check_finite(self, loss: float, step: int) -> None:
-        """Raise FloatingPointError, one line, when the loss or what is trained is not finite."""
+        """Raise FloatingPointError, one line, when the loss or a trained tensor is not finite."""
         sums = torch.stack([part.detach().sum() for part in self.state.trained.values()])
         if not math.isfinite(loss):
             problem = f"the loss is {loss}"
@@ -115,7 +115,7 @@ class Watch:
         settings = self.settings
         rates = f"({settings.learning_rate:g})"
         if settings.trains_biases_and_norms:
-            rates += f", that of vectors ({settings.bias_norm_learning_rate:g})"
+            rates += f", that of biases and LayerNorms ({settings.bias_norm_learning_rate:g})"
         good = self.checkpoints.paths()[:1] if self.checkpoints is not None else []
         raise FloatingPointError(
             f"{problem} at step {step:,}: lower the learning rate {rates}, or set precision to fp32"
@@ -123,14 +123,14 @@ class Watch:
         )
 
     def run(self) -> dict:
-        """Return what a record contains of a finished training: curves, time, machine."""
+        """Return the fields of a record that the training measured: curves, time, machine."""
         return {"history": self.history, "steps": self.steps, "seconds": self.seconds,
                 **{name: self.state.run["versions"][name]
                    for name in ("device", "precision", "threads", "zeros")}}
 
 
 def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
-    """Return what is trained, with learning rates: scores, weights, biases and LayerNorms, head."""
+    """Return parameters and rates of scores, weights, biases and LayerNorms, and head."""
     groups: dict[str, list[nn.Parameter]] = {"scores": [], "weights": [], "vectors": [], "head": []}
     encoder = {id(parameter) for parameter in model.base_model.parameters()}
     fine_tuning = settings.method == FINE_TUNED
@@ -158,13 +158,13 @@ def prepare_training(
     """Return the arguments of `fit` except the loss.
 
     features: windows with labels (see `featurise`); pruning, validate, checkpoints, snapshots: see
-    `Watch`. The random state is set here, so call `fit` next. Raises ValueError when no window
+    `Watch`. It sets the random state, so call `fit` next. Raises ValueError when no window
     contains an answer or the checkpoints are of another run.
     """
     if not any(features["start_positions"]):
         raise ValueError(
-            f"none of the {len(features):,} training windows holds its answer, so there is nothing "
-            f"to learn: check the data, or raise max_length, {settings.max_length}"
+            f"none of the {len(features):,} training windows contains its answer: check the data, "
+            f"or raise max_length, {settings.max_length}"
         )
     set_seed(settings.seed)  # dropout depends on this run alone
     accelerator = make_accelerator(settings.precision)

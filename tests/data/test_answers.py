@@ -126,7 +126,7 @@ def test_best_spans_by_hand():
 
 @pytest.fixture(scope="module")
 def windows(bert):
-    """Examples and their windows of 48 tokens, several per example."""
+    """Return examples and their windows of 48 tokens, several per example."""
     examples = load_squad("synthetic", n_train=40, n_eval=1)["train"]
     return examples, featurise(examples, bert, 48, 16)
 

@@ -46,7 +46,7 @@ ASKED = [
 
 
 def document(articles=4, repeat=1):
-    """A SQuAD v1.1 document; an article has a page, repeated, and three questions."""
+    """Return a SQuAD v1.1 document; an article has a page, repeated, and three questions."""
     data = []
     for a in range(articles):
         page, found = " ".join([PAGES[a % 4]] * repeat) + f" Page {a}.", ASKED[a % 4]
@@ -73,7 +73,7 @@ def write(path, content):
 
 @pytest.fixture(scope="module")
 def roberta(tmp_path_factory):
-    """A byte-level tokenizer with RoBERTa's own form of a pair, trained on the pages."""
+    """Return a byte-level tokenizer with RoBERTa's own form of a pair, trained on the pages."""
     from tokenizers import ByteLevelBPETokenizer
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -193,7 +193,7 @@ def test_an_unreachable_hub_name_raises(name):
 
 
 def changed(change):
-    """The JSON of a document after change(first question, its paragraph, the document)."""
+    """Return the JSON of a document after change(first question, its paragraph, the document)."""
     result = document()
     paragraph = result["data"][0]["paragraphs"][0]
     change(paragraph["qas"][0], paragraph, result)
@@ -537,7 +537,7 @@ def test_labels_are_the_answer_or_cls(examples, tokenizer, max_length, stride):
 
 
 def questions_of_lengths(*lengths):
-    """Questions of one token and passages; a pair with special tokens has a given length."""
+    """Return questions of one token and passages; a pair with special tokens has a given length."""
     return Dataset.from_list([
         {"question": "who", "context": "a " * (length - 4)} for length in lengths])
 

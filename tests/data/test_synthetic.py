@@ -32,7 +32,7 @@ def questions(data):
 
 
 def names(data):
-    """Words of every title and answer that are not numbers, in lower case."""
+    """Return the words of every title and answer that are not numbers, in lower case."""
     texts = [article["title"] for article in data["data"]]
     texts += [answer["text"] for qa in questions(data) for answer in qa["answers"]]
     return {word.lower() for text in texts for word in re.findall(r"[A-Za-z]+", text)}
@@ -176,7 +176,7 @@ def test_a_row_without_a_second_value_has_no_rival():
     assert find_rival(row | {"title": ""}) == "Holbury"
 
 
-def test_no_wording_asks_for_both_roles():
+def test_no_question_is_about_both_roles():
     for _, fact in FACTS:
         one, other = [set(wordings(t, "test")) for t in fact["questions"].values()]
         assert not one & other

@@ -909,8 +909,8 @@ RECORDS = {
         records, record_with(density_target=None),
         no_record("density_target is None, expected in [0, 1]")),
 }
-PASSED_OVER = ("…record.json is damaged, so the model beside it is no teacher here: make it again, "
-               "or name it as the teacher")
+PASSED_OVER = ("…record.json is damaged, so its model is not used as a teacher: train it again, "
+               "or set it as the teacher")
 GOOD = dict(method="fine-tuned", model_sha="a", data="b", data_sha="c", em=0.5)
 
 

@@ -1,4 +1,4 @@
-"""The pictures show what the masks are, and the controls of the explorer change them."""
+"""Figures show the masks, and the controls of the explorer change the figures."""
 
 import base64
 import builtins
@@ -29,12 +29,12 @@ def saved(kept_masks):
 
 @pytest.fixture
 def other(kept_masks, tmp_path):
-    """The path of a second run's file, of the same encoder."""
+    """Return the path of a second run's file of the same encoder."""
     return shutil.copy(kept_masks[0], tmp_path / "other.safetensors")
 
 
 def images(view):
-    """The arrays that a view draws, one a panel."""
+    """Return the arrays that a view draws, one per panel."""
     return [ax.images[0].get_array() for ax in view.parts[0].axes if ax.images]
 
 
@@ -106,7 +106,7 @@ def test_matrix_pools_and_its_window_shows_weights(saved, kept_masks):
     view = matrix(Selection(saved, 20, name, side=16, row=8, column=30))
     whole, window = images(view)[:2]
     np.testing.assert_array_equal(whole, pool_mask(mask, 128)[0])
-    np.testing.assert_array_equal(window, mask[8:24, 16:32])  # pushed inside
+    np.testing.assert_array_equal(window, mask[8:24, 16:32])  # moved inside the matrix
     words = view.caption
     assert f"{mask.sum():,} of {mask.size:,} weights are kept ({as_percent(mask.mean())})" in words
     rows, columns = (sum(not line.any() for line in lines) for lines in (mask, mask.T))
@@ -167,7 +167,7 @@ def test_every_view_draws_every_step_with_a_caption(saved, view, compare):
 # Two runs
 
 
-def test_compare_masks_counts_what_both_keep(saved, kept_masks, other):
+def test_compare_masks_counts_weights_that_both_keep(saved, kept_masks, other):
     """Run B is A's file cut after step 10, so its last masks are those of another step."""
     second = Snapshots(other)
     second.steps = [0, 10]
@@ -293,7 +293,7 @@ def test_explore_without_ipywidgets_returns_a_picture(kept_masks, monkeypatch, c
     assert capsys.readouterr().out.count("pip install ipywidgets") == 1
 
 
-def test_explore_refuses_a_missing_or_foreign_file(tmp_path):
+def test_explore_of_a_missing_or_foreign_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no snapshots there"):
         explore(tmp_path / "none")
     (tmp_path / "x").write_text("hello")

@@ -27,7 +27,7 @@ NASTY = "<script>alert('&')</script>"
 @pytest.fixture(autouse=True)
 def no_open_figures():
     yield
-    assert plt.get_fignums() == []  # an open figure would be shown a second time
+    assert plt.get_fignums() == []  # an open figure would be displayed again
 
 
 def make_history(n=100, pruned=True):
@@ -45,7 +45,7 @@ def draw(view):
 
 
 def page_of(view):
-    """The HTML of a view's tables and captions."""
+    """Return the HTML of a view's tables and captions."""
     return "".join(bundle["text/html"] for bundle in view.bundles() if "text/html" in bundle)
 
 
@@ -66,7 +66,7 @@ def test_a_view_displays_pictures_captions_and_html(capsys):
 # Training and data
 
 
-def test_plot_training_draws_what_the_history_has():
+def test_plot_training_draws_the_curves_of_the_history():
     history = make_history()
     (loss, density, valid), words = draw(plot_training(history))
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), history["loss"])
@@ -83,7 +83,7 @@ def test_plot_training_draws_what_the_history_has():
     assert len(draw(plot_training(unvalidated))[0]) == 1
     one_step = {key: [1.0] for key in ("step", "loss", "density", "lambda")}
     assert len(draw(plot_training(unvalidated | one_step))[0]) == 2
-    with pytest.raises(ValueError, match="holds no step"):
+    with pytest.raises(ValueError, match="contains no step"):
         plot_training(dict.fromkeys(history, []))
 
 
@@ -152,7 +152,7 @@ def test_spread_out_takes_items_evenly():
 
 
 class Page(html.parser.HTMLParser):
-    """The tags of a page with their attributes, and its text."""
+    """Return the tags of a page with their attributes, and its text."""
 
     def __init__(self, page):
         super().__init__()
@@ -183,5 +183,5 @@ def test_no_text_of_the_data_becomes_html(question, before, answer, after):
     assert page.tags <= OURS and question + (after or "(nothing)") + answer in page.text
 
 
-def test_dollar_signs_are_no_formula():
+def test_dollar_signs_are_not_formulas():
     assert page_of(View("$5 and \\(6$")).count("<span>") == 3

@@ -24,7 +24,7 @@ from smp.plotting import png_bytes
 
 
 def make_reading(passage, answer, sure=0.9):
-    """A reading whose tokens are the passage's words; `sure` of the answer, the rest shared out."""
+    """Return a reading of one token per word; `sure` is the probability of the answer."""
     tokens = [match.span() for match in re.finditer(r"\S+", passage)]
     start = passage.index(answer)
     end = start + len(answer)
@@ -42,7 +42,7 @@ def make_reading(passage, answer, sure=0.9):
 
 @given(st.integers(1, 4), st.integers(2, 9), st.data())
 def test_probabilities_are_one_softmax_over_all_windows(count, length, data):
-    """Held against a direct sum, token by token."""
+    """The reference is a direct sum, token by token."""
     numbers = st.floats(-30, 30, width=32)
     logits = np.array(data.draw(st.lists(st.lists(numbers, min_size=length, max_size=length),
                                          min_size=count, max_size=count)), dtype=np.float32)
@@ -61,7 +61,7 @@ def test_probabilities_are_one_softmax_over_all_windows(count, length, data):
 
 
 def test_readings_equal_the_answerer_and_the_model(tiny_qa, tokenizer, synthetic):
-    """The answers are those of `QuestionAnswerer`, the probabilities those of the model by hand."""
+    """Answers equal those of `QuestionAnswerer`, probabilities those of the model."""
     examples = synthetic["eval"].select(range(6))
     answerer = QuestionAnswerer(tiny_qa, tokenizer, 96, 32)
     answers = answerer(list(examples["question"]), list(examples["context"]))
@@ -104,13 +104,13 @@ TRUE = {"text": ["Henrik Dahl", "Dahl"], "answer_start": [24, 31]}
 
 
 def bars_of(view):
-    """[(x, y of the lower end, width, height)] of every bar that is inside the axes."""
+    """Return [(x, y of the lower end, width, height)] of every bar that is inside the axes."""
     ax = view.parts[0].axes[0]
     return [(bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()) for bar in ax.patches
             if bar.get_x() >= 0]
 
 
-def test_bars_stand_over_their_words_with_root_heights():
+def test_bars_are_above_their_words_with_root_heights():
     reading = make_reading(PASSAGE, "Henrik Dahl", 0.89)
     view = plot_reading("Who?", PASSAGE, {"dense": reading}, TRUE)
     bars = bars_of(view)
@@ -133,7 +133,7 @@ def test_caption_has_answer_place_score_and_entropy():
                      "True answers: Henrik Dahl · Dahl."]
 
 
-def test_long_passages_keep_the_lines_with_something_to_see():
+def test_long_passages_show_only_lines_with_content():
     passage = " ".join(["word"] * 100 + ["Dahl"] + ["word"] * 100 + ["1893"])
     reading = make_reading_of(passage, passage.index("1893"), len(passage))
     view = plot_reading("Who?", passage, {"a": reading},
@@ -144,7 +144,7 @@ def test_long_passages_keep_the_lines_with_something_to_see():
 
 
 def make_reading_of(passage, start, end):
-    """A reading that is sure of the characters start to end."""
+    """Return a reading with probability 1 at the characters start to end."""
     tokens = np.array([match.span() for match in re.finditer(r"\S+", passage)])
     return {"answer": passage[start:end], "score": 1.0, "start": start, "end": end,
             "tokens": tokens, "starts": (tokens[:, 0] == start) * 1.0,
@@ -163,7 +163,7 @@ def test_lines_contain_every_word_once(passage):
 @pytest.mark.parametrize("change", [
     {"starts": [0.5]}, {"ends": [np.nan] * 12}, {"starts": [-0.1] * 12}, {"ends": [1.5] * 12},
 ])
-def test_plot_reading_refuses_invalid_probabilities(change):
+def test_plot_reading_of_invalid_probabilities_raises(change):
     reading = make_reading(PASSAGE, "1893") | change
     with pytest.raises(ValueError):
         plot_reading("Who?", PASSAGE, {"dense": reading})
@@ -201,7 +201,7 @@ def test_show_broken_counts_all_and_shows_the_first():
 
 
 class Rows(list):
-    """Rows with columns, as a data set has them."""
+    """Rows with columns, as in a data set."""
 
     def __getitem__(self, key):
         return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)

@@ -32,11 +32,11 @@ def small_masks(seed=0):
 
 
 def density_of(settings):
-    """(step, steps) -> v(t) of the settings."""
+    """Return (step, steps) -> v(t) of the settings."""
     return Pruning(None, settings).density_at
 
 
-# Which steps
+# Steps
 
 
 @settings(deadline=None)
@@ -56,13 +56,13 @@ def test_steps_are_closer_where_the_density_falls():
     gaps = np.diff(steps)
     assert (np.diff(gaps) >= -2).all() and gaps[-1] > 3 * gaps[0]
     densities = [density_of(chosen)(step, 10_000) for step in steps]
-    assert max(-np.diff(densities)) < 0.08  # no large leap between two of them
+    assert max(-np.diff(densities)) < 0.08  # no large step between two of them
     dense = density_of(choose_settings("quick", "smp", density=1.0))
     even = sorted(snapshot_steps(10_000, dense, 24))
     assert max(np.diff(even)) - min(np.diff(even)) <= 1
 
 
-# What is in it
+# Content
 
 
 def test_masks_and_counts_equal_those_written(kept_masks):
@@ -88,7 +88,7 @@ def test_masks_and_counts_equal_those_written(kept_masks):
             for group, wanted in enumerate((~mask, mask)):
                 counted = np.bincount(places[wanted].astype(int), minlength=SCORE_BINS)
                 off = np.abs(counted.cumsum() - parts["scores"][i][:, group].cumsum())
-                assert off.max() <= 2  # single precision puts a score on an edge here or there
+                assert off.max() <= 2  # in single precision, some scores are at an edge
                 assert parts["scores"][i][:, group].sum() == wanted.sum()
         before = step
         total = sum(mask.sum() for mask, _, _ in matrices.values())
@@ -120,11 +120,11 @@ def test_a_snapshot_takes_at_most_about_a_bit_per_weight(tmp_path):
         sizes[density] = sum(entry["data_offsets"][1] - entry["data_offsets"][0]
                              for name, entry in header.items() if ".mask." in name)
     bits = Snapshots(path).weights / 8
-    assert sizes[1.0] < 0.1 * bits and sizes[0.1] < 0.7 * bits  # tiny matrices: ends weigh
+    assert sizes[1.0] < 0.1 * bits and sizes[0.1] < 0.7 * bits  # tiny matrices: large overhead
     assert sizes[0.5] < 1.15 * bits
 
 
-# Written safely
+# Safe writing
 
 
 def test_a_resumed_run_drops_later_steps_and_repeats_bytes(tmp_path):
@@ -167,8 +167,8 @@ def test_a_full_disk_loses_one_snapshot_only(tmp_path, capsys):
         keeper.keep(1, masks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    told = capsys.readouterr().out
-    assert told.startswith("no snapshot of the masks at step 1: ") and told.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("no snapshot of the masks at step 1: ") and printed.count("\n") == 1
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
     keeper.keep(2, masks)
     assert Snapshots(path).steps == [0, 2]
@@ -192,7 +192,7 @@ def test_a_run_resumed_elsewhere_prints_missing_steps(tmp_path, capsys):
     assert f"has no masks of the steps {early}, which" in capsys.readouterr().out
 
 
-# Damaged or something else
+# Damaged and foreign files
 
 
 @settings(deadline=None, max_examples=60)

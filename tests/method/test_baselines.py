@@ -1,4 +1,4 @@
-"""The methods SMP is compared with, against transcriptions that share no code with them."""
+"""Baselines of SMP equal transcriptions that share no code with them."""
 
 import copy
 
@@ -20,7 +20,7 @@ def short(method, **changes):
 
 
 def top(values, share):
-    """Oracle: the mask of the highest values by a stable full sort."""
+    """Return the mask of the highest values by a stable full sort."""
     order = np.argsort(-values.detach().flatten().numpy(), kind="stable")
     mask = np.zeros(values.numel(), dtype=bool)
     mask[order[: int(share * values.numel() + 1e-9)]] = True
@@ -28,7 +28,7 @@ def top(values, share):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "movement", "soft-movement"])
-def test_a_loop_written_out_by_hand_gives_the_same(method, tiny_qa, windows, tokenizer):
+def test_baselines_equal_a_loop_written_out_by_hand(method, tiny_qa, windows, tokenizer):
     """Two epochs with the weights trained, transcribed from the papers: Adam written out, masks
     by sorting, gradients from explicit leaves W' = W * M."""
     settings = short(method, **({"regulariser": 30.0, "learning_rate": 0.5}
@@ -91,7 +91,7 @@ def test_a_loop_written_out_by_hand_gives_the_same(method, tiny_qa, windows, tok
     assert torch.allclose(tiny_qa.bert.embeddings.word_embeddings.weight, moved, atol=2e-5)
 
 
-def test_magnitude_follows_the_weights_as_they_change(tiny_qa):
+def test_magnitude_masks_use_the_current_weights(tiny_qa):
     masks = attach_masks(tiny_qa, kind=MagnitudeMasks)
     assert masks.scores == [] and not any("scores" in n for n, _ in tiny_qa.named_parameters())
     for _ in range(2):
@@ -164,7 +164,7 @@ def test_threshold_and_penalty_of_soft_movement_rise_together(tiny_qa):
         pruning.before_forward(step, steps)
         pruning.after_backward(step, steps)
         seen.append((pruning.density, pruning.weight))
-    assert seen[0] == seen[1] == (1.0, 0.0)  # held while the learning rates rise
+    assert seen[0] == seen[1] == (1.0, 0.0)  # constant while the learning rates rise
     assert seen[1][0] > seen[2][0] > seen[3][0] == seen[4][0] and seen[4][1] == 400
     before = pruning.masks.numpy()
     pruning.finish()

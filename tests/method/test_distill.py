@@ -1,4 +1,4 @@
-"""The losses and the teacher."""
+"""Distillation losses equal reference computations; teachers load or raise one line."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from smp.runs.settings import choose_settings
 
 
 def reference_kd(student, teacher, lengths, tau):
-    """Oracle: torch's kl_div row by row, on the unpadded part only."""
+    """Return torch's kl_div, row by row, on the unpadded part only."""
     total = 0.0
     for row, length in enumerate(lengths):
         for side in (0, 1):
@@ -38,11 +38,11 @@ def test_kd_is_kl_div_on_unpadded_rows(tau):
     assert loss == pytest.approx(
         float(reference_kd(student, teacher, lengths, tau)), rel=1e-5)
     padded = teacher.clone()
-    padded[mask == 0] = -torch.inf  # what stands at padding does not matter
+    padded[mask == 0] = -torch.inf  # logits at padding have no effect
     assert torch.equal(distillation_loss(student, padded, mask, tau), loss)
 
 
-def test_kd_with_oneself_is_zero_and_has_a_finite_gradient():
+def test_kd_of_equal_logits_is_0_with_a_finite_gradient():
     student = torch.randn(2, 6, 2, requires_grad=True)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
     loss = distillation_loss(student, student.detach(), mask, 2.0)
@@ -52,13 +52,13 @@ def test_kd_with_oneself_is_zero_and_has_a_finite_gradient():
     assert (student.grad[1, 4:] == 0).all()
 
 
-def test_span_loss_is_the_stock_models(tiny_qa, batch):
+def test_span_loss_equals_that_of_stock_models(tiny_qa, batch):
     labels = {"start_positions": torch.tensor([1, 2, 3]), "end_positions": torch.tensor([4, 5, 6])}
     out = tiny_qa(**batch, **labels)
     assert torch.allclose(span_loss(out.start_logits, out.end_logits, labels), out.loss)
 
 
-def test_the_teacher_is_asked_once_per_window(tiny_qa, tokenizer, windows):
+def test_teacher_logits_are_computed_once_per_window(tiny_qa, tokenizer, windows):
     logits = teacher_logits(tiny_qa, windows, tokenizer, "fp32")
     assert logits.dtype == torch.float16 and logits.shape[0] == len(windows)
     for row in range(len(windows)):
@@ -70,7 +70,7 @@ def test_the_teacher_is_asked_once_per_window(tiny_qa, tokenizer, windows):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_the_distilled_loss_mixes_both(alpha):
+def test_distilled_loss_equals_the_weighted_sum(alpha):
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 7, 2), torch.randn(5, 9, 2).half()
     batch = {"row": torch.tensor([4, 1]), "input_ids": torch.ones(2, 7),
@@ -84,7 +84,7 @@ def test_the_distilled_loss_mixes_both(alpha):
     assert torch.allclose(got, (1 - alpha) * ce + alpha * kd)
 
 
-def test_teachers_that_do_not_fit_are_refused_in_one_line(tmp_path, tokenizer):
+def test_incompatible_teachers_raise_one_line(tmp_path, tokenizer):
     good = tmp_path / "good"
     BertForQuestionAnswering(tiny_config()).save_pretrained(good)
     tokenizer.save_pretrained(good)
@@ -114,9 +114,9 @@ def test_teachers_that_do_not_fit_are_refused_in_one_line(tmp_path, tokenizer):
     refused("no such folder", str(tmp_path / "nowhere"), tokenizer, 64)
 
 
-# An archive as the authors' teacher: a state dict, and little or nothing beside it
+# An archive like the authors' teacher: a state dict, and at most a config
 
-MASKED_CONFIG = {  # of a class that transformers does not have
+MASKED_CONFIG = {  # its class is not in transformers
     "architectures": ["MaskedBertForQuestionAnswering"], "model_type": "masked_bert",
     "pruning_method": "topK", "mask_init": "constant", "mask_scale": 0.0, "gradient_checkpointing":
     False, "position_embedding_type": "absolute", "transformers_version": "4.17.0",
@@ -125,8 +125,8 @@ MASKED_CONFIG = {  # of a class that transformers does not have
 
 @pytest.fixture
 def archived(tiny_qa, tokenizer):
-    """{file name: bytes} as the authors' code would save the model tiny_qa."""
-    torch.nn.init.normal_(tiny_qa.qa_outputs.bias)  # 0 at first, and a lost one would not show
+    """Return {file name: bytes} as the authors' code would save the model tiny_qa."""
+    torch.nn.init.normal_(tiny_qa.qa_outputs.bias)  # so that a lost bias changes the logits
     tensors = {name: tensor.clone() for name, tensor in tiny_qa.state_dict().items()}
     for name in [n for n in tensors if ".encoder." in n and n.endswith("weight") and
                  "LayerNorm" not in n]:
@@ -150,7 +150,7 @@ def saved(value, **options):
 
 
 def put(place, files, inside="", compression=zipfile.ZIP_STORED):
-    """Writes the files into place, a .zip or a folder."""
+    """Write the files into place, a .zip or a folder."""
     if place.suffix == ".zip":
         with zipfile.ZipFile(place, "w", compression) as archive:
             for name, content in files.items():
@@ -166,7 +166,7 @@ def put(place, files, inside="", compression=zipfile.ZIP_STORED):
 @pytest.mark.parametrize("inside", ["", "squad_teacher_model/"])
 @pytest.mark.parametrize("left_out", [(), ("config.json",), ("vocab.txt",),
                                       ("config.json", "vocab.txt")], ids=str)
-def test_the_authors_archive_becomes_a_stock_teacher(
+def test_the_authors_archive_loads_as_a_stock_teacher(
     tmp_path, archived, tiny_qa, tokenizer, batch, capsys, place, inside, left_out
 ):
     files = {name: content for name, content in archived.items() if name not in left_out}
@@ -183,9 +183,9 @@ def test_the_authors_archive_becomes_a_stock_teacher(
     assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked
 
 
-def test_the_archives_config_decides_where_it_has_one(tmp_path, tokenizer, batch):
-    """Other sizes and another activation than the student's: heads and activation show nowhere
-    in the tensors' shapes."""
+def test_the_config_of_an_archive_has_precedence(tmp_path, tokenizer, batch):
+    """Sizes and activation differ from the student's; tensor shapes do not contain heads and
+    activation."""
     torch.manual_seed(3)
     config = tiny_config(hidden_size=24, num_attention_heads=2, num_hidden_layers=3,
                          hidden_act="relu", layer_norm_eps=1e-2)
@@ -197,12 +197,12 @@ def test_the_archives_config_decides_where_it_has_one(tmp_path, tokenizer, batch
     assert torch.equal(loaded(**batch).start_logits, teacher(**batch).start_logits)
 
 
-def test_what_transformers_saved_is_loaded_as_ever(tmp_path, tiny_qa, tokenizer, archived, batch):
-    """Also as a .bin, as older versions saved it, with scores left in it or not."""
+def test_a_folder_saved_by_transformers_loads_equal(tmp_path, tiny_qa, tokenizer, archived, batch):
+    """Also a .bin of older versions, with and without scores."""
     tiny_qa.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5/pytorch_model.bin").write_bytes(b"an earlier one, never read")
+    (tmp_path / "checkpoint-5/pytorch_model.bin").write_bytes(b"an earlier model, not read")
     assert not is_archive(str(tmp_path))
     for scores in (False, True):
         loaded = load_teacher(str(tmp_path), tokenizer, 128, DistilBertConfig())
@@ -212,7 +212,7 @@ def test_what_transformers_saved_is_loaded_as_ever(tmp_path, tiny_qa, tokenizer,
         (tmp_path / "pytorch_model.bin").write_bytes(tensors)
         assert not is_archive(str(tmp_path))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).unlink()  # this is what transformers would not load
+        (tmp_path / name).unlink()  # transformers cannot load the rest
     assert is_archive(str(tmp_path))
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"bert"', '"roberta"'))
@@ -228,7 +228,7 @@ class Code:
 
 
 def changed(archived, **changes):
-    """The state dict with tensors put in (dots written as __), or taken out where None."""
+    """Return the state dict with changed tensors (dots written as __); None removes one."""
     tensors = torch.load(io.BytesIO(archived["pytorch_model.bin"]), weights_only=True)
     for name, tensor in changes.items():
         tensors[name.replace("__", ".")] = tensor
@@ -239,14 +239,14 @@ def config_with(archived, **changes):
     return json.dumps(json.loads(archived["config.json"]) | changes).encode()
 
 
-ODD = {  # what the archive holds instead, and what is said
+ODD = {  # changed content of the archive, and its error
     "no head": (lambda a: {"pytorch_model.bin": changed(a, qa_outputs__weight=None)},
                 "pytorch_model.bin has no qa_outputs.weight (1 of 39 tensors are missing)"),
     "a head for three": (lambda a: {"pytorch_model.bin": changed(
         a, qa_outputs__weight=torch.zeros(3, 32))}, "qa_outputs.weight has shape (3, 32)"),
-    "fewer layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=3)},
+    "fewer layers than the config": (lambda a: {"config.json": config_with(a, num_hidden_layers=3)},
                                "has no bert.encoder.layer.2"),
-    "more layers than said": (lambda a: {"config.json": config_with(a, num_hidden_layers=1)},
+    "more layers than the config": (lambda a: {"config.json": config_with(a, num_hidden_layers=1)},
                               "contains bert.encoder.layer.1"),
     "another shape": (lambda a: {"config.json": config_with(a, intermediate_size=65)},
                       "has shape (64, 32), expected (65, 32) from its config.json"),
@@ -288,7 +288,7 @@ ODD = {  # what the archive holds instead, and what is said
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_an_odd_archive_is_refused_in_one_line(tmp_path, archived, tokenizer, capsys, odd):
+def test_an_invalid_archive_raises_one_line(tmp_path, archived, tokenizer, capsys, odd):
     change, message = ODD[odd]
     files = {name: content for name, content in (archived | change(archived)).items() if content
              is not None}
@@ -300,7 +300,7 @@ def test_an_odd_archive_is_refused_in_one_line(tmp_path, archived, tokenizer, ca
     assert capsys.readouterr().out == ""
 
 
-def test_archives_that_lie_outside_or_are_too_large(tmp_path, archived, tokenizer, monkeypatch):
+def test_archives_with_outside_paths_or_too_large_raise(tmp_path, archived, tokenizer, monkeypatch):
     def refused(files, message, student=None, length=128, error=ValueError):
         path = put(tmp_path / "t.zip", files) if files is not None else str(tmp_path / "no.zip")
         with pytest.raises(error) as caught:

@@ -1,4 +1,4 @@
-"""The teacher's hidden states: the distance, the hooks, and a training that listens to them."""
+"""Distillation of hidden states: the distance, the hooks, and a training."""
 
 import copy
 import functools
@@ -20,7 +20,7 @@ from smp.runs.settings import choose_settings
 
 
 def reference_distance(student, teacher, lengths):
-    """Oracle: layer by layer and token by token, in numpy, on what is not padding."""
+    """Return H by numpy loops over layers and tokens that are not padding."""
     shares = []
     for ours, theirs in zip(student, teacher):
         apart = norm = 0.0
@@ -33,7 +33,7 @@ def reference_distance(student, teacher, lengths):
 
 
 def distance_of_models(student, teacher, batch):
-    """The same of two models on a batch, by the hidden states that transformers gives out."""
+    """Return H of two models on a batch, from the hidden states that transformers returns."""
     states = [model(**batch, output_hidden_states=True).hidden_states[1:]
               for model in (student, teacher)]
     return reference_distance(*(
@@ -41,7 +41,7 @@ def distance_of_models(student, teacher, batch):
     ), batch["attention_mask"].sum(1).tolist())
 
 
-def test_the_distance_is_that_of_the_formula_without_padding():
+def test_hidden_distance_equals_the_formula_without_padding():
     rng, lengths = np.random.default_rng(0), [5, 9, 7]
     student, teacher = (rng.normal(size=(4, 3, 9, 8)).astype(np.float32) for _ in range(2))
     mask = torch.tensor([[1] * n + [0] * (9 - n) for n in lengths])
@@ -53,7 +53,7 @@ def test_the_distance_is_that_of_the_formula_without_padding():
         assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_copy_is_at_no_distance_and_reading_adds_no_hooks(tiny_qa, batch):
+def test_a_copy_has_distance_0_and_read_leaves_no_hooks(tiny_qa, batch):
     teacher = copy.deepcopy(tiny_qa)
     hidden = HiddenTeacher(tiny_qa, teacher, encoder_layers, make_accelerator("fp32"))
     tiny_qa(**batch)
@@ -69,8 +69,8 @@ def test_a_copy_is_at_no_distance_and_reading_adds_no_hooks(tiny_qa, batch):
     assert sum(len(module._forward_hooks) for module in teacher.modules()) == hooks
 
 
-def test_the_distance_moves_the_scores_of_every_layer(tiny_qa, windows, tokenizer):
-    """With neither labels nor logits to learn from, only H can have moved them."""
+def test_the_distance_changes_the_scores_of_every_layer(tiny_qa, windows, tokenizer):
+    """The other loss terms are 0, so only H changes the scores."""
     teacher = copy.deepcopy(tiny_qa)
     with torch.no_grad():
         for name, weight in teacher.named_parameters():
@@ -90,31 +90,31 @@ def test_the_distance_moves_the_scores_of_every_layer(tiny_qa, windows, tokenize
     assert all(bool((scores != 0).any()) for scores in masks.scores)
 
 
-def test_a_teacher_in_the_loop_gives_its_cached_logits(tiny_qa, windows, tokenizer):
+def test_hidden_and_cached_teacher_logits_match(tiny_qa, windows, tokenizer):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
-    torch.nn.init.normal_(teacher.qa_outputs.weight)  # so that it says something
+    torch.nn.init.normal_(teacher.qa_outputs.weight)  # so that its logits differ
     choose = functools.partial(choose_settings, "quick", "smp-kd", precision="fp32",
                                distill_weight=1.0)
-    said = teacher_logits(teacher, windows, tokenizer, "fp32")
-    asked = teacher_loss(choose(), None, None, said)
-    along = teacher_loss(choose(distill="hidden", hidden_distill_weight=3.0), tiny_qa, teacher)
+    stored = teacher_logits(teacher, windows, tokenizer, "fp32")
+    cached = teacher_loss(choose(), None, None, stored)
+    online = teacher_loss(choose(distill="hidden", hidden_distill_weight=3.0), tiny_qa, teacher)
     for batch in make_loader(windows, tokenizer, 3, shuffle=True):
         inputs = {name: batch[name] for name in MODEL_INPUTS}
         out = tiny_qa(**inputs)
         logits = out.start_logits, out.end_logits
         distance = distance_of_models(tiny_qa, teacher, inputs)
-        expected = asked(*logits, batch).item() + 3 * distance
-        assert along(*logits, batch).item() == pytest.approx(expected, rel=1e-3)
-        assert asked(*logits, batch).item() > 0.5 and distance > 0.01
+        expected = cached(*logits, batch).item() + 3 * distance
+        assert online(*logits, batch).item() == pytest.approx(expected, rel=1e-3)
+        assert cached(*logits, batch).item() > 0.5 and distance > 0.01
     hidden = HiddenTeacher(tiny_qa, teacher, encoder_layers, make_accelerator("fp32"))
     tiny_qa(**inputs)
     real = batch["attention_mask"].bool()
-    logits, before = hidden.read(batch)[0], said[batch["row"], : real.shape[1]].float()
+    logits, before = hidden.read(batch)[0], stored[batch["row"], : real.shape[1]].float()
     assert torch.allclose(logits[real], before[real], atol=1e-2)  # fp16
 
 
 @pytest.mark.parametrize("family", ["albert", "distilbert", "electra", "roberta"])
-def test_every_layer_of_every_family_is_watched(family, batch):
+def test_every_layer_of_every_family_is_recorded(family, batch):
     config = AutoConfig.for_model(
         family, vocab_size=30522, embedding_size=16, hidden_size=32, num_hidden_layers=3,
         num_attention_heads=4, intermediate_size=64, dim=32, n_layers=3, n_heads=4, hidden_dim=64,
@@ -131,7 +131,7 @@ def test_every_layer_of_every_family_is_watched(family, batch):
     assert hidden.read(batch)[1].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_teacher_of_another_shape_is_refused_in_one_line(tiny_qa):
+def test_a_teacher_of_another_shape_raises_one_line(tiny_qa):
     for changes in ({"num_hidden_layers": 3}, {"hidden_size": 64}):
         other = BertForQuestionAnswering(tiny_config(**changes))
         with pytest.raises(ValueError, match="the teacher has . layers of size .. and the student "
@@ -145,10 +145,10 @@ def test_the_student_starts_from_the_teachers_head(tiny_qa, windows, tokenizer):
     teacher = BertForQuestionAnswering(tiny_config()).eval()
     student = copy.deepcopy(teacher)
     torch.nn.init.normal_(student.qa_outputs.weight)
-    said = [teacher_logits(model, windows, tokenizer, "fp32") for model in (teacher, student)]
-    assert not torch.equal(*said)
+    stored = [teacher_logits(model, windows, tokenizer, "fp32") for model in (teacher, student)]
+    assert not torch.equal(*stored)
     copy_head(student, teacher)
-    assert torch.equal(teacher_logits(student, windows, tokenizer, "fp32"), said[0])
+    assert torch.equal(teacher_logits(student, windows, tokenizer, "fp32"), stored[0])
     wide = BertForQuestionAnswering(tiny_config(hidden_size=64))
     with pytest.raises(ValueError, match="init_head_from_teacher is True, but the teacher has no "
                        "qa_outputs like the student's Linear: use another teacher"):

@@ -1,4 +1,4 @@
-"""The loop: what it changes, what it leaves alone, and that it does so again."""
+"""The training loop: changed and unchanged tensors, reproducibility, and errors."""
 
 import copy
 import itertools
@@ -36,7 +36,7 @@ def prune(model, windows, tokenizer, **changes):
 
 
 class Watch(Pruning):
-    """A Pruning that looks at the masks in every step."""
+    """A Pruning that checks the masks in every step."""
 
     def __init__(self, masks, settings, look):
         super().__init__(masks, settings)
@@ -84,7 +84,7 @@ def test_weights_stay_identical_and_densities_exact_in_each_step(
                for name, mask in masks.numpy().items())
 
 
-def test_same_seed_same_masks_another_seed_others(tiny_qa, windows, tokenizer):
+def test_the_seed_fixes_the_masks(tiny_qa, windows, tokenizer):
     runs = [prune(copy.deepcopy(tiny_qa), windows, tokenizer, density=0.3, seed=seed)
             for seed in (1, 1, 2)]
     first, again, other = (masks.numpy() for _, masks in runs)
@@ -106,7 +106,7 @@ def test_evaluation_changes_no_mask_and_no_mode(tiny_qa, synthetic, windows, tok
     assert 0 <= scores["em"] <= scores["f1"] <= 1 and len(predictions) == 16
 
 
-def test_predicted_logits_are_those_of_each_window_alone(tiny_qa, windows, tokenizer):
+def test_predicted_logits_equal_those_of_each_window_alone(tiny_qa, windows, tokenizer):
     start, end = predict_logits(tiny_qa, windows, tokenizer, "fp32", batch_size=7)
     for row in (0, 5, len(windows) - 1):
         one = {k: torch.tensor([windows[row][k]]) for k in ("input_ids", "token_type_ids")}
@@ -117,8 +117,8 @@ def test_predicted_logits_are_those_of_each_window_alone(tiny_qa, windows, token
         assert np.isneginf(start[row, length:]).all()
 
 
-def test_exact_matches_are_a_bit_for_each_question(tiny_qa, synthetic, tokenizer, monkeypatch):
-    """A model that answers as labelled, except questions 0, 1, 3 and 11 of 13."""
+def test_exact_matches_have_one_bit_per_question(tiny_qa, synthetic, tokenizer, monkeypatch):
+    """Return a model that answers 13 questions as labelled, except 0, 1, 3 and 11."""
     wrong = [0, 1, 3, 11]
     examples = synthetic["train"].select(range(13))
     features = featurise(examples, tokenizer, 160, 32)
@@ -132,29 +132,29 @@ def test_exact_matches_are_a_bit_for_each_question(tiny_qa, synthetic, tokenizer
     assert scores["exact_matches"] == f"{0b00101111_11101000:04x}" and scores["em"] == 9 / 13
 
 
-def test_the_saved_baked_model_scores_the_same(tmp_path, tiny_qa, synthetic, windows, tokenizer):
+def test_a_saved_merged_model_has_the_same_scores(tmp_path, tiny_qa, synthetic, windows, tokenizer):
     _, masks = prune(tiny_qa, windows, tokenizer, density=0.3)
     features = featurise(synthetic["eval"], tokenizer, 96, 32)
     scores, masked = evaluate_answers(tiny_qa, synthetic["eval"], features, tokenizer, "fp32")
     masks.merge()
-    save_model(tiny_qa, tokenizer, tmp_path / "baked")
-    plain, _, _ = load_qa_model(str(tmp_path / "baked"))
-    again, baked = evaluate_answers(plain, synthetic["eval"], features, tokenizer, "fp32")
-    assert baked == masked and (again["em"], again["f1"]) == (scores["em"], scores["f1"])
+    save_model(tiny_qa, tokenizer, tmp_path / "merged")
+    plain, _, _ = load_qa_model(str(tmp_path / "merged"))
+    again, merged = evaluate_answers(plain, synthetic["eval"], features, tokenizer, "fp32")
+    assert merged == masked and (again["em"], again["f1"]) == (scores["em"], scores["f1"])
     assert scores["ms_per_question"] > 0
 
 
-def test_fine_tuning_moves_every_weight_that_hears_of_the_loss(tiny_qa, windows, tokenizer):
+def test_fine_tuning_changes_every_weight_with_a_gradient(tiny_qa, windows, tokenizer):
     before = {n: p.detach().clone() for n, p in tiny_qa.named_parameters()}
     run = train(tiny_qa, windows, tokenizer,
                 short("fine-tune", learning_rate=1e-3, warmup_fraction=0.0))
-    # a key's bias adds the same to every position's logit: the softmax does not see it
+    # a key's bias adds the same number to every position's logit, so the softmax cancels it
     still = [n for n, p in tiny_qa.named_parameters() if torch.equal(p, before[n])]
     assert all(name.endswith("key.bias") for name in still), still
     assert set(run["history"]["density"]) == {1.0} and set(run["history"]["lambda"]) == {0.0}
 
 
-def test_a_loss_that_is_not_finite_says_so(tiny_qa, windows, tokenizer):
+def test_a_loss_that_is_not_finite_raises(tiny_qa, windows, tokenizer):
     tiny_qa.qa_outputs.weight.data.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="at step .* lower the learning rate"):
         train(tiny_qa, windows, tokenizer, short("fine-tune"))
@@ -182,7 +182,7 @@ def test_overflowing_scores_raise_with_the_last_good_checkpoint(
     assert kept.startswith("step-00000008-") and kept in str(error.value)
 
 
-def test_a_full_gpu_says_what_to_lower(tiny_qa, windows, tokenizer):
+def test_a_full_gpu_raises_with_the_settings_to_lower(tiny_qa, windows, tokenizer):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
 
@@ -191,15 +191,15 @@ def test_a_full_gpu_says_what_to_lower(tiny_qa, windows, tokenizer):
         train(tiny_qa, windows, tokenizer, short("fine-tune"), loss=full)
 
 
-def test_windows_without_answers_are_refused(tiny_qa, windows, tokenizer):
+def test_windows_without_answers_raise(tiny_qa, windows, tokenizer):
     empty = windows.remove_columns(["start_positions", "end_positions"])
     for name in ("start_positions", "end_positions"):
         empty = empty.add_column(name, [0] * len(windows))
-    with pytest.raises(ValueError, match="none of the 48 training windows holds its answer"):
+    with pytest.raises(ValueError, match="none of the 48 training windows contains its answer"):
         train(tiny_qa, empty, tokenizer, short("fine-tune"))
 
 
-def test_validation_comes_at_even_distances(tiny_qa, windows, tokenizer):
+def test_validations_are_evenly_spaced(tiny_qa, windows, tokenizer):
     settings = short(density=0.5, epochs=2, n_validations=4)
     calls = []
     pruning = Pruning(attach_masks(tiny_qa), settings)
@@ -211,8 +211,8 @@ def test_validation_comes_at_even_distances(tiny_qa, windows, tokenizer):
     assert len(calls) == 4
 
 
-def test_what_was_drawn_before_does_not_matter(tiny_qa, windows, tokenizer):
-    """A notebook that had to make its own teacher trains as one that found it."""
+def test_earlier_random_draws_do_not_change_a_run(tiny_qa, windows, tokenizer):
+    """A notebook that trains its teacher equals a notebook that finds one."""
     losses = []
     for draws in (0, 5):
         model = copy.deepcopy(tiny_qa)
@@ -223,13 +223,13 @@ def test_what_was_drawn_before_does_not_matter(tiny_qa, windows, tokenizer):
     assert losses[0] == losses[1]
 
 
-def test_one_process_can_train_in_one_precision_after_the_other(tiny_qa, windows, tokenizer):
+def test_one_process_trains_in_two_precisions_in_turn(tiny_qa, windows, tokenizer):
     for precision in ("bf16", "fp32", "bf16"):
         settings = short("fine-tune", precision=precision)
         assert train(tiny_qa, windows, tokenizer, settings)["precision"] == precision
 
 
-def test_a_run_tells_how_many_threads_shared_its_sums(tiny_qa, windows, tokenizer):
+def test_a_run_records_its_number_of_threads(tiny_qa, windows, tokenizer):
     usual = torch.get_num_threads()
     try:
         for threads in (1, 2):
@@ -240,7 +240,7 @@ def test_a_run_tells_how_many_threads_shared_its_sums(tiny_qa, windows, tokenize
         torch.set_num_threads(usual)
 
 
-def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenizer, tmp_path):
+def test_snapshots_contain_the_masks_at_the_start_of_a_step(tiny_qa, windows, tokenizer, tmp_path):
     settings = short(density=0.2, epochs=2, n_mask_snapshots=5)
     seen, pruning = [], Pruning(attach_masks(tiny_qa), settings)
     refresh = pruning.masks.refresh
@@ -255,12 +255,12 @@ def test_masks_are_kept_as_each_step_begins_with_them(tiny_qa, windows, tokenize
     saved = Snapshots(tmp_path / "run")
     assert set(saved.steps) == snapshot_steps(run["steps"], pruning.density_at, 5)
     assert len(saved.steps) == 5
-    for step in saved.steps:  # step `steps` is that of the shipped mask
+    for step in saved.steps:  # step `steps` has the final mask
         assert all(np.array_equal(saved.mask(step, name), mask)
                    for name, mask in seen[step].items())
 
 
-def test_dropout_is_active_in_every_step_also_after_validation(tiny_qa, windows, tokenizer):
+def test_dropout_is_active_in_every_step_after_validation_too(tiny_qa, windows, tokenizer):
     modes, losses = [], []
 
     def loss(start_logits, end_logits, batch):
@@ -277,7 +277,7 @@ def test_dropout_is_active_in_every_step_also_after_validation(tiny_qa, windows,
     assert len(modes) == 6 and all(modes)
 
 
-def test_batches_that_end_early_are_one_line(tiny_qa, windows, tokenizer):
+def test_batches_that_end_early_raise_one_line(tiny_qa, windows, tokenizer):
     training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
     with pytest.raises(ValueError, match="batches ended after step 2 of 6: prepare them again"):
         fit(**training | {"batches": itertools.islice(training["batches"], 2)}, loss=span_loss)

@@ -24,7 +24,7 @@ from smp.task.validate import apply_masks
 
 
 def reference_top(scores, k):
-    """Oracle: a stable full sort, highest first, equal scores in order of their index."""
+    """Return the mask of a stable full sort, highest first, equal scores by index."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     mask = np.zeros(len(scores), dtype=bool)
     mask[order[:k]] = True
@@ -36,7 +36,7 @@ few_values = st.sampled_from([-np.inf, -1.0, -0.02, -0.0, 0.0, 0.02, 1.0, np.inf
 
 @settings(deadline=None)
 @given(st.lists(few_values | st.floats(-5, 5, width=32), min_size=1, max_size=60), st.data())
-def test_keep_top_is_a_stable_full_sort(values, data):
+def test_keep_top_equals_a_stable_full_sort(values, data):
     k = data.draw(st.integers(0, len(values)))
     scores = torch.tensor(values, dtype=torch.float32)
     mask = keep_top(scores, k)
@@ -44,7 +44,7 @@ def test_keep_top_is_a_stable_full_sort(values, data):
     assert np.array_equal(mask.numpy(), reference_top(scores.tolist(), k))
 
 
-def test_all_equal_scores_keep_the_first():
+def test_equal_scores_keep_the_lowest_indices():
     mask = keep_top(torch.zeros(4, 5), 7)
     assert mask.flatten().tolist() == [True] * 7 + [False] * 13
 
@@ -58,7 +58,7 @@ def test_kept_count_is_the_floor_of_the_decimal_product(density, total, kept):
 
 
 def reference_shares(total, sizes, rates):
-    """Oracle: raise the water until the clipped shares sum to the total (bisection)."""
+    """Return shares clipped at a level that a bisection finds, so that they sum to the total."""
     low, high = 0.0, total / min(s * r for s, r in zip(sizes, rates, strict=True)) + 1
     for _ in range(200):
         level = (low + high) / 2
@@ -72,7 +72,7 @@ def reference_shares(total, sizes, rates):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0.01, 1)), min_size=1, max_size=12),
        st.floats(0.01, 1))
-def test_shares_are_water_filling_with_an_exact_total(layers, density):
+def test_share_out_equals_water_filling_with_an_exact_sum(layers, density):
     sizes, rates = [n for n, _ in layers], [r for _, r in layers]
     total = kept_count(density, sum(sizes))
     shares = share_out(total, sizes, rates)
@@ -82,12 +82,12 @@ def test_shares_are_water_filling_with_an_exact_total(layers, density):
         assert abs(share - exact) < 1 + 1e-6 * sum(sizes)
 
 
-def test_equal_rates_share_equally():
+def test_equal_rates_give_equal_shares():
     assert share_out(300, [1000, 1000, 1000], [0.5, 0.5, 0.5]) == [100, 100, 100]
     assert share_out(301, [1000, 1000, 1000], [0.5, 0.5, 0.5]) == [101, 100, 100]
 
 
-def test_density_one_changes_no_bit(tiny_qa, batch):
+def test_density_1_changes_no_bit(tiny_qa, batch):
     before = tiny_qa(**batch)
     attach_masks(tiny_qa).refresh(1.0)
     after = tiny_qa(**batch)
@@ -95,7 +95,7 @@ def test_density_one_changes_no_bit(tiny_qa, batch):
     assert torch.equal(before.end_logits, after.end_logits)
 
 
-def test_bert_has_six_masked_matrices_a_layer(tiny_qa):
+def test_bert_has_6_masked_matrices_per_layer(tiny_qa):
     masks = attach_masks(tiny_qa)
     assert [row["matrix"] for row in masks.counts()[:6]] == [
         "query", "key", "value", "attention output", "intermediate", "output"]
@@ -103,7 +103,7 @@ def test_bert_has_six_masked_matrices_a_layer(tiny_qa):
     assert [row["layer"] for row in masks.counts()] == [0] * 6 + [1] * 6
 
 
-def test_a_model_without_an_encoder_is_refused():
+def test_a_model_without_an_encoder_raises():
     class Bare(torch.nn.Module):
         base_model = torch.nn.Linear(2, 2)
 
@@ -160,10 +160,10 @@ def test_score_gradients_equal_those_of_an_explicit_weight(tiny_qa, batch):
     linear.weight = leaf
     tiny_qa(**batch).start_logits.square().sum().backward()
     assert torch.allclose(got, leaf.grad * weight, atol=1e-6)
-    assert (got[~mask.mask] != 0).any()  # removed weights hear of it too
+    assert (got[~mask.mask] != 0).any()  # removed weights have a gradient too
 
 
-def test_masks_that_change_before_the_backward_are_refused(tiny_qa, batch):
+def test_masks_changed_before_the_backward_raise(tiny_qa, batch):
     masks = attach_masks(tiny_qa)
     loss = tiny_qa(**batch).start_logits.square().sum()
     masks.refresh(0.4)
@@ -182,9 +182,9 @@ def test_the_gradient_reaches_scores_and_head_only(tiny_qa, batch):
             assert parameter.grad is None and not parameter.requires_grad, name
 
 
-def test_vectors_learn_as_those_of_the_baked_model(tiny_qa, batch):
-    """With vectors=True the layers' biases and LayerNorms get a gradient, the plain model's of the
-    weights W * M; embeddings and matrices get none."""
+def test_biases_and_norms_have_the_gradients_of_a_merged_model(tiny_qa, batch):
+    """With vectors=True, the layers' biases and LayerNorms have the gradients of a plain model
+    with weights W * M; embeddings and matrices have none."""
     plain, masks = copy.deepcopy(tiny_qa), attach_masks(tiny_qa, vectors=True)
     masks.refresh(0.5)
     apply_masks(plain, masks.numpy())
@@ -195,13 +195,13 @@ def test_vectors_learn_as_those_of_the_baked_model(tiny_qa, batch):
     assert found.keys() == {f"encoder.{name}" for name in wanted} and len(found) == 2 * 10
     for name, vector in found.items():
         theirs = plain.bert.get_parameter(name).grad
-        assert theirs.abs().max() > 0 or ".key." in name  # softmax does not see the keys' biases
+        assert theirs.abs().max() > 0 or ".key." in name  # the softmax cancels the keys' biases
         assert torch.allclose(vector.grad, theirs, atol=1e-5), name
     learning = {name for name, one in tiny_qa.bert.named_parameters() if one.requires_grad}
     assert {name for name in learning if not name.endswith(".scores")} == found.keys()
 
 
-def test_the_regularisers_closed_form_is_autograd(tiny_qa):
+def test_regulariser_gradient_equals_autograd(tiny_qa):
     masks = attach_masks(tiny_qa)
     torch.manual_seed(4)
     for score in masks.scores:
@@ -211,11 +211,11 @@ def test_the_regularisers_closed_form_is_autograd(tiny_qa):
     masks.add_regulariser_gradient(400)
     for score, gradient in zip(masks.scores, expected, strict=True):
         assert torch.allclose(score.grad, gradient, rtol=1e-5, atol=1e-9)
-    masks.add_regulariser_gradient(400)  # it adds to what is there
+    masks.add_regulariser_gradient(400)  # it is added to the gradient
     assert torch.allclose(masks.scores[0].grad, 2 * expected[0], rtol=1e-5, atol=1e-9)
 
 
-def test_baked_is_masked_and_stock_again(tiny_qa, batch):
+def test_a_merged_model_equals_the_masked_one_and_is_stock(tiny_qa, batch):
     masks = attach_masks(tiny_qa)
     for score in masks.scores:
         score.data = torch.randn_like(score)
@@ -246,7 +246,7 @@ def test_layers_share_by_the_mean_sigmoid_of_their_scores(density, temperature, 
     assert list(same_share(density, scores, kinds).values()) == [int(8 * density)] * 2
 
 
-def test_scores_start_at_score_init_times_size_by_mean_size():
+def test_scores_start_at_score_init_times_relative_size():
     weight = torch.tensor([[0.5, -1.0, 0.9, 0.4], [-0.6, 0.3, 1.0, 0.8]])  # mean |W| = 0.6875
     expected = 2 * weight.abs() / 0.6875
     torch.testing.assert_close(StaticMask(weight, 2.0).scores.detach(), expected)

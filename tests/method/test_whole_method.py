@@ -43,7 +43,7 @@ def shares(v, scores, p):
 
 @pytest.mark.parametrize("kd", [False, True], ids=["CE", "CE and KD"])
 @pytest.mark.parametrize("method, p", [("smp-l", 1), ("smp-s", 1), ("smp-s", 4)])
-def test_more_than_twenty_steps_by_hand_end_in_the_same_scores(
+def test_scores_equal_those_of_a_loop_written_out_by_hand(
     method, p, kd, tiny_qa, windows, tokenizer
 ):
     epochs = 4

@@ -67,7 +67,7 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 @pytest.fixture(scope="session")
 def tokenizers(synthetic, tokenizer):
-    """{kind: tokenizer}; all of them have " yes" and " no" as one token each."""
+    """Return {kind: tokenizer}; all of them have " yes" and " no" as one token each."""
     rows = synthetic["train"]
     texts = [*rows["context"], *rows["question"], *["oh yes or no"] * 50]
     size = dict(vocab_size=800, special_tokens=SPECIAL, show_progress=False)
@@ -96,7 +96,7 @@ def tokenizers(synthetic, tokenizer):
 
 @pytest.fixture
 def checkpoint(tmp_path, tokenizers):
-    """(family, auto class) -> folder with a tiny random model of it and its tokenizer."""
+    """Return (family, auto class) -> folder with a tiny random model and its tokenizer."""
 
     def save(family, auto_class=AutoModelForMaskedLM, kind=None, **changes):
         sizes, its_kind = FAMILIES[family]
@@ -119,7 +119,7 @@ def checkpoint(tmp_path, tokenizers):
 
 
 def text_batch(tokenizer):
-    """A padded batch of two pairs of texts."""
+    """Return a padded batch of two pairs of texts."""
     pairs = [["Who built the bridge?", "Where?"], ["Ada built the bridge in 1893.", "In Ostby."]]
     return dict(tokenizer(*pairs, padding=True, return_tensors="pt"))
 
@@ -316,7 +316,7 @@ def test_unsupported_architectures_raise_with_reason(name, reason):
         attach_masks(model)
     assert str(error.value).startswith(f"{type(model).__name__} {reason}")
     assert "\n" not in str(error.value)
-    assert all(p.requires_grad for p in model.parameters())  # nothing was changed
+    assert all(p.requires_grad for p in model.parameters())  # the model is unchanged
 
 
 def make_unmaskable(model, how):

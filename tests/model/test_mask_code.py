@@ -38,7 +38,7 @@ def test_round_trip_in_at_most_one_bit_a_weight(shape, density, seed):
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 100_000), st.data())
 def test_gaps_of_every_length_round_trip(size, data):
-    """Kept weights are far apart, also 254 to 256; then the inverse."""
+    """Gaps between kept weights are long, also 254 to 256; then gaps of the inverse mask."""
     places = data.draw(st.lists(st.integers(0, size - 1), max_size=9)) + [0, 255, 510, 766]
     mask = np.zeros((1, size), bool)
     mask[0, [place for place in places if place < size]] = True
@@ -92,7 +92,7 @@ def test_damaged_code_raises_or_decodes_the_same(density, chance):
     b"\1\xff\0", b"\1" + b"\0" * 17, b"\0" * 10**7,
 ])
 def test_valid_zlib_of_wrong_content_raises(inside):
-    """None of these contents is two bytes of bits or gaps below 16, as for 4 x 4."""
+    """A mask of 4 x 4 is two bytes of bits, or gaps below 16; these contents are neither."""
     code = np.frombuffer(zlib.compress(inside), np.uint8)
     with pytest.raises(ValueError, match="not of shape 4 x 4"):
         decode_mask(code, (4, 4))

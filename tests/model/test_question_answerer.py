@@ -20,7 +20,7 @@ def logits_of(shape, numbers):
 
 @st.composite
 def passages(draw):
-    """(start, end, offsets) of a passage of one-letter words in windows that overlap."""
+    """Return (start, end, offsets) of a passage of one-letter words in windows that overlap."""
     words, longest = draw(st.integers(1, 12)), draw(st.integers(3, 7))
     windows = range(0, max(words - 1, 1), max(1, longest - 3))
     offsets = np.full((len(windows), longest, 2), -1)
@@ -28,7 +28,7 @@ def passages(draw):
         for token in range(1, longest):  # 0 is [CLS]
             if first + token - 1 < words:
                 offsets[row, token] = 2 * (first + token - 1), 2 * (first + token - 1) + 1
-    few = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0])  # ties, often
+    few = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0])  # ties are frequent
     start, end = (draw(logits_of(offsets.shape[:2], few)) for _ in range(2))
     return start, end, offsets
 
@@ -70,7 +70,7 @@ def test_scores_are_probabilities_and_answers_distinct(passage, n_best):
 
 
 def test_answers_equal_decode_answers(tiny_qa, tokenizer, synthetic):
-    """On real windows, for one question or many at once."""
+    """Windows are those of synthetic passages, for one question or many at once."""
     rows = synthetic["eval"]
     answerer = QuestionAnswerer(tiny_qa, tokenizer, 64, 16, "fp32")
     windows = featurise(rows, tokenizer, 64, 16)

@@ -1,4 +1,4 @@
-"""The builder: method cells open, support files carried unchanged, and what it refuses."""
+"""The builder: method cells open, support files carried unchanged, and one-line errors."""
 
 import ast
 import json
@@ -134,7 +134,7 @@ def test_carried_files_are_folded_unchanged_and_in_order(project):
 
 
 def run_in_ipython(sources, folder):
-    """Run cells as a kernel does, in a process of their own; return what they print."""
+    """Run cells as a kernel does, in a separate process; return their output."""
     code = ("import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
             "shell = InteractiveShell.instance(colors='NoColor')\n"
             "for cell in json.load(sys.stdin):\n"
@@ -151,7 +151,7 @@ def sources(project):
     return [cell.source for cell in cells_of(project)[0] if cell.cell_type == "code"]
 
 
-def test_the_notebook_uses_what_it_carries_also_in_a_clone(project, sources):
+def test_a_notebook_in_a_clone_imports_its_carried_files(project, sources):
     (project / "smp/text.py").write_text("raise SystemExit('the clone was used')")
     printed = run_in_ipython([*sources, "import smp.text; print(smp.text.__file__)"], project)
     assert "LEFT! 3 dict_keys(['half', 'Keeper']) {'quick': {'em': [0.5]}}" in printed
@@ -178,7 +178,7 @@ def test_an_edited_method_cell_takes_effect_at_call_time(project, sources):
     assert "LEFT! 1" in run_in_ipython([*sources[:-1], *edited, sources[-1]], project)
 
 
-def test_same_input_same_bytes_and_no_outputs(project):
+def test_equal_input_builds_equal_bytes_without_outputs(project):
     first, _ = build("story.py", "smp", project, reference={})
     assert first == build("story.py", "smp", project, reference={})[0]
     notebook = nbformat.reads(first.decode(), as_version=4)
@@ -199,7 +199,7 @@ def test_same_input_same_bytes_and_no_outputs(project):
     ("# %% [markdown]\n# The class.\n\n", "", "an open cell has prose above it"),
     ("print(load()", "pass\n" * 60 + "print(load()", "an open cell has at most 60"),
 ])
-def test_what_a_story_may_not_contain_is_one_line(project, old, new, message):
+def test_invalid_story_content_raises_one_line(project, old, new, message):
     text = (project / "story.py").read_text()
     assert old in text
     (project / "story.py").write_text(text.replace(old, new))
@@ -217,14 +217,14 @@ def test_what_a_story_may_not_contain_is_one_line(project, old, new, message):
      "smp/method/core.py: the method imports smp.text"),
     ("smp/method/core.py", "LIMIT = 3", "LIMIT = 3\nprint(LIMIT)", "`print.LIMIT.` is no import"),
 ])
-def test_what_a_module_may_not_contain_is_one_line(project, name, old, new, message):
+def test_invalid_module_content_raises_one_line(project, name, old, new, message):
     (project / name).write_text(FILES[name].replace(old, new, 1))
     with pytest.raises(ValueError, match=message) as error:
         cells_of(project)
     assert "\n" not in str(error.value)
 
 
-def test_check_names_the_stale_notebook_and_writes_nothing(project, monkeypatch):
+def test_check_prints_the_stale_notebook_and_writes_nothing(project, monkeypatch):
     monkeypatch.setattr(build_notebooks, "reference_results", lambda folder, stage: {})
     notebooks = {"story.py": ("out/story.ipynb", "smp")}
     with pytest.raises(SystemExit, match="stale: out/story.ipynb; run `make notebooks`"):
@@ -238,13 +238,13 @@ def test_check_names_the_stale_notebook_and_writes_nothing(project, monkeypatch)
 
 
 @pytest.mark.parametrize("script", NOTEBOOKS)
-def test_the_committed_notebook_is_what_its_sources_build(script):
+def test_the_committed_notebooks_equal_their_built_sources(script):
     name, stage = NOTEBOOKS[script]
     assert (ROOT / name).read_bytes() == build(script, stage)[0]
 
 
 @pytest.mark.parametrize("script", NOTEBOOKS)
-def test_variables_of_a_notebook_hide_no_name_of_the_method(script):
+def test_notebook_variables_hide_no_name_of_the_method(script):
     cells = nbformat.read(ROOT / NOTEBOOKS[script][0], as_version=4).cells
     seen = set()
     for cell in cells:

@@ -86,7 +86,7 @@ def method_cells(name):
 
 
 def run(sources, tmp_path):
-    """Return what the cells print in an IPython of their own, out of reach of this clone."""
+    """Return the output of the cells in a separate IPython that cannot import this clone."""
     done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(["import re", *sources]),
                           text=True, capture_output=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -115,7 +115,7 @@ def test_an_edited_straight_through_changes_the_five_steps(tmp_path):
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_a_method_that_nobody_edited_has_no_variant(name, capsys):
+def test_an_unedited_method_has_no_variant(name, capsys):
     sources, digests = method_cells(name)
     assert digests and edited_method(sources, digests) == ""
     commented = [source.replace("):\n", "):  # a comment\n\n") for source in sources]
@@ -127,7 +127,7 @@ def test_a_method_that_nobody_edited_has_no_variant(name, capsys):
     ("** 3", "** 2", "cubic_ramp"),
     ("slope *= (1 - slope)", "slope *= (2 - slope)", "add_regulariser_gradient"),
 ])
-def test_an_edit_is_named_and_the_last_definition_counts(old, new, name, capsys):
+def test_an_edit_is_printed_and_the_last_definition_counts(old, new, name, capsys):
     sources, digests = method_cells("BERT_SMP.ipynb")
     edited = [source.replace(old, new) for source in sources]
     assert edited != sources and edited_method([*sources, *edited], digests) == "edited"

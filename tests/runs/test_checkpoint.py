@@ -1,4 +1,4 @@
-"""Checkpoints: a stopped and resumed run equals an undisturbed one, bit for bit."""
+"""Checkpoints: a stopped and resumed run equals an uninterrupted one, bit for bit."""
 
 import copy
 import resource
@@ -44,7 +44,7 @@ class Killed(Exception):
 
 
 def run_of(model, windows, tokenizer, kind, folder=None, stop=None, kept=None, **changes):
-    """(model, run, masks) of a run that raises Killed in step `stop`, as a kill -9 would.
+    """Return (model, run, masks) of a run; with `stop`, it raises Killed in that step.
 
     kept: path of its snapshots, if it keeps any.
     """
@@ -56,8 +56,8 @@ def run_of(model, windows, tokenizer, kind, folder=None, stop=None, kept=None, *
     pruning = None if stage == "fine-tune" else attach_pruning(model, settings)
     loss, calls = span_loss, []
     if stage == "smp-kd":
-        said = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
-        loss = teacher_loss(settings, None, None, said.half())
+        logits = 3 * torch.randn(len(windows), 96, 2, generator=torch.Generator().manual_seed(1))
+        loss = teacher_loss(settings, None, None, logits.half())
 
     def watched(*arguments):
         calls.append(1)
@@ -81,7 +81,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tokenizer, tmp_path):
+def test_a_run_resumed_twice_has_the_same_bits(kind, tiny_qa, windows, tokenizer, tmp_path):
     files = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
     whole = run_of(tiny_qa, windows, tokenizer, kind, kept=files[0])
     steps = whole[1]["steps"]
@@ -89,9 +89,9 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tok
     for stop in (3, 5):  # the second time in the second epoch
         with pytest.raises(Killed):
             run_of(tiny_qa, windows, tokenizer, kind, tmp_path / "run", stop, files[1])
-    torch.rand(7)  # what happens in between does not matter
+    torch.rand(7)  # draws between the parts of a run have no effect
     resumed = run_of(tiny_qa, windows, tokenizer, kind, tmp_path / "run", kept=files[1])
-    assert resumed[1]["calls"] == steps - 8  # nothing was done twice
+    assert resumed[1]["calls"] == steps - 8  # no step ran twice
     assert_same(whole, resumed)
     before = biases_and_norms(tiny_qa)["encoder.layer.1.output.dense.bias"]
     moved = biases_and_norms(whole[0])["encoder.layer.1.output.dense.bias"]
@@ -100,13 +100,13 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(kind, tiny_qa, windows, tok
     assert bytes_of[0] == bytes_of[1] and (bytes_of[0] is None) == (kind == "fine-tune")
 
 
-def test_checkpoints_change_no_result_and_no_step_runs_twice(
+def test_checkpoints_change_no_result_and_repeat_no_step(
     tiny_qa, windows, tokenizer, tmp_path
 ):
     whole = run_of(tiny_qa, windows, tokenizer, "SMP-L")
     kept = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run")
     again = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "run", kept=tmp_path / "masks")
-    assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # for what comes after
+    assert Snapshots(tmp_path / "masks").steps == [whole[1]["steps"]]  # the only step left
     assert_same(whole, kept)
     assert_same(whole, again)
     assert again[1]["calls"] == 0
@@ -147,13 +147,13 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
     newest.write_bytes(b"hello" if harm == "foreign" else data)
     capsys.readouterr()
     resumed = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
-    told = capsys.readouterr().out
-    assert f"passing over the checkpoint {newest.name}" in told and "after step 5" in told
+    printed = capsys.readouterr().out
+    assert f"skipping the checkpoint {newest.name}" in printed and "after step 5" in printed
     assert resumed[1]["calls"] == whole[1]["steps"] - 5
     assert_same(whole, resumed)
 
 
-def test_with_every_checkpoint_damaged_the_run_starts_at_0(tiny_qa, windows, tokenizer, tmp_path):
+def test_a_run_with_damaged_checkpoints_starts_at_step_0(tiny_qa, windows, tokenizer, tmp_path):
     whole = run_of(tiny_qa, windows, tokenizer, "fine-tune")
     with pytest.raises(Killed):
         run_of(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=4)
@@ -162,13 +162,13 @@ def test_with_every_checkpoint_damaged_the_run_starts_at_0(tiny_qa, windows, tok
     with pytest.raises(Killed):
         run_of(tiny_qa, windows, tokenizer, "fine-tune", tmp_path, stop=3)
     resumed = run_of(tiny_qa, windows, tokenizer, "fine-tune", tmp_path)
-    assert resumed[1]["calls"] == whole[1]["steps"] - 3  # no damaged one outlived those written
+    assert resumed[1]["calls"] == whole[1]["steps"] - 3  # every damaged checkpoint was removed
     assert_same(whole, resumed)
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(density=0.3), "settings density 0.2, this one has 0.3"),
-    (dict(epochs=3), "settings epochs 2, this one has 3"),
+    (dict(density=0.3), "settings density is 0.3, the checkpoint has 0.2"),
+    (dict(epochs=3), "settings epochs is 3, the checkpoint has 2"),
 ])
 def test_a_checkpoint_of_another_run_raises_with_the_difference(
     changes, message, tiny_qa, windows, tokenizer, tmp_path
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_run_raises_with_the_difference(
     with pytest.raises(ValueError) as error:
         run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, **changes)
     assert message in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="with data "):
+    with pytest.raises(ValueError, match=": data is "):
         run_of(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
 
 
@@ -189,24 +189,25 @@ def test_another_package_version_prints_a_line_and_resumes(
         run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=3)
     monkeypatch.setattr("smp.runs.training.package_versions", lambda: {"torch": "9.9"})
     run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path)
-    said = capsys.readouterr().out
-    assert "this is 9.9: the end may differ in its last bits" in said and "zeros" not in said
+    printed = capsys.readouterr().out
+    assert "this is 9.9: the result may differ in its last bits" in printed
+    assert "zeros" not in printed
 
 
-def test_skipped_zeros_count_as_a_version(capsys):
+def test_check_same_run_compares_how_zeros_are_computed(capsys):
     multiplied, skipped = {"versions": {"zeros": "multiplied"}}, {"versions": {"zeros": "skipped"}}
     check_same_run(multiplied, multiplied, "here")
     check_same_run(skipped, skipped, "here")
     assert not capsys.readouterr().out
     check_same_run(multiplied, skipped, "here")
-    assert "made with zeros multiplied, this is skipped: the end may" in capsys.readouterr().out
+    assert "with zeros multiplied, this is skipped: the result may" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("before, message", [
-    ({"name": "t", "em": 0.8001, "sha": "a"}, None),  # measured anew, on another card
-    ({"name": "t", "em": 0.8, "sha": "b"}, "teacher sha 'b', this one has 'a'"),
-    ({"name": "u", "em": 0.8}, "teacher name 'u', this one has 't'"),
-    (None, "teacher None, this one has"),
+    ({"name": "t", "em": 0.8001, "sha": "a"}, None),  # measured again, on another GPU
+    ({"name": "t", "em": 0.8, "sha": "b"}, "teacher sha is 'a', the checkpoint has 'b'"),
+    ({"name": "u", "em": 0.8}, "teacher name is 't', the checkpoint has 'u'"),
+    (None, "teacher is .*, the checkpoint has None"),
 ])
 def test_a_run_resumes_with_its_own_teacher_only(before, message):
     now = {"teacher": {"name": "t", "em": 0.8, "sha": "a"}}
@@ -227,10 +228,10 @@ def test_a_checkpoint_made_without_a_gpu_resumes_with_one(monkeypatch):
     assert np.array_equal(np.random.rand(3), expected[1])
 
 
-def test_a_full_disk_stops_no_run_and_damages_no_checkpoint(
+def test_a_full_disk_keeps_the_run_and_its_checkpoints(
     tiny_qa, windows, tokenizer, tmp_path, capsys
 ):
-    """RLIMIT_FSIZE stands for the disk: writing past it fails as on a full one."""
+    """RLIMIT_FSIZE simulates a full disk: writing beyond it fails."""
     with pytest.raises(Killed):
         run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path, stop=4)
     kept = {path.name for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""Pictures and the sweep table: their numbers are those of the records."""
+"""Figures and the sweep table show the numbers of the records."""
 
 import io
 
@@ -19,18 +19,18 @@ def draw(figure):
 
 
 def run(method, density, em, distill="none", **more):
-    """A record, at a density to two digits, with a name of its own."""
+    """Return a record with a unique name; its density has two digits."""
     name = str((method, density, em, distill, more))
     more = {"density_target": round(density, 2), "f1": em + 0.1, "steps": 5} | more
     return make_record(method, distill, density, em=em, **more) | {"name": name}
 
 
 def drawn_lines(figure):
-    """{label: line} of the lines with points."""
+    """Return {label: line} of the lines with points."""
     return {line.get_label(): line for line in figure.axes[0].lines if len(line.get_ydata())}
 
 
-def test_the_picture_shows_means_over_seeds_and_the_dense_line():
+def test_figure_shows_means_over_seeds_and_the_dense_line():
     records = [run("fine-tuned", 1.0, 0.6), run("smp-l", 0.1, 0.2), run("smp-l", 0.09999, 0.3),
                run("smp-l", 0.5, 0.5)]
     figure = draw(plot_records(records, [
@@ -64,7 +64,7 @@ def test_the_line_connects_the_longest_runs():
     assert small.get_markersize() < line.get_markersize()
 
 
-def test_runs_of_other_settings_have_lines_of_their_own():
+def test_runs_of_different_settings_have_separate_lines():
     records = [run("smp-l", 0.1, 0.2, seed=seed) for seed in (0, 1)]
     records.append(run("smp-l", 0.1, 0.6, settings={"regulariser": 40_000.0}))
     drawn = drawn_lines(draw(plot_records(records)))
@@ -72,7 +72,7 @@ def test_runs_of_other_settings_have_lines_of_their_own():
     assert drawn["SMP-L, regulariser 40000"].get_ydata().tolist() == [0.6]
 
 
-def test_baselines_have_markers_of_their_own():
+def test_baselines_have_different_markers():
     records = [run(method, 0.1, em) for method, em in (
         ("smp-l", 0.3), ("magnitude", 0.2), ("movement", 0.25), ("movement-s", 0.28))]
     lines = drawn_lines(draw(plot_records(records)))
@@ -86,7 +86,7 @@ def test_baselines_have_markers_of_their_own():
     [], [run("smp-l", 0.1, 0.2), run("smp-l", 0.1, 0.2, data_sha="other")],
     [run("smp-l", 0.1, 0.2), run("smp-l", 0.1, 0.2, n_train=11)],
 ])
-def test_runs_of_several_groups_are_not_drawn_together(records):
+def test_plot_records_of_several_groups_raises(records):
     with pytest.raises(ValueError, match="pick one group"):
         plot_records(records)
 
@@ -95,7 +95,7 @@ def test_runs_of_several_groups_are_not_drawn_together(records):
 
 
 def cell(method, target, em, distill="none", density=None, **more):
-    """A record of the laptop profile that aimed at this density."""
+    """Return a record of the laptop profile with this target density."""
     density = target if density is None else density
     return run(method, density, em, distill, density_target=target, profile="laptop", **more)
 
@@ -108,17 +108,17 @@ CELLS = [
 
 
 def grid(records):
-    """{first cell: other cells} of the rows of a sweep's tables."""
+    """Return {first cell: other cells} of the rows of a sweep's tables."""
     return {line.split("|")[1].strip(): [part.strip() for part in line.split("|")[2:-1]]
             for line in sweep_markdown(records).splitlines() if line.startswith("| ")}
 
 
 def labels_of(records, start):
-    """The rows of a sweep's tables that start so, sorted."""
+    """Return the sorted rows of a sweep's tables that begin with this text."""
     return sorted(label for label in grid(records) if label.startswith(start))
 
 
-def test_the_sweep_line_is_the_mean_and_bars_reach_the_seeds():
+def test_sweep_line_is_the_mean_and_bars_end_at_the_seeds():
     published = [
         {"method": "smp-l", "distill": "none", "density": 0.03, "em": 0.7, "f1": 0.81},
         {"method": "fine-tuned", "distill": "none", "density": 1.0, "em": 0.8, "f1": 0.88}]
@@ -149,12 +149,12 @@ def test_a_sweep_draws_changed_settings_as_a_dashed_line():
     assert usual[0].get_linestyle() == "-"
 
 
-def test_a_sweep_of_two_data_sets_is_not_drawn_together():
+def test_plot_sweep_of_two_data_sets_raises():
     with pytest.raises(ValueError, match="of one model"):
         plot_sweep([*CELLS, cell("smp-l", 0.1, 0.2, data_sha="other")])
 
 
-def test_the_sweep_table_has_a_row_a_method_and_marks_gaps():
+def test_sweep_table_has_one_row_per_method_and_marks_gaps():
     rows = grid(CELLS)
     assert rows["Model"] == ["50%", "10%", "3%"]
     assert rows["SMP-L"] == ["0.500 / 0.600", "0.300 ± 0.141 / 0.400 ± 0.141 (2 runs)", "—"]
@@ -165,7 +165,7 @@ def test_the_sweep_table_has_a_row_a_method_and_marks_gaps():
     assert labels_of(methods, "movement") == ["movement", "movement-S"]
 
 
-def test_the_sweep_table_begins_with_the_fine_tuned_model():
+def test_sweep_table_begins_with_the_fine_tuned_model():
     dense = cell("fine-tuned", 1.0, 0.8, steps=1234)
     text = sweep_markdown([*CELLS, dense, cell("smp-l", 0.1, 0.4, steps=9)])
     assert text.count("### ") == text.count("| fine-tuned, 1,234 steps: 0.800 / 0.900 ") == 2
@@ -177,7 +177,7 @@ def test_the_sweep_table_begins_with_the_fine_tuned_model():
     assert rows["soft movement"][1] == "0.250 / 0.350, 31.2% ± 4.6 at 14%"
 
 
-def test_the_sweep_table_shows_what_was_changed_from_the_profile():
+def test_sweep_table_shows_settings_changed_from_the_profile():
     other = cell("soft-movement", 0.1, 0.5, density=0.9, settings={"learning_rate": 0.1})
     assert labels_of([*CELLS, other], "soft") == [
         "soft movement", "soft movement (learning_rate 0.1)"]
@@ -191,21 +191,21 @@ def test_the_sweep_table_shows_what_was_changed_from_the_profile():
         "SMP-L", "SMP-S + KD + hidden states (hidden_distill_weight 10)"]
 
 
-def test_the_sweep_table_hides_presets_and_newer_defaults():
+def test_sweep_table_omits_presets_and_newer_defaults():
     presets = [cell("smp-l", density, 0.1, seed=seed, settings=more) for density, seed, more in (
         (0.1, 0, {}), (0.03, 1, {}), (0.1, 2, {"density_ramp_fraction": 0.4}))]
     assert labels_of(presets, "SMP") == ["SMP-L", "SMP-L (density_ramp_fraction 0.4)"]
     older = cell("smp-l", 0.03, 0.1)
     del older["settings"]["n_mask_snapshots"]  # a setting that is newer than the record
-    older["settings"]["regulariser_rule"] = "cubic"  # and one that was removed since
+    older["settings"]["regulariser_rule"] = "cubic"  # a removed setting
     assert labels_of([*CELLS, older], "SMP-L") == ["SMP-L"]
 
 
-def test_the_sweep_table_tells_teachers_apart():
+def test_sweep_table_separates_teachers():
     taught = [cell("smp-s", 0.1, 0.1, "logits", teacher={"name": name, "em": 0.6, "sha": None})
               for name in ("all-MiniLM-L6-v2_squad_fine-tuned_seed0_0b7711", "m_squad_soup")]
     assert labels_of(taught, "SMP") == ["SMP-S + KD", "SMP-S + KD (teacher m_squad_soup)"]
 
 
-def test_runs_of_another_length_have_a_table_of_their_own():
+def test_runs_of_different_lengths_have_separate_tables():
     assert sweep_markdown([*CELLS, cell("smp-l", 0.1, 0.1, steps=9)]).count("### ") == 2

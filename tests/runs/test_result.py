@@ -1,4 +1,4 @@
-"""The last lines of a notebook: a run's EM beside the others', with its uncertainty."""
+"""The last lines of a notebook: EM and F1 of a run, its uncertainty and reference values."""
 
 import numpy as np
 import pytest
@@ -14,16 +14,16 @@ REFERENCE = {"runs": {"quick": {"em": [0.9425, 0.9325], "seeds": [0, 1], "on": "
 
 
 def bits(right):
-    """exact_matches of a record whose first questions are right, n_eval 1,000."""
+    """Return the exact_matches of a record whose first questions are right, n_eval 1,000."""
     return np.packbits(np.arange(1000) < right).tobytes().hex()
 
 
-def test_the_interval_is_that_of_a_share():
+def test_half_interval_equals_the_binomial_one():
     assert half_interval(0.5, 400) == pytest.approx(1.96 * 0.025)
     assert half_interval(1.0, 400) == 0
 
 
-def test_a_student_is_shown_beside_its_teacher_with_a_paired_interval(tmp_path, capsys):
+def test_a_student_has_a_teacher_line_with_a_paired_interval(tmp_path, capsys):
     student = make_record(em=0.6, n_eval=1000, exact_matches=bits(600), bytes_mask_file=1_337_000)
     dense = make_record("fine-tuned", "none", 1.0, em=0.8, n_eval=1000, exact_matches=bits(800))
     show_result(student, tmp_path, REFERENCE, dense)
@@ -43,7 +43,7 @@ def test_a_student_is_shown_beside_its_teacher_with_a_paired_interval(tmp_path, 
     (dict(data_sha="0" * 12), "other evaluation questions"),
     (dict(em=0.0), "other evaluation questions"),
 ])
-def test_em_retained_needs_the_same_questions(tmp_path, capsys, changes, text):
+def test_em_retained_requires_the_same_questions(tmp_path, capsys, changes, text):
     dense = make_record("fine-tuned", "none", 1.0) | changes
     show_result(make_record(bytes_mask_file=1), tmp_path, REFERENCE, dense)
     assert text in capsys.readouterr().out.splitlines()[1]
@@ -65,18 +65,18 @@ def test_the_same_run_without_a_teacher_has_a_line(tmp_path, capsys):
     assert "without a teacher  EM 0.450" in shown and "0.460" not in shown
 
 
-def test_an_edited_run_says_so_in_its_first_line(tmp_path, capsys):
+def test_the_first_line_of_an_edited_run_has_its_variant(tmp_path, capsys):
     show_result(make_record(variant="edited", bytes_mask_file=1), tmp_path, REFERENCE)
     assert capsys.readouterr().out.splitlines()[0].endswith("variant edited")
 
 
-def test_the_papers_nearest_density_is_shown():
+def test_the_published_line_has_the_nearest_density():
     for density, em in ((0.3, "0.822"), (0.08, "0.789"), (0.01, "0.740")):
         record = make_record(density=density)
         assert f"EM {em} " in published_line(record, PAPER)[1]
 
 
-def test_all_records_are_one_table(tmp_path, capsys):
+def test_show_records_prints_all_records_in_one_table(tmp_path, capsys):
     write_record(make_record("fine-tuned", "none", 1.0, em=0.9), tmp_path)
     write_record(make_record(em=0.5), tmp_path)
     show_records(tmp_path)

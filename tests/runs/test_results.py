@@ -38,14 +38,14 @@ def table_rows(text):
 
 
 def run_tables(records):
-    """The tables of runs, without that of EM retained and the published ones."""
+    """Return the tables of runs, without those of EM retained and published numbers."""
     return [table for table in summary_markdown(records).split("### ") if "| Schedule" in table]
 
 
 # Records
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path):
+def test_a_written_record_reads_equal(tmp_path):
     record = make_record(exact_matches="0f" * 126, n_eval=1001, variant="norm-kept")
     path = write_record(record, tmp_path / "results")
     assert path == tmp_path / "results" / f"{record['name']}.json"
@@ -73,15 +73,15 @@ def test_a_begun_and_finished_record_has_every_field(tmp_path, stage, changes, l
     assert record.keys() == {*RECORD_FIELDS, "zeros"} and begun["name"] == run_name(record)
     write_record(record, tmp_path)
     (again,) = read_records(tmp_path)
-    told = [again[name] for name in ("label", "method", "seed", "train_sha", "variant", "threads")]
-    assert told == [label, settings.method, 3, "c", "norm-kept", 1]
+    shown = [again[name] for name in ("label", "method", "seed", "train_sha", "variant", "threads")]
+    assert shown == [label, settings.method, 3, "c", "norm-kept", 1]
     assert again["data"] == again["settings"]["data"] == ("dev" if "data" in changes
                                                           else "synthetic")
     assert (again["density"], again["remaining_of_model"]) == ((0.1, 0.73) if layers else (1, 1))
     assert again["exact_matches"] == "f0" and again["teacher"] == teacher
 
 
-def test_the_file_has_one_line_a_field(tmp_path):
+def test_the_file_has_one_line_per_field(tmp_path):
     text = write_record(make_record(), tmp_path).read_text()
     assert text.endswith("}\n") and '\n "em": 0.4804,\n' in text
     assert '\n  {"layer": 0, "matrix": "query", "kept": 73728, "total": 147456}\n' in text
@@ -155,7 +155,7 @@ def test_an_impossible_record_raises_a_one_line_error(tmp_path, field, value, me
 
 
 @pytest.mark.parametrize("field", RECORD_FIELDS)
-def test_no_field_may_be_missing(tmp_path, field):
+def test_a_missing_field_raises(tmp_path, field):
     record = make_record()
     del record[field]
     with pytest.raises(ValueError, match=f"missing {field}"):
@@ -163,7 +163,7 @@ def test_no_field_may_be_missing(tmp_path, field):
 
 
 @pytest.mark.parametrize("text", ["{\"em\": 0.5,", "[1, 2]", "{\"em\": 0.5}", "\xff"])
-def test_a_broken_file_is_named_in_one_line(tmp_path, text):
+def test_a_damaged_file_raises_one_line_with_its_name(tmp_path, text):
     write_record(make_record(), tmp_path)
     (tmp_path / "broken.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match="^broken.json is not a result record") as error:
@@ -177,14 +177,14 @@ def test_a_record_with_few_settings_is_in_the_tables(tmp_path):
         assert "| SMP-L + KD " in markdown(read_records(tmp_path))
 
 
-def test_a_copied_record_does_not_count_twice(tmp_path):
+def test_a_copied_record_raises(tmp_path):
     path = write_record(make_record(), tmp_path)
     shutil.copy(path, tmp_path / "copy.json")
     with pytest.raises(ValueError, match=r"copy.json.*is a copy"):
         read_records(tmp_path)
 
 
-def test_bench_and_subfolders_are_no_records(tmp_path):
+def test_bench_json_and_subfolders_are_not_read(tmp_path):
     (tmp_path / "bench.json").write_text("[]")
     (tmp_path / "executed").mkdir()
     (tmp_path / "executed" / "x.json").write_text("[]")
@@ -230,7 +230,7 @@ def test_a_thinned_history_keeps_the_mean_loss():
 # The tables
 
 
-def test_the_numbers_in_the_table_are_those_of_the_records():
+def test_numbers_of_the_table_equal_those_of_the_records():
     record = make_record(density=0.1, em=0.2784, f1=0.3846, ms_per_question=12.345)
     rows = table_rows(summary_markdown([record]))
     assert rows[0] == [
@@ -253,25 +253,25 @@ def test_the_numbers_in_the_table_are_those_of_the_records():
 
 
 def test_size_and_time_that_were_not_measured_are_marked():
-    old = make_record("fine-tuned")  # as records were before either was measured
+    old = make_record("fine-tuned")  # as in records from before both were measured
     assert old["bytes_model"] is old["ms_per_question"] is None
     whole = make_record("fine-tuned", bytes_model=90_261_808, ms_per_question=4)
     trained = make_record("movement", bytes_model=8e7, seed=3)
     several = [make_record(seed=seed, bytes_mask_file=size, ms_per_question=ms)
                for seed, size, ms in ((0, 10**6, 2.0), (1, 2 * 10**6, 4.0))]
-    for records, said in (
+    for records, cells in (
         ([old], ["not measured", "not measured"]), ([whole], ["90.26 MB", "4.0"]),
         ([trained], ["80.00 MB", "not measured"]), (several, ["1.50 MB", "3.0"]),
         ([*several, make_record(seed=2)], ["1.44 MB", "not measured"]),
     ):
-        assert table_rows(summary_markdown(records))[2][6:8] == said
+        assert table_rows(summary_markdown(records))[2][6:8] == cells
     for wrong in (-1, "4", True, float("inf")):
         for field in ("bytes_model", "ms_per_question", "bytes_mask_file", "threads"):
             with pytest.raises(ValueError, match=field):
                 check_record(make_record(**{field: wrong}))
 
 
-def test_rows_are_sorted_by_method_and_then_dense_first():
+def test_rows_are_sorted_by_method_and_falling_density():
     records = [make_record(density=0.1), make_record(density=0.5), make_record("smp-s"),
                make_record(distill="none", density=0.03), make_record(distill="none", density=0.1),
                make_record(distill="hidden"), make_record("fine-tuned"),
@@ -287,13 +287,13 @@ def test_rows_are_sorted_by_method_and_then_dense_first():
 
 
 def removed_method(**changes):
-    """A record of a method that is no longer in METHODS."""
+    """Return a record of a method that is not in METHODS."""
     record = make_record("magnitude", "none", **changes) | {"method": "lottery", "label": "lottery"}
     record["settings"] = record["settings"] | {"method": "lottery"}
     return record | {"name": run_name(record)}
 
 
-def test_a_removed_method_stays_in_the_tables_as_the_last(tmp_path):
+def test_a_removed_method_is_the_last_in_tables(tmp_path):
     for record in (removed_method(em=0.3), make_record("soft-movement", "none", em=0.2),
                    make_record("fine-tuned", em=0.6)):
         write_record(record, tmp_path)
@@ -318,7 +318,7 @@ def test_different_groups_never_share_a_table(field):
     assert sorted("0.222" in table for table in tables) == [False, True]
 
 
-def test_em_retained_compares_equal_numbers_of_questions():
+def test_em_retained_requires_equal_numbers_of_questions():
     records = [make_record(method, em=em, n_train=n_train)
                for n_train, dense, pruned in ((9_000, 0.5, 0.4), (87_599, 0.7, 0.6))
                for method, em in (("fine-tuned", dense), ("smp-l", pruned))]
@@ -330,7 +330,7 @@ def test_em_retained_compares_equal_numbers_of_questions():
 
 
 def retained_table(records):
-    """{(encoder and questions, model): {density: cell}} of the table of EM retained."""
+    """Return {(encoder and questions, model): {density: cell}} of the table of EM retained."""
     text = summary_markdown(records).split("### ")[1]
     if not text.startswith("EM retained at each share"):
         return {}
@@ -351,7 +351,7 @@ def test_the_summary_shows_the_longest_run_of_method_and_density():
         make_record("fine-tuned", em=0.8),
         make_record(em=0.7, teacher=own, steps=5000),
         make_record(em=0.6, epochs=4, teacher=own),
-        make_record(em=0.64, epochs=4, settings=other, teacher=own),  # as long, and better
+        make_record(em=0.64, epochs=4, settings=other, teacher=own),  # equal length, higher EM
         make_record(em=0.1, epochs=9, dirty=True, teacher=own),
         make_record(em=0.2, density=0.1, seed=0, teacher=own),
         make_record(em=0.4, density=0.1, seed=1, teacher=own),  # the mean of the two
@@ -420,35 +420,36 @@ def test_rows_of_one_label_show_the_settings_that_differ():
         make_record(density=0.1, settings={"regulariser": 4000.0, "n_mask_snapshots": 2}),
         make_record("smp-s", density=0.1, settings={"regulariser": 5.0}),
     ]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
-    assert sorted(told[:2]) == ["seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
-    assert told[2:] == ["seed 0, regulariser 4000", "seed 0"]
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:6]]
+    assert sorted(shown[:2]) == [
+        "seed 0, regulariser 40000", "seeds 0, 1 (2 runs), regulariser 400"]
+    assert shown[2:] == ["seed 0, regulariser 4000", "seed 0"]
 
 
-def test_another_teacher_is_another_row_its_seed_is_not():
+def test_teachers_have_separate_rows_but_their_seeds_do_not():
     names = ["_squad_fine-tuned_seed0_0b7711", "_squad_fine-tuned_seed1_a99752", "_squad_soup"]
     names = [f"all-MiniLM-L6-v2{name}" for name in names] + ["bert-large_seed1_0b7711"]
     records = [make_record(teacher={"name": name, "em": None}, seed=seed)
                for seed, name in enumerate(names)]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
-    assert told == ["seeds 0, 1 (2 runs)", "seed 2, teacher all-MiniLM-L6-v2_squad_soup",
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:5]]
+    assert shown == ["seeds 0, 1 (2 runs)", "seed 2, teacher all-MiniLM-L6-v2_squad_soup",
                     "seed 3, teacher bert-large"]
 
 
-def test_movement_s_is_another_row_than_movement():
+def test_movement_s_and_movement_have_separate_rows():
     records = [make_record(method, "none") for method in ("movement-s", "movement")]
     rows = table_rows(summary_markdown(records))[2:4]
     assert [row[0] for row in rows] == ["movement", "movement-S"]
     assert all(row[8].endswith("seed 0") for row in rows)
 
 
-def test_a_variant_is_another_row():
+def test_a_variant_has_a_separate_row():
     records = [make_record(), make_record(variant="norm-kept"), make_record(variant="norm-kept")]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
-    assert told == ["seed 0", "seed 0 (2 runs), variant norm-kept"]
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
+    assert shown == ["seed 0", "seed 0 (2 runs), variant norm-kept"]
 
 
-def test_runs_of_uncommitted_code_have_a_row_of_their_own():
+def test_runs_of_uncommitted_code_have_a_separate_row():
     records = [make_record(), make_record(seed=1, dirty=True)]
     labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
     assert labels == {"SMP-L + KD", "SMP-L + KD (uncommitted changes)"}
@@ -460,19 +461,19 @@ def test_runs_of_uncommitted_code_have_a_row_of_their_own():
     ({"distill": "hidden", "settings": {"bias_norm_learning_rate": 0.001}},
      "SMP-L + KD + hidden states + biases, LayerNorms"),
 ])
-def test_the_label_names_what_is_distilled_and_trained(changes, label):
+def test_the_label_contains_distilled_and_trained_parts(changes, label):
     records = [make_record(), make_record(**changes)]
     labels = {row[0] for row in table_rows(summary_markdown(records))[2:4]}
     assert labels == {"SMP-L + KD", label}
 
 
-def test_two_rates_of_biases_and_layernorms_are_told_apart():
+def test_different_bias_norm_learning_rates_have_separate_rows():
     records = [make_record(settings={"bias_norm_learning_rate": rate}) for rate in (0.001, 0.003)]
-    told = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
-    assert told == [f"seed 0, bias_norm_learning_rate {rate}" for rate in (0.001, 0.003)]
+    shown = [row[8].split("steps, ")[1] for row in table_rows(summary_markdown(records))[2:4]]
+    assert shown == [f"seed 0, bias_norm_learning_rate {rate}" for rate in (0.001, 0.003)]
 
 
-def test_missing_bert_base_runs_are_stated():
+def test_the_summary_states_missing_bert_base_runs():
     missing = "BERT-base on SQuAD: not measured yet; `smp run --profile paper`"
     bert = {"model": "google-bert/bert-base-uncased", "data": "rajpurkar/squad"}
     assert missing in summary_markdown([make_record()])
@@ -492,7 +493,7 @@ def test_published_numbers_are_marked_and_match_the_paper():
     assert ["SMP + KD", "50%", "~85M", "0.82"] in rows
 
 
-def test_tables_are_aligned_and_names_cannot_break_them():
+def test_tables_are_aligned_and_escape_names():
     record = make_record(model="/secret/place/a|b", dirty=True)
     text = summary_markdown([record, make_record("fine-tuned")])
     assert "secret" not in text
@@ -501,7 +502,7 @@ def test_tables_are_aligned_and_names_cannot_break_them():
             assert len({len(line) for line in block.splitlines()}) == 1
 
 
-def test_the_order_of_the_records_does_not_matter():
+def test_the_order_of_records_does_not_change_the_tables():
     records = [make_record(seed=seed, density=d) for seed in range(3) for d in (0.1, 0.5)]
     assert summary_markdown(records) == summary_markdown(records[::-1])
 
@@ -510,8 +511,8 @@ def test_rows_are_sorted_by_settings_and_then_by_steps():
     runs = [(400.0, 12), (400.0, 30), (40_000.0, 9), (400_000.0, 5)]
     records = [make_record(settings={"regulariser": regulariser}, steps=steps)
                for regulariser, steps in runs]
-    told = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
-    assert told == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
+    shown = [row[8] for row in table_rows(summary_markdown(records[::-1]))[2:6]]
+    assert shown == [f"2 epochs, {steps} steps, seed 0, regulariser {regulariser:g}"
                     for regulariser, steps in runs]
 
 
@@ -533,7 +534,7 @@ def test_the_readme_changes_between_its_markers_only(tmp_path, newline):
 
 @pytest.mark.parametrize("page", ["", "<!-- results -->", "<!-- /results --> <!-- results -->",
                                   "<!-- results --> <!-- results --> <!-- /results -->"])
-def test_a_readme_without_markers_is_refused_and_not_written(tmp_path, page):
+def test_a_readme_without_markers_raises_and_stays_unchanged(tmp_path, page):
     readme = tmp_path / "README.md"
     readme.write_text(page)
     with pytest.raises(ValueError, match="README.md: expected <!-- results -->") as error:
@@ -542,12 +543,12 @@ def test_a_readme_without_markers_is_refused_and_not_written(tmp_path, page):
     assert readme.read_text() == page and [p.name for p in tmp_path.iterdir()] == ["README.md"]
 
 
-def test_the_readme_has_one_smp_row_a_density_below_fine_tuned():
+def test_the_readme_has_one_smp_row_per_density():
     own = {"n_train": 9000, "profile": "minilm"}
     records = [
         make_record("fine-tuned", em=0.7, **own), make_record("fine-tuned", em=0.8, steps=9, **own),
         make_record(em=0.5, epochs=4, **own), make_record("smp-s", em=0.6, epochs=4, **own),
-        make_record(em=0.7, epochs=2, **own),  # better, and shorter
+        make_record(em=0.7, epochs=2, **own),  # higher EM, fewer epochs
         make_record(em=0.79, epochs=9, variant="norm-kept", **own),
         make_record("movement", em=0.79, epochs=9, **own),
         make_record(distill="none", em=0.2, density=0.1, **own),
@@ -568,11 +569,11 @@ def test_the_readme_has_one_smp_row_a_density_below_fine_tuned():
     assert readme_markdown(records[::-1]) == readme_markdown(records)
 
 
-def test_the_readme_of_no_fine_tuned_model_has_no_table():
+def test_the_readme_without_a_fine_tuned_model_has_no_table():
     assert readme_markdown([]) == readme_markdown([make_record()]) == ""
 
 
-def test_the_picture_is_of_the_group_with_most_questions(tmp_path, monkeypatch):
+def test_the_figure_shows_the_group_with_most_questions(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(table_module, "draw_group", lambda records, how, rank, path: drawn.append(
         {record["em"] for record in max(group_records(records), key=rank)}))
@@ -585,7 +586,7 @@ def test_the_picture_is_of_the_group_with_most_questions(tmp_path, monkeypatch):
     assert not (tmp_path / "methods.md").exists()
 
 
-def test_a_folder_with_two_methods_has_their_table_too(tmp_path):
+def test_a_folder_with_two_methods_has_a_methods_table(tmp_path):
     for record in (make_record("fine-tuned"), make_record("magnitude"), make_record("movement")):
         write_record(record, tmp_path)
         table_module.table(tmp_path)
@@ -599,7 +600,7 @@ def test_the_summary_of_no_records(tmp_path):
     assert (tmp_path / "results" / "summary.md").is_file()
 
 
-# Where and from what
+# Folder and provenance
 
 
 def test_results_folder_is_in_the_project_or_the_current_folder(tmp_path, monkeypatch):
@@ -670,7 +671,7 @@ def test_commit_is_none_outside_a_clone_and_without_git(clone, tmp_path, monkeyp
     (foreign / "BERT_FINETUNE_QA.ipynb").write_text("downloaded, not tracked")
     outside = tmp_path / "outside"
     outside.mkdir()
-    # Inside a hook git points at the hook's repository; it is still not this folder's.
+    # Inside a hook, git uses the hook's repository, which is not this folder's.
     monkeypatch.setenv("GIT_DIR", str(clone / ".git"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     for folder in (foreign, outside):
@@ -693,13 +694,13 @@ COMMITTED = (REFERENCE, REFERENCE / "sweep", REFERENCE / "tried")
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
-def test_the_committed_summary_is_that_of_its_records(folder):
+def test_the_committed_summary_equals_that_of_its_records(folder):
     text = (folder / "summary.md").read_text("utf-8")
     assert text == summary_markdown(read_records(folder)), "run `smp table --reference`"
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
-def test_the_committed_methods_table_is_that_of_its_records(folder):
+def test_the_committed_methods_table_equals_that_of_its_records(folder):
     records, page = read_records(folder), folder / "methods.md"
     assert page.exists() == (len({record["method"] for record in records} - {"fine-tuned"}) > 1)
     if page.exists():
@@ -714,7 +715,7 @@ def test_the_readme_has_at_most_ten_rows_of_the_reference():
     assert 0 < len(table_rows(text)) - 2 * tables <= 10
 
 
-def test_synthetic_questions_are_those_of_the_reference():
+def test_synthetic_questions_equal_those_of_the_reference():
     records = [record for record in read_records(REFERENCE) if record["data"] == "synthetic"]
     parts = load_squad("synthetic", 2000, 100, 400)
     assert {(record["train_sha"], record["data_sha"]) for record in records} == {

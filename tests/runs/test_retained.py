@@ -13,24 +13,24 @@ N = 1003  # questions: no multiple of 8
 
 
 def pack(right):
-    """exact_matches of an array of bool."""
+    """Return the exact_matches of an array of bool."""
     return np.packbits(right).tobytes().hex()
 
 
 def run_of(right, method="smp-l", **changes):
-    """The record of a run that answers these questions exactly."""
+    """Return the record of a run that answers these questions exactly."""
     return make_record(method, em=float(right.mean()), n_eval=len(right),
                        exact_matches=pack(right), **changes)
 
 
 def unpaired(run):
-    """The same run without the result of each question."""
+    """Return the same run without the result of each question."""
     return run | {"exact_matches": None}
 
 
 @pytest.fixture
 def correlated():
-    """(bools of two fine-tuned seeds, bools of a run that often fails and succeeds with them)."""
+    """Return bools of two fine-tuned seeds, and bools of a run that correlates with them."""
     rng = np.random.default_rng(0)
     hard = rng.random(N)
     return [hard + 0.2 * rng.standard_normal(N) < 0.7 for _ in range(2)], (
@@ -38,7 +38,7 @@ def correlated():
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, N])
-def test_exact_matches_are_unpacked_as_they_were_packed(n):
+def test_exact_matches_unpack_to_the_packed_bits(n):
     right = np.random.default_rng(n).random(n) < 0.5
     np.testing.assert_array_equal(matches_of(run_of(right)), right)
 
@@ -53,7 +53,7 @@ def test_the_paired_interval_equals_a_hand_computation(correlated, seeds):
     assert half == pytest.approx(1.96 * deviation / N ** 0.5, rel=1e-12)
 
 
-def test_the_paired_interval_is_that_of_a_bootstrap(correlated):
+def test_the_paired_interval_equals_a_bootstrap_interval(correlated):
     (dense, _), right = correlated
     rng, differences = np.random.default_rng(1), []
     for _ in range(4000):
@@ -64,7 +64,7 @@ def test_the_paired_interval_is_that_of_a_bootstrap(correlated):
     assert half == pytest.approx((high - low) / 2, rel=0.06)
 
 
-def test_an_interval_without_each_result_is_that_of_two_samples(correlated):
+def test_without_results_per_question_samples_are_independent(correlated):
     (dense, _), right = correlated
     whole = run_of(right), [run_of(dense, "fine-tuned")]
     variances = [p * (1 - p) for p in (right.mean(), dense.mean())]
@@ -77,7 +77,7 @@ def test_an_interval_without_each_result_is_that_of_two_samples(correlated):
 def test_pairing_narrows_the_interval_of_correlated_results():
     rng, dense = np.random.default_rng(2), np.random.default_rng(3).random(N) < 0.7
     narrower = []
-    for share in (0.2, 0.4, 0.6, 0.8, 1.0):  # of the questions on which both agree in any case
+    for share in (0.2, 0.4, 0.6, 0.8, 1.0):  # of the questions on which both agree
         right = np.where(rng.random(N) < share, dense, rng.random(N) < 0.5)
         run, fine_tuned = run_of(right), [run_of(dense, "fine-tuned")]
         wide = em_half_interval(unpaired(run), fine_tuned)
@@ -85,7 +85,7 @@ def test_pairing_narrows_the_interval_of_correlated_results():
     assert narrower[0] < 1 and narrower == sorted(narrower, reverse=True) and narrower[-1] == 0
 
 
-def test_one_run_has_the_interval_in_percent_of_the_dense_em(correlated):
+def test_one_run_has_its_interval_in_percent_of_the_dense_em(correlated):
     dense, right = correlated
     fine_tuned, run = [run_of(one, "fine-tuned") for one in dense], run_of(right)
     of = np.mean([one.mean() for one in dense])
@@ -94,7 +94,7 @@ def test_one_run_has_the_interval_in_percent_of_the_dense_em(correlated):
         f"{100 * right.mean() / of:.1f}% ± {100 * half / of:.1f}")
 
 
-def test_several_seeds_have_their_sample_deviation():
+def test_several_seeds_have_their_sample_standard_deviation():
     ems, dense = [0.41, 0.44, 0.48], make_record("fine-tuned", em=0.6)
     runs = [make_record(seed=seed, em=em) for seed, em in enumerate(ems)]
     expected = 100 * np.mean(ems) / 0.6, 100 * np.std(ems, ddof=1) / 0.6
@@ -121,6 +121,6 @@ def test_em_retained_is_withheld_below_400_questions(n_eval, expected):
     assert ("withheld" in em_retained(dense, dense)) == ("withheld" in expected)
 
 
-def test_without_a_fine_tuned_em_nothing_is_retained():
+def test_em_retained_is_empty_without_a_fine_tuned_em():
     assert em_retained([make_record()], []) == "—"
     assert em_retained([make_record()], [make_record("fine-tuned", em=0.0)]) == "—"

@@ -32,14 +32,14 @@ def test_the_default_profile_is_quick_with_and_without_a_gpu(available, monkeypa
     assert [choose_settings("quick", stage).epochs for stage in STAGES] == [1, 3, 3]
 
 
-def test_none_leaves_the_profiles_value():
+def test_none_keeps_the_profiles_value():
     plain = choose_settings("quick", "smp")
     assert choose_settings("quick", "smp", density=None, epochs=None) == plain
     changed = choose_settings("quick", "smp", density=0.25, seed=3)
     assert changed_settings(changed) == {"density": 0.25, "seed": 3}
 
 
-def test_fine_tuning_has_no_density_but_refuses_a_wrong_one():
+def test_fine_tuning_ignores_density_but_a_wrong_one_raises():
     assert choose_settings("quick", "fine-tune", density=0.1).density == 1.0
     with pytest.raises(ValueError, match="density is 7: expected a number above 0 and at most 1"):
         choose_settings("quick", "fine-tune", density=7)
@@ -97,12 +97,12 @@ def test_a_wrong_value_raises_a_one_line_error(changes, message):
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_windows_without_a_limit_have_any_stride():
+def test_without_max_length_any_stride_is_valid():
     free = dataclasses.replace(choose_settings("quick"), max_length=None, stride=9999)
     assert check_settings(free) is free
 
 
-def test_unknown_profiles_and_stages():
+def test_unknown_profiles_and_stages_raise():
     with pytest.raises(ValueError, match="profile is 'fast': expected one of quick, "):
         choose_settings("fast")
     with pytest.raises(ValueError, match="stage is 'prune': expected one of fine-tune, smp, "):
@@ -120,7 +120,7 @@ AUTHORS = {  # density: (N, T as shares, epochs) and p; without and with a teach
 @pytest.mark.parametrize("density", AUTHORS)
 @pytest.mark.parametrize("stage", ["smp", "smp-kd"])
 @pytest.mark.parametrize("method", ["smp-l", "smp-s"])
-def test_the_papers_presets(density, stage, method):
+def test_presets_equal_the_authors_scripts(density, stage, method):
     settings = choose_settings("paper", stage, density=density, method=method)
     times, temperature = AUTHORS[density]
     if (density, stage, method) == (0.5, "smp", "smp-s"):  # SMP-S 50% without a teacher
@@ -133,7 +133,7 @@ def test_the_papers_presets(density, stage, method):
     assert settings.warmup_fraction == settings.density_hold_fraction == 0
 
 
-def test_a_profile_beats_the_preset_in_epochs_and_a_change_both():
+def test_profile_epochs_override_the_preset_and_changes_both():
     short = choose_settings("laptop", "smp", density=0.03)
     assert short.epochs == PROFILES["laptop"]["smp"]["epochs"]
     assert short.regulariser_ramp_fraction < 1
@@ -143,7 +143,7 @@ def test_a_profile_beats_the_preset_in_epochs_and_a_change_both():
 
 @pytest.mark.parametrize("method", [name for name, one in METHODS.items()
                                     if not one.freezes_weights])
-def test_other_methods_train_the_weights_as_fine_tuning_does(method):
+def test_other_methods_train_weights_at_the_fine_tuning_rate(method):
     for profile in ("paper", "laptop"):
         settings = choose_settings(profile, "smp", method=method, density=0.1)
         rate = PROFILES[profile]["fine-tune"]["learning_rate"]
@@ -160,7 +160,7 @@ def test_only_smp_freezes_the_weights():
     assert not choose_settings("quick", "fine-tune").freezes_weights
 
 
-def test_the_rate_of_biases_and_layernorms_needs_frozen_matrices():
+def test_bias_norm_learning_rate_needs_frozen_matrices():
     rate = dict(bias_norm_learning_rate=0.001)
     assert choose_settings("quick", "fine-tune", **rate) == choose_settings("quick", "fine-tune")
     movement = dict(method="movement", density=0.1)
@@ -183,7 +183,7 @@ def test_teacher_settings_have_no_effect_without_a_teacher():
     assert choose_settings("quick", "smp", head="trained").head == "trained"
 
 
-def test_hidden_states_weigh_100_and_a_teacher_distils_something():
+def test_hidden_weight_is_100_and_smp_kd_needs_a_distillation():
     assert choose_settings("quick", "smp-kd", distill="hidden").hidden_distill_weight == 100
     with pytest.raises(ValueError, match="distill is 'none': expected logits or hidden in a run"):
         choose_settings("quick", "smp-kd", distill="none")
@@ -194,7 +194,7 @@ def test_hidden_states_weigh_100_and_a_teacher_distils_something():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("plus, distill", [("", "none"), ("+kd", "logits"), ("+hidden", "hidden")])
-def test_a_methods_name_is_read_as_its_stage_and_settings(method, plus, distill):
+def test_a_method_name_gives_its_stage_and_settings(method, plus, distill):
     stage, chosen = read_method(method + plus)
     assert chosen == {"method": method, "distill": distill}
     settings = choose_settings("quick", stage, **chosen)
@@ -202,7 +202,7 @@ def test_a_methods_name_is_read_as_its_stage_and_settings(method, plus, distill)
     assert read_method((method + plus).upper()) == (stage, chosen)
 
 
-def test_fine_tuned_is_read_as_its_stage():
+def test_fine_tuned_gives_the_stage_fine_tune():
     assert read_method("fine-tuned") == ("fine-tune", {})
 
 

@@ -70,7 +70,7 @@ def test_base_and_mask_file_equal_the_trained_model(base, tmp_path, batch, head,
         assert torch.equal(logits(again, batch), logits(student, batch))
     assert about["head"] == head and ("head_weights" in about) == (head == "trained")
     assert ("vectors" in about) == (rate > 0)
-    assert str(tmp_path) not in repr(about)  # nothing of this machine
+    assert str(tmp_path) not in repr(about)  # no path of this machine
 
 
 @pytest.mark.parametrize("head", STUDENT_HEADS)
@@ -95,7 +95,7 @@ def test_stock_classes_load_the_merged_model(base, tmp_path, batch, head):
 
 
 def test_switching_tasks_gives_the_logits_of_each(base, tmp_path, batch):
-    """In any order of the tasks; the base model is never changed."""
+    """The order of the tasks has no effect, and the base model stays unchanged."""
     wanted, before = {}, model_fingerprint(load_student(base)[0])
     for seed, head in enumerate((*STUDENT_HEADS, "trained")):  # every second one moves vectors
         student = learn(base, tmp_path / str(seed), head, seed, rate=0.1 * (seed % 2))

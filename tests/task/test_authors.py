@@ -37,7 +37,7 @@ def equal(one, other):
 
 
 def test_file_of_twelve_layers_is_right_bit_by_bit(tmp_path):
-    """Oracle: the order written out by hand, and the bytes made with plain loops."""
+    """The reference has the order written by hand and computes the bytes by plain loops."""
     model = small_bert(num_hidden_layers=12)
     masks = random_masks(model)
     bits = []
@@ -59,7 +59,7 @@ def test_file_of_twelve_layers_is_right_bit_by_bit(tmp_path):
 
 
 def test_file_equals_that_of_the_authors_code(tmp_path):
-    """Their names sorted, their np.packbits over one vector: the same file, to the last byte."""
+    """As in their code, np.packbits of one vector in sorted order gives the same bytes."""
     model = small_bert(num_hidden_layers=11)
     masks = random_masks(model, seed=1)
     theirs = {f"bert.{name}.mask_scores": torch.tensor(mask) for name, mask in masks.items()}
@@ -71,7 +71,7 @@ def test_file_equals_that_of_the_authors_code(tmp_path):
 
 
 def stack(shapes):
-    """A stand-in for a model of any shape: its base model has one stack of equal blocks."""
+    """Return a stand-in for a model of any shape: its base model has one stack of equal blocks."""
     base = nn.Module()
     base.layer = nn.ModuleList(
         nn.ModuleList(nn.Linear(columns, rows, bias=False) for rows, columns in shapes)
@@ -108,7 +108,7 @@ def test_bert_base_has_the_released_size(tmp_path):
         "it contains 10,616,832 bytes, the size for BERT-base, expected 112 for this model")
 
 
-# Refusals
+# Errors
 
 
 def zip_of(path, files):
@@ -168,7 +168,7 @@ def test_a_huge_file_raises_before_it_is_read(tmp_path):
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": (10**12,)})
     assert "contains 1,000,000,000,000 bytes" in refusal(tmp_path / "m.zip", small_bert())
-    (tmp_path / "m.npy").write_bytes(header)  # and a header is data, never code
+    (tmp_path / "m.npy").write_bytes(header)  # a header is data and is not executed
     assert "its header is not" in refusal(tmp_path / "m.npy", small_bert())
 
 
@@ -211,7 +211,7 @@ def test_a_zip_is_read_up_to_the_expected_size(tmp_path):
         assert read_from_zip(archive, "a", 10**7) == b"\0" * 10**7
         with pytest.raises(ValueError, match="a unpacks to 10,000,000 bytes, expected at most 999"):
             read_from_zip(archive, "a", 999)
-    at = path.read_bytes().index(b"PK\x01\x02")  # a directory that lies about the size
+    at = path.read_bytes().index(b"PK\x01\x02")  # a directory with a wrong size
     lying = path.read_bytes()[: at + 24] + (50).to_bytes(4, "little") + path.read_bytes()[at + 28 :]
     path.write_bytes(lying)
     with pytest.raises(ValueError, match="cannot be read as a zip"), open_zip(path) as archive:
@@ -223,7 +223,7 @@ def test_a_zip_is_read_up_to_the_expected_size(tmp_path):
 
 
 def test_bits_after_the_last_weight_must_be_zero(tmp_path):
-    """612 weights leave four bits of the last byte: written as 0, and 1 means another model."""
+    """612 weights leave four unused bits, which are 0; a 1 means another model."""
     model = small_bert(hidden_size=6, intermediate_size=5, num_hidden_layers=3)
     masks, path = {k: np.ones_like(m) for k, m in random_masks(model).items()}, tmp_path / "m.npy"
     assert sum(mask.size for mask in masks.values()) == 612

@@ -30,7 +30,7 @@ def bound(mask):
 
 
 def save_run(base, folder, tokenizer, head, method="smp-l", rate=0.0):
-    """A folder as the notebooks leave it, in results/models/."""
+    """Return a folder like those that the notebooks write into results/models/."""
     (folder.parent).mkdir(exist_ok=True)
     student = learn(base, folder.parent / "m", head, density=0.2, rate=rate)
     save_model(stock_model(student, base), tokenizer, folder)
@@ -85,7 +85,7 @@ def test_every_format_gives_the_same_answers(base, tmp_path, tokenizer, head, ra
 
 
 def test_onnx_gives_the_logits_of_torch(tiny_qa, tokenizer, synthetic, tmp_path):
-    """The windows are real ones of several lengths."""
+    """The windows are those of questions, of several lengths."""
     windows = window_inputs(featurise(synthetic["eval"], tokenizer, 64, 16))
     size = export_onnx(tiny_qa, windows[0], tmp_path / "model.onnx")
     assert [(p.name, p.stat().st_size) for p in tmp_path.iterdir()] == [("model.onnx", size)]

@@ -55,7 +55,7 @@ def test_saved_masks_load_equal(tmp_path_factory, shapes, density, seed, with_he
 
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5])
 def test_file_is_at_most_5_percent_above_entropy(tmp_path, density):
-    """One layer as in BERT-base; the names and shapes of its matrices count as well."""
+    """One layer as in BERT-base; the size includes names and shapes of its matrices."""
     shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
     masks = random_masks(shapes, density)
     n = sum(mask.size for mask in masks.values())
@@ -99,7 +99,7 @@ def test_metadata_that_contradict_the_tensors_raise(tmp_path, change, said):
 
 
 def test_smp_masks_1_loads(tmp_path):
-    """The first format: bits packed, nothing compressed, no checksum."""
+    """The first format has packed bits, no compression and no checksum."""
     masks = random_masks([(5, 7), (16, 3)], 0.3)
     save_file(
         {name: np.packbits(mask, axis=None) for name, mask in masks.items()}, tmp_path / "m",

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 new = nbformat.v4
 
 
-def test_a_missing_browser_is_one_line(monkeypatch, tmp_path):
+def test_a_missing_browser_raises_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("BROWSER", raising=False)
     with pytest.raises(BrowserError, match="^no Chromium found: install one .*BROWSER=") as error:
@@ -39,7 +39,7 @@ def test_chromium_is_found_by_name_or_by_variable(monkeypatch, tmp_path):
 
 
 def test_a_process_group_that_ignores_sigterm_is_killed():
-    """Its child holds the pipe open: reading to the end waits until both are gone."""
+    """Its child holds the pipe open, so reading to the end waits until both have ended."""
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' TERM; sh -c \"trap '' TERM; echo up; exec sleep 600\""],
         stdout=subprocess.PIPE, start_new_session=True, text=True,
@@ -65,7 +65,7 @@ def test_a_small_copy_differs_in_parameters_only(tmp_path, name):
 
 
 @pytest.mark.parametrize("source, tags", [("N_TRAIN = 1", []), ("x = 1", ["parameters"])])
-def test_a_notebook_without_parameters_is_one_line(tmp_path, source, tags):
+def test_a_notebook_without_parameters_raises_one_line(tmp_path, source, tags):
     path = tmp_path / "A.ipynb"
     cell = new.new_code_cell(source, metadata={"tags": tags})
     nbformat.write(new.new_notebook(cells=[cell]), path)
@@ -73,7 +73,7 @@ def test_a_notebook_without_parameters_is_one_line(tmp_path, source, tags):
         small_copy(path, tmp_path)
 
 
-def test_the_server_gets_no_path_to_the_network_or_the_clone(monkeypatch, tmp_path):
+def test_the_server_has_no_path_to_network_or_clone(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", "clone")
     environment = server_environment(tmp_path)
     assert "PYTHONPATH" not in environment and environment["https_proxy"].startswith("http://127.")

@@ -21,7 +21,7 @@ def ran(source, *texts, **metadata):
 
 
 def story():
-    """A notebook of three parts: the method, the folded support code, the experiment."""
+    """Return a notebook of three parts: the method, the folded support code, the experiment."""
     return new.new_notebook(cells=[
         new.new_markdown_cell("# A title"),
         new.new_markdown_cell("## 1 The method"),
@@ -39,7 +39,7 @@ def story():
 
 
 def picture(side=300, seed=0):
-    """A PNG of random colours, base64."""
+    """Return a PNG of random colours, base64."""
     noise = random.Random(seed).randbytes(3 * side * side)
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), noise).save(buffer, "PNG")
@@ -74,7 +74,7 @@ def test_a_folded_section_ends_at_a_heading_of_its_level(heading, end):
     assert folded_sections(cells) == [range(1, end)]
 
 
-def test_a_cut_notebook_is_cut_again_to_the_same():
+def test_cutting_a_cut_notebook_changes_nothing():
     once = cut(story())
     nbformat.validate(once)
     assert nbformat.writes(cut(nbformat.from_dict(once))) == nbformat.writes(once)
@@ -82,7 +82,7 @@ def test_a_cut_notebook_is_cut_again_to_the_same():
 
 @pytest.mark.parametrize("source", ["show_examples(data)", "show_example(data)", "show_broken(x)",
                                     "print(tokenizer.convert_ids_to_tokens(ids))"])
-def test_text_of_a_data_set_is_left_out(source):
+def test_text_of_a_data_set_is_removed(source):
     def text(**options):
         notebook = new.new_notebook(cells=[ran(source, "a passage")])
         return cut(notebook, **options).cells[0].outputs[0].text
@@ -114,7 +114,7 @@ def test_transparent_pixels_become_white():
     assert picture.getpixel((3, 3)) == (255, 255, 255)
 
 
-def test_a_copy_over_600_kb_is_one_line_and_unchanged(tmp_path):
+def test_a_copy_over_600_kb_raises_and_stays_unchanged(tmp_path):
     path = tmp_path / "quick" / "A.ipynb"
     path.parent.mkdir()
     nbformat.write(new.new_notebook(cells=[shows(picture(side=900))]), path)
@@ -124,7 +124,7 @@ def test_a_copy_over_600_kb_is_one_line_and_unchanged(tmp_path):
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
-def test_ten_copies_are_one_line(tmp_path):
+def test_ten_copies_raise_one_line(tmp_path):
     for number in range(10):
         path = tmp_path / "quick" / f"{number}.ipynb"
         path.parent.mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ def test_ten_copies_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"cells": 1}'])
-def test_a_file_that_is_no_notebook_is_one_line(tmp_path, text):
+def test_a_file_that_is_not_a_notebook_raises_one_line(tmp_path, text):
     path = tmp_path / "A.ipynb"
     if text:
         path.write_text(text)

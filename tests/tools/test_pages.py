@@ -19,7 +19,7 @@ new = nbformat.v4
 
 
 class Dangers(html.parser.HTMLParser):
-    """What a browser would load or run for a page; anchors and links are also collected."""
+    """Collector of the URLs and scripts, anchors and links of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -84,7 +84,7 @@ def test_a_page_loads_nothing_and_draws_every_formula(name):
     assert dangers(page) == []
     drawn = re.findall(r"<math.*?</math>", page, re.S)
     assert len(drawn) == formulas
-    for formula in drawn:  # a command that the converter does not know stays as it was typed
+    for formula in drawn:  # the converter leaves an unknown command unchanged
         assert "\\" not in "".join(ElementTree.fromstring(formula).itertext())
         assert "&lt;" not in formula.replace("<mo>&lt;</mo>", "")
     assert f"<title>{prose[0].splitlines()[0].lstrip('# ')}</title>" in page
@@ -103,7 +103,7 @@ def test_a_page_of_an_executed_copy_shows_all_of_it(path):
                     "gradient(")
 
 
-def test_the_check_of_dangers_can_fail():
+def test_the_check_finds_each_dangerous_page():
     assert dangers('<script src="https://x.org/a.js"></script>') == [
         "script", "src=https://x.org/a.js"]
     assert dangers("<style>@import 'a.css'; b {background: url(b.png)}</style>")
@@ -181,7 +181,7 @@ def test_a_page_forbids_scripts_and_loads_in_its_head():
     assert head.index("Content-Security-Policy") < head.index("<style>")
 
 
-def test_what_a_cell_printed_is_text():
+def test_printed_output_is_escaped_text():
     page = shown(new.new_output("stream", name="stdout", text="<script>alert('$x$')</script>"))
     assert "&lt;script&gt;alert" in page and "<script>alert" not in page and "<math" not in page
 
@@ -193,7 +193,7 @@ def test_allowed_styles_links_and_code_stay():
     assert '<span class="k">def</span>' in shown(source="def f():\n    pass")
 
 
-def test_links_inside_a_notebook_lead_to_its_headings():
+def test_links_inside_a_notebook_open_its_headings():
     cells = [new.new_markdown_cell("[a](#1.3-The-mask-of-a-model) [b](#What-$x$-is)"),
              new.new_markdown_cell("## 1.3 The mask of a model"),
              new.new_markdown_cell("# `Its` code")]
@@ -201,7 +201,7 @@ def test_links_inside_a_notebook_lead_to_its_headings():
     assert found.links[0] in found.anchors and "Its-code" in found.anchors
 
 
-def test_widgets_become_a_line_bars_go_and_pictures_stay():
+def test_widgets_become_one_line_and_bars_are_removed():
     widget = {"model_id": "m", "version_major": 2, "version_minor": 0}
     assert NOTE in shown(display(text="VBox(children=())", widget=widget))
     bar = shown(display(text="reading: 100%|##| 9/9", widget=widget))
@@ -211,7 +211,7 @@ def test_widgets_become_a_line_bars_go_and_pictures_stay():
     assert 'alt="VBox()"' in still
 
 
-def test_support_code_is_one_line():
+def test_support_code_becomes_one_line():
     tags = {"tags": ["support"]}
     page = page_of(new.new_notebook(cells=[
         new.new_markdown_cell("# 2 Support code", metadata={"jp-MarkdownHeadingCollapsed": True}),
@@ -236,7 +236,7 @@ def test_every_executed_notebook_gets_its_page(tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_file_that_is_no_notebook_is_one_line(tmp_path):
+def test_a_file_that_is_not_a_notebook_raises_one_line(tmp_path):
     with pytest.raises(SystemExit, match="no executed notebook in .*run `make run` first"):
         main(["--results", str(tmp_path)])
     damaged = tmp_path / "executed" / "quick" / "A.ipynb"
