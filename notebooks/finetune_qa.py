@@ -131,7 +131,7 @@ for prediction in ("henrik dahl.", "the Henrik Dahl", "by Henrik Dahl", "Dahl", 
 # %%
 from pathlib import Path
 
-from smp.runs.run import results_folder
+from smp.files import results_folder
 from smp.runs.settings import choose_settings
 
 settings = choose_settings(PROFILE, "fine-tune", model=MODEL, data=DATA, n_train=N_TRAIN,

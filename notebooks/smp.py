@@ -241,7 +241,7 @@ from smp.method.loop import INPUTS, span_loss
 # %%
 from pathlib import Path
 
-from smp.runs.run import results_folder
+from smp.files import results_folder
 from smp.runs.settings import choose_settings
 
 settings = choose_settings(

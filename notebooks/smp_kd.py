@@ -186,7 +186,7 @@ from smp.method.hidden import record_layers, HiddenTeacher
 # %%
 from pathlib import Path
 
-from smp.runs.run import results_folder
+from smp.files import results_folder
 from smp.runs.settings import choose_settings
 
 settings = choose_settings(

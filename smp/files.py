@@ -95,3 +95,16 @@ def cached_if_offline() -> Iterator[None]:
                               "Hub lacks it; check the network") from error
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def results_folder(start: str | Path = ".") -> Path:
+    """Return results/ of the project that is `start` or its parent, else start/results.
+
+    A project folder contains BERT_FINETUNE_QA.ipynb and results/. Nothing is created.
+    """
+    start = Path(start)
+    parent = start / ".." if start.name in ("", "..") else start.parent
+    for folder in (start, parent):
+        if (folder / "BERT_FINETUNE_QA.ipynb").is_file() and (folder / "results").is_dir():
+            return folder / "results"
+    return start / "results"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from smp.runs.run import results_folder
+from smp.files import results_folder
 from smp.task.export import export_markdown, export_run
 
 

@@ -25,8 +25,8 @@ from smp.cli.report import (
     result_text,
 )
 from smp.cli.screen import INDENT
+from smp.files import results_folder
 from smp.runs.record import read_record
-from smp.runs.run import results_folder
 
 
 def read_run(results: Path, notebook: Any) -> dict | None:

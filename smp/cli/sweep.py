@@ -14,11 +14,11 @@ from smp.cli.parameters import read_files, read_settings
 from smp.cli.paths import minutes_since
 from smp.cli.table import table
 from smp.cli.train import DEFAULT_PARTS, Parts
+from smp.files import results_folder
 from smp.model.predict import is_first_process
 from smp.runs.grouping import record_group
 from smp.runs.methods import FINE_TUNED, METHODS
 from smp.runs.read import read_records
-from smp.runs.run import results_folder
 from smp.runs.settings import Settings, choose_settings
 from smp.runs.sweep_curves import sweep_markdown
 

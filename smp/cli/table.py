@@ -7,13 +7,12 @@ from typing import Any
 
 from smp.cli.parameters import read_path
 from smp.cli.paths import REFERENCE, ROOT
-from smp.files import replace_text_file, replaced_file
+from smp.files import replace_text_file, replaced_file, results_folder
 from smp.runs.curves import plot_records
 from smp.runs.grouping import group_records
 from smp.runs.methods import FINE_TUNED
 from smp.runs.published import PUBLISHED
 from smp.runs.read import read_records
-from smp.runs.run import results_folder
 from smp.runs.summary import write_readme, write_summary
 from smp.runs.sweep_curves import plot_sweep, sweep_markdown
 

@@ -20,19 +20,6 @@ from smp.runs.settings import Settings
 from smp.text import file_part, is_number
 
 
-def results_folder(start: str | Path = ".") -> Path:
-    """Return results/ of the project that is `start` or its parent, else start/results.
-
-    A project folder contains BERT_FINETUNE_QA.ipynb and results/. Nothing is created.
-    """
-    start = Path(start)
-    parent = start / ".." if start.name in ("", "..") else start.parent
-    for folder in (start, parent):
-        if (folder / "BERT_FINETUNE_QA.ipynb").is_file() and (folder / "results").is_dir():
-            return folder / "results"
-    return start / "results"
-
-
 def git_output(folder: str | Path, *arguments: str) -> str | None:
     """Return the output of `git …` in the folder, None if git is missing or fails."""
     # Inside a git hook these variables point at the repository of the hook, not of the folder.

@@ -13,13 +13,14 @@ import pytest
 from records import make_record
 from smp.cli import table as table_module
 from smp.data.reading import data_fingerprint, load_squad
+from smp.files import results_folder
 from smp.runs.curves import plot_records
 from smp.runs.grouping import group_records
 from smp.runs.methods import METHODS
 from smp.runs.published import PUBLISHED, whole_model_share
 from smp.runs.read import read_records
 from smp.runs.record import RECORD_FIELDS, check_record, run_name, thin_history, write_record
-from smp.runs.run import begin_record, finish_record, git_output, provenance, results_folder
+from smp.runs.run import begin_record, finish_record, git_output, provenance
 from smp.runs.settings import choose_settings
 from smp.runs.summary import (
     between_markers,

@@ -130,7 +130,9 @@ def test_scores_of_the_plain_loop_equal_those_of_fit(tiny_qa, tokenizer):
     )
     masks = fast_masks(tiny_qa)
     tiny_qa.qa_outputs.requires_grad_(False)
-    train(tiny_qa, windows, tokenizer, chosen, Pruning(masks, chosen))
+    pruning = Pruning(masks, chosen)
+    pruning.regulariser_at = lambda step, steps: 400.0  # else 0 in the only step
+    train(tiny_qa, windows, tokenizer, chosen, pruning)
     scores = attach_sorted_masks(plain, 1.0)
     plain.qa_outputs.requires_grad_(False)
     train_plainly(plain, list(make_loader(windows, tokenizer, 4, shuffle=False)), scores)
