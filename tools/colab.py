@@ -163,7 +163,7 @@ def problems(notebook: nbformat.NotebookNode, folder: Path, parameters: dict) ->
     if not ours:
         found.append("results/ has no record of this run")
     versions = {name: version for record in ours for name, version in record["versions"].items()}
-    found += [f"the record says {name} {version}" for name, version in versions.items()
+    found += [f"the record has {name} {version}" for name, version in versions.items()
               if PINNED.get(name, version) != version.split("+")[0]]
     return found
 

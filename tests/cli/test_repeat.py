@@ -203,6 +203,6 @@ def test_a_missing_path_prints_one_line(given, trained, tmp_path, monkeypatch, c
     assert main(["repeat", str(folder / "results" / f"{records['SMP-S']['name']}.json"),
                  f"--{given}={place}", "--results=results"]) == 2
     line = capfd.readouterr().err.splitlines()[-1]
-    missing = {"model": "mine: neither an existing file or folder nor a dataset",
+    missing = {"model": "mine: not an existing file or folder",
                "data": "model 'tiny' is neither a complete local folder nor reachable"}[given]
     assert line.startswith(f"repeat: {missing}") and not list(tmp_path.iterdir())
