@@ -5,12 +5,17 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
 from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering
 
 from helpers import attach_masks, tiny_config
 from smp.model.load import EMBEDDED_ENCODER, find_model
+
+# The same inputs in each run of the tests; `make fuzz` tries new ones.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
