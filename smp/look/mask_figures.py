@@ -128,7 +128,7 @@ def overview(a: Selection, b: Selection | None = None) -> View:
     if heads:
         names = [f"head {head} of layer {layer}" for layer in saved.layers
                  for head in range(saved.about["heads"])]
-        words += f" Over {', '.join(heads)}, {extremes(shares['heads'], names, form)}."
+        words += f" Averaged over {', '.join(heads)}, {extremes(shares['heads'], names, form)}."
     fig = draw_cells(saved, shares, label, texts)
     tidy_axes(fig.axes[0], title, "one stripe is one head" if heads else "", grid=False)
     return View(fig, words)

@@ -87,7 +87,7 @@ def plot_reading(question: str, passage: str, readings: dict[str, dict],
     every = wrap_passage(passage)
     lines = sorted(every, key=lambda line: -peak[slice(*line)].max())[:most_lines]
     if len(lines) < len(every):
-        words.append(f"Drawn are {len(lines)} of {len(every)} lines of the passage.")
+        words.append(f"The picture shows {len(lines)} of {len(every)} lines of the passage.")
     block = LANE * len(readings) + 1.6
     fig = Figure((8.6, 0.19 * block * len(lines) + 1), dpi=110)
     ax = place_axes(fig, 1.7, 0.6, 6.65, 0.19 * block * len(lines))

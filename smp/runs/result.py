@@ -75,7 +75,7 @@ def published_line(record: dict, rows: list[dict]) -> tuple[str, str]:
               key=lambda row: abs(math.log(row["density"] / record["density_target"])))
     return f"paper, {method_label(row['method'], row['distill'])}", (
         f"EM {row['em']:.3f}           BERT-base, SQuAD v1.1 dev, {as_percent(row['density'])} "
-        "remaining weights")
+        "remaining weights" + "; other data, not comparable" * ("squad" not in record["data"]))
 
 
 def show_result(record: dict, results: Path | str, reference: dict, dense: dict | None = None

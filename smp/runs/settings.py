@@ -63,7 +63,9 @@ class Settings:
         """Print the profile, the changes to it, and the named settings (without names, all)."""
         changes = ", ".join(f"{name} {value}" for name, value in changed_settings(self).items())
         print(f"profile {self.profile}, {f'changed: {changes}' if changes else 'no changes'}")
-        cells = [f"{name:22} {getattr(self, name)}" for name in names or asdict(self)]
+        values = {name: getattr(self, name) for name in names or asdict(self)}
+        cells = [f"{name:22} {float(f'{v:.4g}'):g}" if isinstance(v, float) else f"{name:22} {v}"
+                 for name, v in values.items()]
         half = (len(cells) + 1) // 2
         for left, right in zip(cells[:half], [*cells[half:], ""]):
             print(f"  {left:44}{right}".rstrip())

@@ -123,7 +123,7 @@ def test_kd_uses_the_saved_teacher_or_trains_one(fine_tuned, tmp_path):
     assert student["head"] == "trained" and student["settings"]["hidden_distill_weight"] == 1
     assert student["label"] == "SMP-L + KD + hidden states + biases, LayerNorms"
     assert "no fine-tuned all-MiniLM-L6-v2" in printed
-    assert "10,616,832 scores and 30,722 other numbers; head: trained" in printed
+    assert "10,616,832 scores and 30,722 other parameters (head: trained)" in printed
     about = load_masks(tmp_path / "results/models" / student["name"] / "masks.safetensors")[1]
     dense = load_student("all-MiniLM-L6-v2")[0].base_model
     assert all((about["vectors"][name] != vector.detach().numpy()).any()

@@ -140,7 +140,7 @@ def test_long_passages_show_only_lines_with_content():
                         {"text": ["Dahl"], "answer_start": [passage.index("Dahl")]}, most_lines=2)
     texts = [text.get_text() for text in view.parts[0].axes[0].texts]
     assert "Dahl" in texts and "1893" in texts and len(texts) < 60
-    assert f"Drawn are 2 of {len(wrap_passage(passage))} lines" in view.caption
+    assert f"The picture shows 2 of {len(wrap_passage(passage))} lines" in view.caption
 
 
 def make_reading_of(passage, start, end):
@@ -189,15 +189,16 @@ def test_show_broken_counts_all_and_shows_the_first():
     pruned = [right, wrong, right, wrong, wrong, wrong, wrong, right]
     view = show_broken(examples, {"dense": dense, "pruned": pruned}, most=2)
     first = view.caption.split("\n")[0]
-    assert first == ("4 of 8 questions are answered wrongly by pruned and rightly by dense; the "
-                     "reverse is true of 1. 2 of them follow.")
+    assert first == ("The pruned model is wrong on 4 of 8 questions that the dense model answers; "
+                     "the reverse is true of 1. The first 2 follow.")
     assert [part.axes[0].get_title(loc="left") for part in view.parts if not isinstance(part, str)
             ] == ["number 1", "number 3"]
     assert view.caption.count("dense: “Henrik") == view.caption.count("pruned: “1893”") == 2
     alone = show_broken(examples, {"pruned": pruned}, most=9)
-    assert alone.caption.startswith("5 of 8 questions are answered wrongly by pruned. 5 of them")
+    assert alone.caption.startswith("The pruned model is wrong on 5 of 8 questions. The first 5")
     none = show_broken(examples, {"pruned": [right] * 8})
-    assert none.caption == "0 of 8 questions are answered wrongly by pruned. 0 of them follow."
+    assert none.caption == ("The pruned model is wrong on 0 of 8 questions. The "
+                            "first 0 follow.")
 
 
 class Rows(list):
