@@ -297,7 +297,7 @@ show_reading({"before": (untrained, tokenizer), "fine-tuned": (model, tokenizer)
 # # 4 Your result
 #
 # The next cell saves the model and the record. `AutoModelForQuestionAnswering.from_pretrained` loads the
-# folder. Next: `Static_Model_Pruning/BERT_SMP.ipynb`. `show_records(results)` prints the table of all
+# folder. The reference runs have the same profile. Next: `Static_Model_Pruning/BERT_SMP.ipynb`. `show_records(results)` prints the table of all
 # records in `results/`.
 
 # %%

@@ -461,6 +461,7 @@ print(f"{MASK_FILE} {mask_bytes / 1e6:.3f} MB (bound {masked * bits / 8e6:.3f} M
 # # 4 Your result
 #
 # EM retained is the EM divided by the fine-tuned model's; its ± is from the differences of each question.
+# The reference runs have the same profile.
 # `show_records(results)` prints the table of all records in `results/`. Try `SET = {"score_init": 0}`, another
 # seed, or another rule in `keep_top`. Next: `BERT_SMP_KD.ipynb`, which adds a teacher.
 

@@ -1,9 +1,13 @@
 # %% [markdown]
 # # Static Model Pruning with a teacher
 #
-# A fine-tuned model, the teacher, supplies probabilities for every token, not only the right answer:
-# Knowledge Distillation (KD). As in `BERT_SMP.ipynb`, the pretrained weights are frozen and a mask over
-# them is learned. At the end you will have
+# Knowledge distillation (KD) trains with a fine-tuned teacher's probabilities for every token, in addition to
+# the right answer. The rest is as in `BERT_SMP.ipynb` ([SMP](https://arxiv.org/abs/2210.06210), Jiang et al.,
+# ACL 2023). The pretrained weights are frozen, and each weight of the encoder's linear layers has a score. A
+# mask keeps the weights with the highest scores, in SMP-L the same share of each matrix. A straight-through
+# gradient trains the scores. A regulariser R lowers them, so that the mask can change late in the training.
+#
+# At the end you will have
 #
 # - an encoder that answers questions with half of the weights of its linear layers,
 # - a mask file of 1.3 MB: with the unchanged base model, it is all that the task needs,
@@ -61,7 +65,8 @@ print(f"too old: pip install --upgrade {' '.join(old)}" if old else "all version
 # %% [markdown]
 # # 1 The method by hand
 #
-# **1.1 Softened probabilities.** Logits divided by a temperature τ give a flatter distribution. At τ = 2
+# **1.1 Softened probabilities.** The question is *Who built the bridge?* The passage is *The bridge was
+# designed by Clara Voss and built by Henrik Dahl.* Four of its tokens are shown. Logits divided by a temperature τ give a flatter distribution. At τ = 2
 # the teacher's exponentials are 4, 2, 1 and 1, so *henrik* has 4/8. Small probabilities become visible.
 
 # %%
@@ -101,9 +106,9 @@ print(f"mean {distillation_loss(student, teacher, real, 2.0):.4f}")
 print(f"padding left in: {distillation_loss(student, teacher, torch.ones_like(real), 2.0):.4f}")
 
 # %% [markdown]
-# **Two gradients.** Cross-entropy lowers every token but the right one. The teacher gives *clara* 25%,
-# the student 12.5%, so KD raises it: its gradient is τ · (0.125 − 0.25) = −0.25. Opposite signs on one
-# token: this is what a teacher adds.
+# **Two gradients.** A negative gradient raises a logit. Cross-entropy raises the right token only. The teacher
+# gives *clara* 25%, the student 12.5%, so KD raises it too: its gradient is τ · (0.125 − 0.25) = −0.25. The two
+# losses disagree about *clara*: this is what a teacher adds.
 
 # %%
 free = student_start.clone().requires_grad_()
@@ -114,9 +119,9 @@ for name, loss in (("CE", ce), ("KD", kd)):
     print(f"{name:12}" + "".join(f"{value:+8.3f}" for value in gradient))
 
 # %% [markdown]
-# **1.3 The whole loss.** L = (1 − α) CE + α KD + β H + λ R. CE is the loss of the labels, λ R the
-# regulariser of the mask, and H is explained in 1.4. The teacher's logits are computed once for each
-# window and looked up by its row number.
+# **1.3 The whole loss.** L = (1 − α) CE + α KD + β H + λR. CE is the loss of the labels, and H is explained
+# in 1.4. λR is the regulariser: `pruning.after_backward` adds its gradient, so it is not in the printed loss.
+# The teacher's logits are computed once for each window and looked up by the window's row number.
 
 # %%
 from smp.method.loop import span_loss
@@ -249,15 +254,16 @@ print(f"{len(masks.masks)} matrices masked: {masked:,} of {params_total:,} param
 # %% [markdown]
 # ### 3.4 The training loop
 #
-# The same function in all three notebooks; the loss is its argument.
+# The same function is in all three notebooks; the loss is its argument. `before_forward` chooses the masks of
+# a step, and `after_backward` adds the gradient of λR.
 
 # %%
 from smp.method.loop import fit
 
 # %% [markdown]
-# **3.5 The teacher.** `TEACHER` if it is set; else the newest model of `BERT_FINETUNE_QA.ipynb` for this
-# encoder and data; else it is fine-tuned now, with the same loop. Its EM is on the student's
-# evaluation questions.
+# **3.5 The teacher.** The teacher is `TEACHER` if it is set. Otherwise it is the newest model of
+# `BERT_FINETUNE_QA.ipynb` for this encoder and data, or it is fine-tuned now with the same loop. Its EM is on
+# the student's evaluation questions.
 
 # %%
 from smp.model.teacher import check_layers, copy_head, teacher_logits
@@ -287,7 +293,7 @@ else:
 
 # %% [markdown]
 # **One window.** The teacher's start probabilities for the first training question, as they are and
-# softened. A rival of the answer often comes next. Labels do not contain that.
+# softened. Softening shows the small ones, among them other candidates. Labels do not contain these.
 
 # %%
 window = features["train"].select([0])
@@ -342,7 +348,8 @@ plot_overview(saved_masks)
 
 # %% [markdown]
 # **Two masks of one encoder.** Of the weights that your newest run of `BERT_SMP.ipynb` keeps, how many
-# does this run keep? Without such a run: the weights removed and returned between snapshots.
+# does this run keep? Both runs start from the same scores (`score_init` 1), so they agree far more than by
+# chance. Without such a run, the picture shows the weights removed and returned between snapshots.
 
 # %%
 def other_snapshots(folder):
@@ -402,8 +409,8 @@ print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}
       f"   same answer as the teacher {agreeing:.1%}")
 
 # %% [markdown]
-# **3.10 What pruning broke.** Questions that the teacher answers and the student does not, with both
-# models' probabilities: start above the line, end below it.
+# **3.10 Where teacher and student differ.** Questions that the teacher answers and the student does not, of
+# the first 200, with both models' probabilities: start above the line, end below it.
 
 # %%
 from smp.look.broken import show_broken
@@ -426,7 +433,7 @@ passage = ("The bridge over the Lenn was designed by Clara Voss and built by Hen
 show_reading(answerers, question, passage)
 
 # %% [markdown]
-# **3.11 The mask file.** At 50% the bound is 1 bit per weight: a mask at 50% cannot be compressed. With the
+# **3.11 The mask file.** At 50% the entropy is 1 bit per weight, so the mask can hardly be compressed. With the
 # unchanged base model, this file is all that the task needs: base and masks give the logits of the merged
 # model, bit for bit.
 
@@ -448,8 +455,9 @@ print(f"{MASK_FILE} {mask_bytes / 1e6:.3f} MB (bound {masked * bits / 8e6:.3f} M
 # # 4 Your result
 #
 # EM retained is the EM divided by the teacher's; its ± is from the differences of each question.
-# `show_records(results)` prints the table of all records in `results/`. The notebooks prune to 10% and
-# 50%; to measure the teacher alone, run `BERT_SMP.ipynb` with `DENSITY = 0.5` and this one again.
+# `show_records(results)` prints the table of all records in `results/`. The reference runs have
+# the same profile. The notebooks prune to 10% and 50%. To measure the effect of KD alone, run
+# `BERT_SMP.ipynb` with `DENSITY = 0.5` and compare, with several seeds.
 
 # %%
 record = finish_record(

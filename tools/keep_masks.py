@@ -30,6 +30,8 @@ def keep_snapshots(source: Path, target: Path) -> None:
     with safe_open(source, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()
                    if int(name.split(".")[0]) in steps}
+    # counts[:, 0]: weights that the previous snapshot keeps too; here that is the first, with all
+    tensors[f"{steps[-1]}.counts"][:, 0] = saved.parts[steps[-1]]["kept"]
     with replaced_file(target) as draft:
         save_file(tensors, draft, {SNAPSHOT_FORMAT: json.dumps(held)})
 
