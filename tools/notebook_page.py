@@ -135,6 +135,8 @@ class NotebookPage:
 
         def changes(act: Callable[..., Any], what: str, **options: Any) -> None:
             before = drawn()
+            while (later := drawn()) != before:  # a slider draws several times
+                before = later
             act(**options)
             wait_until(lambda: drawn() != before, 20, f"{what} changes the explorer's picture")
 
