@@ -140,8 +140,9 @@ def test_an_edited_loss_takes_effect_and_names_the_record(fine_tuned, tmp_path):
     (tmp_path / "own.ipynb").write_text(text.replace("return (start + end) / 2",
                                                      "return start + end  # the sum"))
     printed = run_alone(tmp_path / "own.ipynb", tmp_path / "alone")
-    (record,), (own,) = (read_records(folder / "results") for folder in (tmp_path / "alone",
-                                                                         fine_tuned))
+    (record,) = read_records(tmp_path / "alone" / "results")
+    own, *_ = read_records(fine_tuned / "results")
+    assert own["method"] == "fine-tuned" and own["variant"] is None
     assert record["variant"] == "edited" and record["name"] != own["name"]
     assert record["history"]["loss"][0] == pytest.approx(2 * own["history"]["loss"][0], rel=1e-4)
     assert "edited: span_loss." in printed and "variant edited" in printed

@@ -98,7 +98,9 @@ def test_a_page_of_an_executed_copy_shows_all_of_it(path):
         for data in (output.get("data", {}) for output in cell.get("outputs", [])):
             assert data.get("image/png", "").replace("\n", "")[:200] in page
             if "text/html" in data:  # nothing that a figure uses is removed
-                assert clean(data["text/html"]).count("<") == data["text/html"].count("<")
+                tags = [re.sub(r"</?tbody>", "", text).count("<")  # a parser adds tbody
+                        for text in (clean(data["text/html"]), data["text/html"])]
+                assert tags[0] == tags[1]
                 assert clean(data["text/html"]).count("gradient(") == data["text/html"].count(
                     "gradient(")
 
