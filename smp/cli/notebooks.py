@@ -84,7 +84,7 @@ def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:
     import papermill
 
     # `error_line` prints the errors; the sockets of the transport log errors when they close.
-    for name in ("papermill", "tornado", "asyncio"):
+    for name in ("papermill", "tornado", "tornado.general", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     braces = str.maketrans({"{": "{{", "}": "}}"})  # papermill fills in {names} in paths
     source = str(path).translate(braces)
