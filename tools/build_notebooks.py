@@ -91,17 +91,31 @@ def without_magics(source):
     return re.sub(r"(?m)^( *)# (?=[%!]\w)", r"\1pass  # ", source)
 
 
+def read_cells(path):
+    """Return the cells of a script; shared.py in its folder has the source of those with a part."""
+    cells, shared = jupytext.reads(path.read_text("utf-8"), fmt=PERCENT).cells, {}
+    if any("part" in cell.metadata for cell in cells):
+        text = path.with_name("shared.py").read_text("utf-8")
+        shared = {cell.metadata.get("part"): cell.source
+                  for cell in jupytext.reads(text, fmt=PERCENT).cells}
+    for number, cell in enumerate(cells, 1):
+        if part := cell.metadata.pop("part", None):
+            where = f"{path.name}, cell {number}"
+            rule(part in shared, where, f"shared.py has no part {part}")
+            rule(not cell.source, where, f"the cell of part {part} has a text of its own")
+            cell.source = shared[part]
+    return cells
+
+
 class Story:
     """The cells of one notebook's script, with the method's source in its cells."""
 
     def __init__(self, root, script):
         self.root, self.script = root, script
         self.bound, self.digests, self.used = set(), {}, {}
-        text = (root / script).read_text("utf-8")
-        cells = jupytext.reads(text, fmt=PERCENT).cells
         self.wanted = []
         self.cells = [self.read_cell(cell, f"{script}, cell {number}")
-                      for number, cell in enumerate(cells, 1)]
+                      for number, cell in enumerate(read_cells(root / script), 1)]
         missing = {name: where for name, where in self.used.items() if name not in self.digests}
         for name, where in missing.items():
             rule(False, where, f"uses {name} of the method, which no cell of the notebook shows")
