@@ -1,8 +1,11 @@
-"""Helpers of several tests: a tiny BERT, masks on a stock model, another compiler."""
+"""Helpers of several tests: a tiny BERT, masks on a stock model, a compiler, cells in IPython."""
 
 import contextlib
 import functools
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +53,16 @@ def attach_masks(model, sharing="local", temperature=1.0, start=0.0, vectors=Fal
 def linears_of(masks):
     """Return {name: nn.Linear} of the masked layers."""
     return {name: linear for name, _, _, linear in masks.matrices}
+
+
+def run_in_ipython(sources, folder):
+    """Run cells as a kernel does, in a separate process; return their output."""
+    code = ("import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
+            "shell = InteractiveShell.instance(colors='NoColor')\n"
+            "for cell in json.load(sys.stdin):\n"
+            "    result = shell.run_cell(cell, store_history=True)\n"
+            "    result.raise_error()\n")
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(sources), text=True,
+                          capture_output=True, cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    return done.stdout

@@ -22,6 +22,7 @@ from notebook_rules import (
     check_open_cells,
     code_lines,
     import_lines,
+    is_support,
     own_imports,
     read_method,
     rule,
@@ -199,8 +200,7 @@ def support_cells(story, root, stage, reference):
 
 def measure(cells):
     """Return (open code cells, open code lines)."""
-    sources = [cell.source for cell in cells if cell.cell_type == "code"
-               and "support" not in cell.metadata.get("tags", [])]
+    sources = [cell.source for cell in cells if cell.cell_type == "code" and not is_support(cell)]
     return len(sources), sum(code_lines(without_magics(source)) for source in sources)
 
 
@@ -224,7 +224,7 @@ def build(script, stage, root=ROOT, reference=None):
         tags = cell.metadata.get("tags", [])
         metadata = {key: cell.metadata[key] for key in cell.metadata if "lines_to" not in key}
         number = f"{position:03d}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
-        if cell.cell_type == "code" and "support" in tags:
+        if cell.cell_type == "code" and is_support(cell):
             metadata |= FOLDED
         if cell.cell_type == "markdown" and {"carry", "folded"} & {*tags}:
             metadata |= {"jp-MarkdownHeadingCollapsed": True, "id": number}

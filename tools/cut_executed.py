@@ -20,6 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from notebook_rules import is_support
 from smp.files import replace_text_file
 
 COPIES, KILOBYTES = 9, 600  # at most: copies in all, and of each copy
@@ -42,11 +43,6 @@ def heading_level(cell: NotebookNode) -> int:
     """Return 1 to 6 for a Markdown cell that begins with a heading, 0 for any other cell."""
     heading = re.match(r"#{1,6} ", cell.source) if cell.cell_type == "markdown" else None
     return len(heading[0]) - 1 if heading else 0
-
-
-def is_support(cell: NotebookNode) -> bool:
-    """Return whether a cell has the tag `support`."""
-    return "support" in cell.metadata.get("tags", [])
 
 
 def folded_sections(cells: list[NotebookNode]) -> list[range]:

@@ -8,8 +8,9 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Locator, Page
 
-from cut_executed import folded_sections, is_support
+from cut_executed import folded_sections
 from jupyter_apps import BrowserError, wait_until
+from notebook_rules import is_support
 
 MINUTES = 8  # at most, for all cells of a notebook
 QUESTION, OTHER_QUESTION = "Who built the bridge?", "How long is the bridge?"

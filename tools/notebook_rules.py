@@ -16,6 +16,11 @@ def rule(holds, where, message):
         raise ValueError(f"{where}: {message}")
 
 
+def is_support(cell):
+    """Return whether a cell has the tag `support`."""
+    return "support" in cell.metadata.get("tags", [])
+
+
 def docstring_lines(tree):
     """Return the numbers of the lines that docstrings take."""
     owners = [node for node in ast.walk(tree)
@@ -110,7 +115,7 @@ def import_lines(module, used, done):
 def check_open_cells(cells, where):
     """Raise ValueError unless each open code cell has prose above it and at most 60 lines."""
     for before, cell in zip([None, *cells], cells):
-        if cell.cell_type == "code" and "support" not in cell.metadata.get("tags", []):
+        if cell.cell_type == "code" and not is_support(cell):
             name = f"{where}, the cell `{cell.source.strip().splitlines()[0]}`"
             rule(before is not None and before.cell_type == "markdown", name,
                  "an open cell has prose above it")

@@ -1,6 +1,7 @@
 """The runs of a sweep: shared data and teacher, then training, evaluation and record of each."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ from smp.cli.train import DEFAULT_PARTS, Parts, attach_pruning, teacher_loss
 from smp.data.reading import data_fingerprint, load_squad
 from smp.data.windows import featurise, fit_windows
 from smp.method.loop import span_loss
-from smp.model.load import load_qa_model, readable_tokens
-from smp.model.predict import evaluate_answers, is_first_process, make_accelerator
-from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
+from smp.model.load import readable_tokens
+from smp.model.predict import evaluate_answers, is_first_process
+from smp.model.save import count_parameters, model_fingerprint
 from smp.model.student import load_student
 from smp.model.teacher import check_layers, copy_head, load_teacher, teacher_logits
 from smp.runs.methods import FINE_TUNED
 from smp.runs.record import run_name, write_record
-from smp.runs.run import begin_record, find_teacher, finish_record, keep_record, run_checkpoints
+from smp.runs.run import begin_record, find_teacher, finish_record, run_checkpoints
 from smp.runs.settings import Settings
+from smp.runs.teaching import fine_tune
 from smp.task.apply import describe_task
 from smp.task.mask_file import MASK_FILE, save_masks
 
@@ -116,31 +118,12 @@ class Grid:
         return finish_record(begun, run, scores, n_train=len(self.data["train"]),
                              n_eval=len(self.data["eval"]), **measured)
 
-    def fine_tune(self, settings: Settings) -> dict:
-        """Train all weights, save the model as a teacher, write its record and return it."""
-        begun = self.begun[settings]
-        set_seed(settings.seed)  # the next line may initialise a new head
-        model, tokenizer, _ = load_qa_model(settings.model, settings.dropout, settings.max_length)
-        checkpoints = run_checkpoints(begun, self.results, self.checkpoints)
-        run = self.parts.train(
-            model, self.windows["train"], tokenizer, settings, None, span_loss,
-            checkpoints=checkpoints, optimizer_class=self.parts.optimizer)
-        scores = self.evaluate(model, settings)
-        record = self.finish(begun, run, scores, head="trained",
-                             params_total=count_parameters(model))
-        if is_first_process():
-            saved = save_model(model, tokenizer, self.results / "models" / begun["name"])
-            record["bytes_model"] = model_bytes(saved)
-            keep_record(record, self.results, saved)
-            checkpoints.clear()
-        # The next run may load this model as its teacher.
-        make_accelerator(settings.precision).wait_for_everyone()
-        return record
-
     def run(self, settings: Settings) -> dict:
         """Train and evaluate one of the runs, write its record and return it."""
         if settings.method == FINE_TUNED:
-            return self.fine_tune(settings)
+            train = partial(self.parts.train, optimizer_class=self.parts.optimizer)
+            return fine_tune(train, self.begun[settings], settings, self.data, self.windows,
+                             self.results, self.checkpoints)
         begun = self.begun[settings]
         set_seed(settings.seed)  # the next line may initialise a new head
         model, tokenizer, head = load_student(

@@ -1,5 +1,6 @@
 """The lines that `smp run` prints before and after the notebooks, computed from records."""
 
+import math
 import shlex
 import shutil
 import statistics
@@ -12,6 +13,7 @@ from smp.cli.paths import NOTEBOOKS, shown_path
 from smp.runs.methods import FINE_TUNED
 from smp.runs.read import read_records
 from smp.runs.record import changed_from_defaults
+from smp.runs.result import half_interval
 from smp.runs.settings import Settings, choose_settings
 from smp.text import as_percent, file_part, short_name
 
@@ -121,8 +123,7 @@ def expected_text(record: dict, reference: list[dict]) -> str:
     """
     if (em := expected_em(record, reference)) is None:
         return ""
-    variance = (em * (1 - em) + record["em"] * (1 - record["em"])) / record["n_eval"]
-    error = 1.96 * variance**0.5
+    error = math.hypot(*(half_interval(share, record["n_eval"]) for share in (em, record["em"])))
     difference = record["em"] - em
     remark = f" (difference {difference:+.3f}, sampling error ±{error:.3f})"
     return f", expected {em:.3f}" + remark * (abs(difference) > error)

@@ -24,18 +24,14 @@ from smp.model.predict import make_accelerator
 from smp.model.teacher import check_layers
 from smp.runs.methods import method_of
 from smp.runs.settings import Settings
-from smp.runs.training import prepare_training
+from smp.runs.training import run_training
 
 
 def train(model: nn.Module, features: Any, tokenizer: Any, settings: Settings, pruning: Any = None,
           loss: Callable = span_loss, **watched: Any) -> dict:
-    """Train the model in place and return {"history", "steps", "seconds", ...}.
-
-    watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
-    """
-    training = prepare_training(model, features, tokenizer, settings, pruning, **watched)
-    fit(**training, loss=loss)
-    return training["watch"].run()
+    """Train the model in place with the method's loop, see `run_training`."""
+    return run_training(
+        functools.partial(fit, loss=loss), model, features, tokenizer, settings, pruning, **watched)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from datasets import Dataset, Features, List, Value
 from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from smp.text import as_percent
-
 WINDOW_COLUMNS = {"input_ids": np.int32, "attention_mask": np.int8, "token_type_ids": np.int8}
 
 
@@ -178,12 +176,6 @@ def fit_windows(settings: Any, examples: Dataset, tokenizer: Any, limit: int | N
         return settings
     length = window_length(examples, tokenizer, min(384, limit or 384))
     return replace(settings, max_length=length, stride=min(settings.stride, length // 2))
-
-
-def split_passages(features: Dataset) -> str:
-    """Return a line with the share of questions that need several windows."""
-    windows = np.bincount(features["example"][:])  # of each question
-    return f"{as_percent((windows > 1).mean())} of {len(windows):,} questions need several windows"
 
 
 def windows_fingerprint(features: Dataset) -> str:

@@ -10,9 +10,7 @@ import numpy as np
 from datasets import Dataset
 from matplotlib.figure import Figure
 
-from smp.data.windows import featurise
-from smp.model.predict import predict_logits
-from smp.model.question_answerer import QuestionAnswerer, answer_spans
+from smp.model.question_answerer import QuestionAnswerer, answer_spans, question_rows
 from smp.plotting import BLUE, FAINT, GREEN, INK, RED, View, place_axes, tidy_axes
 
 COLUMNS, PALE = 88, "#FBE6D8"  # characters in a line; behind the stripes of a bar
@@ -39,12 +37,8 @@ def read_passages(answerer: Any, rows: Dataset) -> list[dict]:
     answerer: a `QuestionAnswerer`; tokens (n, 2): each token's characters; starts, ends (n,): its
     probabilities.
     """
-    windows = featurise(rows, answerer.tokenizer, answerer.max_length, answerer.stride)
-    logits = predict_logits(answerer.model, windows, answerer.tokenizer, answerer.precision)
-    length, owner, readings = logits[0].shape[1], np.asarray(windows["example"][:]), []
-    offsets = np.array([span + [[-1, -1]] * (length - len(span)) for span in windows["offsets"][:]])
-    for row, passage in enumerate(rows["context"][:]):
-        start, end, span = (values[owner == row] for values in (*logits, offsets))
+    readings = []
+    for passage, (start, end, span) in zip(rows["context"][:], answerer.predict_rows(rows)):
         (tokens, starts), (_, ends) = (passage_probabilities(side, span) for side in (start, end))
         readings.append(answer_spans(passage, start, end, span)
                         | {"tokens": tokens, "starts": starts, "ends": ends})
@@ -123,8 +117,5 @@ def show_reading(models: dict[str, Any], question: str, passage: str) -> View:
     readings = {}
     for name, model in models.items():
         answerer = QuestionAnswerer(*model) if isinstance(model, tuple) else model
-        answer = answerer(question, passage)
-        label = {"text": [answer["answer"]], "answer_start": [answer["start"]]}
-        row = {"id": "0", "question": question, "context": passage, "answers": label}
-        (readings[name],) = read_passages(answerer, Dataset.from_list([row]))
+        (readings[name],) = read_passages(answerer, question_rows([question], [passage]))
     return plot_reading(question, passage, readings)

@@ -58,6 +58,23 @@ def answer_spans(passage: str, start_logits: np.ndarray, end_logits: np.ndarray,
     return spans[0] | {"no_answer": float(no_answer), "n_best": spans}
 
 
+def question_rows(questions: Any, passages: Any) -> Dataset:
+    """Return SQuAD rows of the pairs; the passage's first word stands for the unknown answer.
+
+    Raises ValueError if a text is empty or contains a lone surrogate.
+    """
+    for name, texts in (("question", questions), ("passage", passages)):
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"the {name} is empty: expected some text")
+            check_characters(text, f"the {name}")
+    words = [passage.split()[0] for passage in passages]
+    return Dataset.from_list([
+        {"id": str(number), "title": "", "context": passage, "question": question,
+         "answers": {"text": [word], "answer_start": [passage.index(word)]}}
+        for number, (question, passage, word) in enumerate(zip(questions, passages, words))])
+
+
 class QuestionAnswerer:
     """Answer questions: `answerer(question, passage)` returns one dict per question.
 
@@ -87,29 +104,22 @@ class QuestionAnswerer:
         if len(questions) != len(passages):
             raise ValueError(f"{len(questions)} questions for {len(passages)} passages: expected "
                              "one passage, or one for each question")
-        for name, texts in (("question", questions), ("passage", passages)):
-            for text in texts:
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(f"the {name} is empty: expected some text")
-                check_characters(text, f"the {name}")
-        answers = self.read(questions, passages, n_best) if questions else []
+        if not questions:
+            return []
+        answers = [answer_spans(passage, *found, n_best) for passage, found in
+                   zip(passages, self.predict_rows(question_rows(questions, passages)))]
         return answers if questions is question else answers[0]
 
-    def read(self, questions: Any, passages: Any, n_best: int) -> list[dict]:
-        """Return one answer for each pair of question and passage."""
-        words = [passage.split()[0] for passage in passages]  # featurise needs some answer
-        windows = featurise(Dataset.from_list([
-            {"id": str(number), "title": "", "context": passage, "question": question,
-             "answers": {"text": [word], "answer_start": [passage.index(word)]}}
-            for number, (question, passage, word) in enumerate(zip(questions, passages, words))
-        ]), self.tokenizer, self.max_length, self.stride)
+    def predict_rows(self, rows: Dataset) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return (start logits, end logits (windows, L), offsets (windows, L, 2)) of each row.
+
+        offsets: first and last + 1 character of each token, -1 outside the passage.
+        """
+        windows = featurise(rows, self.tokenizer, self.max_length, self.stride)
         start, end = predict_logits(self.model, windows, self.tokenizer, self.precision)
         offsets = np.full((*start.shape, 2), -1)
         for row, spans in enumerate(windows["offsets"][:]):
             offsets[row, : len(spans)] = spans
         example = np.asarray(windows["example"][:])
-        return [
-            answer_spans(passage, start[example == number], end[example == number],
-                         offsets[example == number], n_best)
-            for number, passage in enumerate(passages)
-        ]
+        return [(start[own], end[own], offsets[own])
+                for own in (example == number for number in range(len(rows)))]

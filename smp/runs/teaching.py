@@ -1,6 +1,7 @@
 """Find the teacher of a student, or fine-tune one with the same loop."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ from transformers import set_seed
 
 from smp.data.reading import data_fingerprint
 from smp.model.load import load_qa_model
-from smp.model.predict import evaluate_answers
+from smp.model.predict import evaluate_answers, is_first_process, make_accelerator
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
 from smp.model.teacher import load_teacher
 from smp.runs.run import begin_record, find_teacher, finish_record, keep_record, run_checkpoints
 from smp.runs.settings import Settings, choose_settings
-from smp.runs.training import prepare_training
+from smp.runs.training import run_training
 
 SAME_AS_STUDENT = (
     "model data n_train n_valid n_eval data_seed longest_passage max_length stride batch_size "
@@ -22,33 +23,29 @@ SAME_AS_STUDENT = (
 ).split()
 
 
-def train_teacher(fit: Callable, settings: Settings, data: dict, features: dict, tokenizer: Any,
-                  model_sha: str, results: Path, checkpoints: str | None = None
-                  ) -> tuple[Path, dict]:
-    """Fine-tune the student's encoder as BERT_FINETUNE_QA does; return (folder, record).
+def fine_tune(train: Callable, begun: dict, settings: Settings, data: dict, features: dict,
+              results: Path, checkpoints: str | None = None) -> dict:
+    """Train all weights, save the model for `find_teacher`, write its record and return it.
 
-    fit: the training loop, called with the arguments of `prepare_training`; settings: the
-    student's; data, features: {"train", "eval"}; checkpoints: see `run_checkpoints`.
+    train: `run_training` with the loop as its first argument; data, features: {"train", "eval"};
+    checkpoints: see `run_checkpoints`.
     """
-    teaching = choose_settings(settings.profile, "fine-tune",
-                               **{name: getattr(settings, name) for name in SAME_AS_STUDENT})
-    set_seed(teaching.seed)
-    teacher, _, _ = load_qa_model(teaching.model, teaching.dropout)
-    record = begin_record(teaching, model_sha, data_fingerprint(data["eval"]),
-                          data_fingerprint(data["train"]))
-    saved = run_checkpoints(record, results, checkpoints)
-    training = prepare_training(teacher, features["train"], tokenizer, teaching, checkpoints=saved)
-    fit(**training)
+    set_seed(settings.seed)  # the next line may initialise a new head
+    model, tokenizer, _ = load_qa_model(settings.model, settings.dropout, settings.max_length)
+    saved = run_checkpoints(begun, results, checkpoints)
+    run = train(model, features["train"], tokenizer, settings, None, checkpoints=saved)
     scores, _ = evaluate_answers(
-        teacher, data["eval"], features["eval"], tokenizer, teaching.precision)
-    folder = save_model(teacher, tokenizer, results / "models" / record["name"])
-    record = finish_record(
-        record, training["watch"].run(), scores, head="trained",
-        params_total=count_parameters(teacher), bytes_model=model_bytes(folder),
-        n_train=len(data["train"]), n_eval=len(data["eval"]))
-    keep_record(record, results, folder)
-    saved.clear()
-    return folder, record
+        model, data["eval"], features["eval"], tokenizer, settings.precision)
+    record = finish_record(begun, run, scores, head="trained", params_total=count_parameters(model),
+                           n_train=len(data["train"]), n_eval=len(data["eval"]))
+    if is_first_process():
+        folder = save_model(model, tokenizer, results / "models" / begun["name"])
+        record["bytes_model"] = model_bytes(folder)
+        keep_record(record, results, folder)
+        saved.clear()
+    # The next run may load this model as its teacher.
+    make_accelerator(settings.precision).wait_for_everyone()
+    return record
 
 
 def find_or_train_teacher(fit: Callable, name: str | None, settings: Settings, data: dict,
@@ -66,8 +63,13 @@ def find_or_train_teacher(fit: Callable, name: str | None, settings: Settings, d
         found = find_teacher(results, model_sha, settings.data)
         if not found:
             print(f"no fine-tuned {settings.model} in {results / 'models'}: fine-tuning one first")
-            found = train_teacher(fit, settings, data, features, tokenizer, model_sha, results,
-                                  checkpoints)
+            teaching = choose_settings(settings.profile, "fine-tune", **{
+                name: getattr(settings, name) for name in SAME_AS_STUDENT})
+            begun = begin_record(teaching, model_sha, data_fingerprint(data["eval"]),
+                                 data_fingerprint(data["train"]))
+            record = fine_tune(partial(run_training, fit), begun, teaching, data, features, results,
+                               checkpoints)
+            found = results / "models" / record["name"], record
         name, record = str(found[0]), found[1]
     teacher = load_teacher(name, tokenizer, settings.max_length, student.config)
     if record and record["data_sha"] == data_fingerprint(data["eval"]):

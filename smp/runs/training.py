@@ -197,3 +197,14 @@ def prepare_training(
                for batch in endless_batches(loader, watch.first_step))
     return {"model": model, "batches": batches, "optimizer": optimizer, "schedule": schedule,
             "accelerator": accelerator, "steps": steps, "pruning": pruning, "watch": watch}
+
+
+def run_training(fit: Callable, model: nn.Module, features: Dataset, tokenizer: Any,
+                 settings: Settings, pruning: Any = None, **watched: Any) -> dict:
+    """Train the model in place with `fit`, which includes the loss; return `Watch.run`.
+
+    watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
+    """
+    training = prepare_training(model, features, tokenizer, settings, pruning, **watched)
+    fit(**training)
+    return training["watch"].run()

@@ -20,6 +20,7 @@ from smp.method.schedule import Pruning
 from smp.model.predict import evaluate_answers
 from smp.model.save import model_bytes, model_fingerprint
 from smp.model.student import load_student
+from smp.runs import teaching
 from smp.runs.methods import METHODS
 from smp.runs.read import read_records
 from smp.runs.record import check_record, run_name
@@ -147,7 +148,8 @@ def scores_of(monkeypatch, *scores):
         bits = np.packbits(np.arange(400) < 400 * em).tobytes().hex()
         return real | {"em": em, "exact_matches": bits}, predictions
 
-    monkeypatch.setattr(grid_module, "evaluate_answers", scored)
+    for module in (grid_module, teaching):
+        monkeypatch.setattr(module, "evaluate_answers", scored)
 
 
 def cells(table):

@@ -24,7 +24,6 @@ from smp.data.windows import (
     featurise,
     label_window,
     make_loader,
-    split_passages,
     tokenise_pairs,
     window_length,
 )
@@ -573,17 +572,6 @@ def test_window_length_is_at_most_the_limits(bert):
     long = questions_of_lengths(900)
     assert window_length(long, bert, most=1000) == bert.model_max_length == 512
     assert window_length(long, bert, most=40) == 40
-
-
-def test_split_passages_counts_questions_of_several_windows(bert):
-    rows = [{"id": str(i), "question": "who", "context": "a " * n,
-             "answers": {"text": ["a"], "answer_start": [0]}}
-            for i, n in enumerate([96] * 95 + [125] * 4 + [900])]
-    examples = Dataset.from_list(rows)
-    assert split_passages(featurise(examples, bert, 128, 16)) == (
-        "5% of 100 questions need several windows")
-    assert split_passages(featurise(examples, bert, 129, 16)).startswith("1% of 100 questions")
-    assert split_passages(featurise(examples, bert, 1000, 16)).startswith("0% of 100 questions")
 
 
 def test_label_window_by_hand(bert):

@@ -1,10 +1,7 @@
 """The builder: method cells open, support files carried unchanged, and one-line errors."""
 
 import ast
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -12,6 +9,7 @@ import pytest
 
 import build_notebooks
 from build_notebooks import NOTEBOOKS, build, main
+from helpers import run_in_ipython
 from notebook_rules import code_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,19 +131,6 @@ def test_carried_files_are_folded_unchanged_and_in_order(project):
                                                                          "data/left"))
 
 
-def run_in_ipython(sources, folder):
-    """Run cells as a kernel does, in a separate process; return their output."""
-    code = ("import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\n"
-            "shell = InteractiveShell.instance(colors='NoColor')\n"
-            "for cell in json.load(sys.stdin):\n"
-            "    result = shell.run_cell(cell, store_history=True)\n"
-            "    result.raise_error()\n")
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(sources), text=True,
-                          capture_output=True, cwd=folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.fixture
 def sources(project):
     return [cell.source for cell in cells_of(project)[0] if cell.cell_type == "code"]
@@ -188,6 +173,27 @@ def test_equal_input_builds_equal_bytes_without_outputs(project):
     assert notebook.metadata["colab"]["collapsed_sections"] == [
         cell.id for cell in notebook.cells if "carry" in cell.metadata.get("tags", [])]
     assert all(cell.outputs == [] for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_a_cell_with_a_part_has_the_source_of_shared_py(project):
+    text, cell = (project / "story.py").read_text(), "# %%\nfrom smp.method.core import Keeper\n"
+    assert cell in text
+    (project / "story.py").write_text(text.replace(cell, '# %% part="keeper"\n'))
+    (project / "shared.py").write_text(cell.replace("# %%", '# %% part="keeper"'))
+    cells, _ = cells_of(project)
+    assert cells[5].source.startswith("class Keeper:") and "part" not in cells[5].metadata
+
+
+@pytest.mark.parametrize("cell, message", [
+    ('# %% part="masks"\n', "story.py, cell 6: shared.py has no part masks"),
+    ('# %% part="keeper"\nprint(1)\n', "story.py, cell 6: the cell of part keeper has a text"),
+])
+def test_a_part_is_known_and_its_cell_is_empty(project, cell, message):
+    text, old = (project / "story.py").read_text(), "# %%\nfrom smp.method.core import Keeper\n"
+    (project / "story.py").write_text(text.replace(old, cell))
+    (project / "shared.py").write_text(old.replace("# %%", '# %% part="keeper"'))
+    with pytest.raises(ValueError, match=message):
+        cells_of(project)
 
 
 @pytest.mark.parametrize("old, new, message", [

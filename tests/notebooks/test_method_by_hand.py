@@ -1,14 +1,13 @@
 """The toy cells of the notebooks print the numbers that can be checked on paper."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from build_notebooks import NOTEBOOKS
+from helpers import run_in_ipython
 from smp.runs.edited import edited_method
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,13 +64,6 @@ PRINTED = {
         0.5 * 1.0116 + 0.5 * 0.6931 = 0.8524
         0.4 0.0 0.2""",
 }
-RUN = """
-import json, sys
-from IPython.core.interactiveshell import InteractiveShell
-shell = InteractiveShell.instance(colors="NoColor")
-for cell in json.load(sys.stdin):
-    shell.run_cell(cell, store_history=True).raise_error()
-"""
 
 
 def method_cells(name):
@@ -85,17 +77,9 @@ def method_cells(name):
     return sources, json.loads(line.partition("=")[2])
 
 
-def run(sources, tmp_path):
-    """Return the output of the cells in a separate IPython that cannot import this clone."""
-    done = subprocess.run([sys.executable, "-c", RUN], input=json.dumps(["import re", *sources]),
-                          text=True, capture_output=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
-
-
 @pytest.mark.parametrize("name", PRINTED)
 def test_toy_cells_print_the_numbers_worked_by_hand(name, tmp_path):
-    printed = " ".join(run(method_cells(name)[0], tmp_path).split())
+    printed = " ".join(run_in_ipython(["import re", *method_cells(name)[0]], tmp_path).split())
     place = 0
     for line in PRINTED[name].replace("\n        henrik dahl . ", " henrik dahl . ").replace(
             "\n        · 10:", " · 10:").strip().splitlines():
@@ -109,7 +93,7 @@ def test_an_edited_straight_through_changes_the_five_steps(tmp_path):
     sources, digests = method_cells("BERT_SMP.ipynb")
     edited = [source.replace("to_scores = grad * weight", "to_scores = grad * weight * mask")
               for source in sources]
-    printed = run(edited, tmp_path)
+    printed = run_in_ipython(["import re", *edited], tmp_path)
     assert "1 1100 1010 1.300" in printed and "1 1100 0011 0.200" not in printed
     assert edited_method(edited, digests) == "edited"
 
