@@ -4,7 +4,7 @@
 # The pretrained weights are frozen. A binary mask over them is learned (SMP; Jiang et al., "Pruning
 # Pre-trained Language Models Without Fine-Tuning", ACL 2023). At the end you will have
 #
-# - an encoder that answers questions with a tenth of the weights of its linear layers,
+# - an encoder that answers questions with 10% of the weights of its linear layers,
 # - a mask file of 0.6 MB: with the unchanged base model, it is all that the task needs,
 # - its Exact Match (EM), with its uncertainty, next to the fine-tuned model's and the paper's.
 #

@@ -9,7 +9,7 @@
 #
 # At the end you will have
 #
-# - an encoder that answers questions with half of the weights of its linear layers,
+# - an encoder that answers questions with 50% of the weights of its linear layers,
 # - a mask file of 1.3 MB: with the unchanged base model, it is all that the task needs,
 # - its Exact Match (EM), with its uncertainty, next to the teacher's and the paper's.
 #

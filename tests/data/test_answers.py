@@ -64,15 +64,15 @@ def official_score(predictions, references):
     em = f1 = total = 0
     for row in references:
         total += 1
-        said = predictions[row["id"]]
-        em += max(official_normalize(said) == official_normalize(t) for t in row["answers"]["text"])
-        f1 += max(official_f1(said, t) for t in row["answers"]["text"])
+        predicted = predictions[row["id"]]
+        em += max(official_normalize(predicted) == official_normalize(t) for t in row["answers"]["text"])
+        f1 += max(official_f1(predicted, t) for t in row["answers"]["text"])
     return {"em": em / total, "f1": f1 / total}
 
 
-def score(said, references):
+def score(predicted, references):
     return SquadMetric().compute(
-        predictions=[{"id": id, "prediction_text": text} for id, text in said.items()],
+        predictions=[{"id": id, "prediction_text": text} for id, text in predicted.items()],
         references=references,
     )
 
@@ -289,24 +289,24 @@ def test_scores_equal_the_official_script(rows):
         {"id": str(i), "answers": {"text": known, "answer_start": [0] * len(known)}}
         for i, (_, known) in enumerate(rows)
     ]
-    said = {str(i): text for i, (text, _) in enumerate(rows)}
-    found = score(said, references)
+    predicted = {str(i): text for i, (text, _) in enumerate(rows)}
+    found = score(predicted, references)
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(found.pop("exact_matches")), np.uint8))
-    assert found == pytest.approx(official_score(said, references), abs=1e-12)
-    alone = [official_score(said, [reference])["em"] for reference in references]
+    assert found == pytest.approx(official_score(predicted, references), abs=1e-12)
+    alone = [official_score(predicted, [reference])["em"] for reference in references]
     assert bits.tolist() == alone + [0] * (-len(alone) % 8)
 
 
 def test_scores_by_hand():
     known = {"text": ["Ada Brenn", "Dr. Ada Brenn"], "answer_start": [0, 0]}
-    for said, em, f1 in (
+    for predicted, em, f1 in (
         ("the ADA brenn!", 1, 1),
         ("Ada", 0, 2 / 3),
         ("Brenn, Ada", 0, 1),
         ("", 0, 0),
         ("Bo", 0, 0),
     ):
-        found = score({"x": said}, [{"id": "x", "answers": known}])
+        found = score({"x": predicted}, [{"id": "x", "answers": known}])
         assert found == {"em": em, "f1": pytest.approx(f1), "exact_matches": "80" if em else "00"}
     article = {"text": ["The"], "answer_start": [0]}  # in v1.1, F1 of two empty texts is 0
     assert score({"x": "a"}, [{"id": "x", "answers": article}]) == {
@@ -354,7 +354,7 @@ def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
         "TMPDIR": str(tmp_path / "tmp"),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    said = subprocess.run(
+    predicted = subprocess.run(
         [sys.executable, "-c", code],
         env=env,
         cwd=tmp_path,
@@ -362,7 +362,7 @@ def test_a_metric_needs_no_network_and_leaves_no_file(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert said.stdout.strip() == "{'em': 1.0, 'f1': 1.0, 'exact_matches': '80'}"
+    assert predicted.stdout.strip() == "{'em': 1.0, 'f1': 1.0, 'exact_matches': '80'}"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert not [path for path in tmp_path.rglob("*") if "metric" in path.name]
 
@@ -386,11 +386,11 @@ def test_scores_of_squad_dev_equal_the_official_script():
         "empty": lambda row: "",
     }
     for name, guess in guesses.items():
-        said = {row["id"]: guess(row) for row in rows}
-        found = score(said, rows)
+        predicted = {row["id"]: guess(row) for row in rows}
+        found = score(predicted, rows)
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(found.pop("exact_matches")), np.uint8))
         assert bits.sum() / len(rows) == found["em"]
-        assert found == pytest.approx(official_score(said, rows), abs=1e-12), name
+        assert found == pytest.approx(official_score(predicted, rows), abs=1e-12), name
         if name == "true":
             assert found["em"] == 1 and found["f1"] > 0.999
         elif name == "empty":  # three references are only punctuation or an article
