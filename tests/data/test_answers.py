@@ -65,7 +65,8 @@ def official_score(predictions, references):
     for row in references:
         total += 1
         predicted = predictions[row["id"]]
-        em += max(official_normalize(predicted) == official_normalize(t) for t in row["answers"]["text"])
+        em += max(official_normalize(predicted) == official_normalize(t)
+                  for t in row["answers"]["text"])
         f1 += max(official_f1(predicted, t) for t in row["answers"]["text"])
     return {"em": em / total, "f1": f1 / total}
 
