@@ -16,6 +16,7 @@ import torch
 from smp.cli.main import main
 from smp.cli.train import Parts, train
 from smp.data.windows import make_loader
+from smp.method.baselines import MovementMasks
 from smp.method.hidden import HiddenTeacher, hidden_distance, record_layers
 from smp.method.loop import span_loss
 from smp.method.masks import Masks, StaticMask
@@ -262,6 +263,14 @@ class HeadsRegularised(Masks):
                 slope, alpha=scale)
 
 
+def masks_with_trained_matrices(model):
+    """Return the masks that train the matrices; their learning rate is `bias_norm_learning_rate`.
+
+    Embeddings, biases and LayerNorms stay frozen, and the head has the learning rate of SMP.
+    """
+    return MovementMasks
+
+
 def masks_with_heads(model):
     """Return `HeadsRegularised` with the number of heads of a model."""
     return partial(HeadsRegularised, heads=model.config.num_attention_heads)
@@ -277,6 +286,7 @@ VARIANTS = {
     "adam-per-matrix": Parts(optimizer=AdamPerMatrix),
     "backward-start": Parts(train=train_from_a_backward_pass),
     "heads-regularised": Parts(masks=masks_with_heads),
+    "trained-matrices": Parts(masks=masks_with_trained_matrices, trains_biases_and_norms=False),
 }
 FOLLOWED = ("the teacher's hidden states", lambda settings: settings.distill == "hidden",
             "methods with +hidden")
@@ -289,6 +299,8 @@ NEEDS = {  # name: (the replaced part, whether settings use it, the expected set
     "adam-per-matrix": OF_SMP,
     "row-factors": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,
                     "--bias-norm-learning-rate 0.003"),
+    "trained-matrices": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,
+                         "--bias-norm-learning-rate 0.0002"),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
                        "methods without magnitude"),
     "heads-regularised": ("the regulariser of SMP", lambda settings:

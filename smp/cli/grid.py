@@ -138,11 +138,12 @@ class Grid:
             model, self.windows["train"], tokenizer, settings, pruning, loss,
             checkpoints=checkpoints, optimizer_class=self.parts.optimizer)
         masks, layers = pruning.masks.numpy(), pruning.masks.counts()
+        froze_weights = not pruning.masks.trains_weights
         pruning.masks.merge()
         scores = self.evaluate(model, settings)
         n_eval, mask_bytes = len(self.data["eval"]), None
         # Without frozen weights, a mask file would lack the trained weights.
-        if settings.freezes_weights and is_first_process():
+        if froze_weights and is_first_process():
             revision = getattr(model.config, "_commit_hash", None)
             mask_bytes = save_masks(
                 masks, self.results / "models" / begun["name"] / MASK_FILE,

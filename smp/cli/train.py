@@ -74,13 +74,15 @@ def attach_pruning(model: nn.Module, settings: Settings, parts: Parts = DEFAULT_
             f"{method.freezes_weights}, "
             f"its class {method.masks} has trains_weights={kind.trains_weights}: set one of them"
         )
-    if method.freezes_weights:
-        freeze_encoder(model, settings.trains_biases_and_norms and parts.trains_biases_and_norms)
+    linears = encoder_linears(model)
+    freeze_encoder(model, settings.trains_biases_and_norms and parts.trains_biases_and_norms)
+    if not method.freezes_weights:
+        encoder_layers(model).requires_grad_(True)
     share = functools.partial(competing_share, temperature=settings.temperature) \
         if method.competes else same_share
     on_cpu = make_accelerator(settings.precision).device.type == "cpu"
     masks = (parts.masks(model) if parts.masks else kind)(
-        encoder_linears(model), share, settings.score_init,
+        linears, share, settings.score_init,
         choose=KeepTop() if on_cpu else None, static_mask=parts.static_mask,
     )
     if parts.static_mask is None:

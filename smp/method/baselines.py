@@ -1,17 +1,20 @@
-"""Baselines of SMP. They train the weights together with the mask.
+"""Baselines of SMP, as Sanh et al. 2020 (Movement Pruning) and their code have them.
 
-| method        | a weight is kept if                                | source             |
-|---------------|----------------------------------------------------|--------------------|
-| magnitude     | |W| is among the top v of its matrix               | Zhu & Gupta 2017   |
-| movement      | its score is among the top v of its matrix         | Sanh et al. 2020   |
-| soft movement | sigmoid(S) > tau, with one tau for all matrices    | Sanh et al. 2020   |
+They train the layers and the head together with the mask. The embeddings are frozen.
+
+| method        | a weight is kept if                                  |
+|---------------|------------------------------------------------------|
+| magnitude     | |W| is among the top v of its matrix                 |
+| movement      | its score is among the top v of its matrix           |
+| soft movement | sigmoid(S) > tau, with one tau for all matrices, or  |
+|               | its score is among the top 0.5% of its matrix        |
 """
 
 from collections.abc import Callable
 
 import torch
 
-from smp.method.masks import Masks
+from smp.method.masks import Masks, keep_top, kept_count
 from smp.method.schedule import Pruning, cubic_ramp
 
 
@@ -40,10 +43,15 @@ class SoftMovementMasks(MovementMasks):
 
     @torch.no_grad()
     def refresh_above(self, threshold: float) -> float:
-        """Set mask = sigmoid(S) > threshold and return the share of masked weights that is kept."""
+        """Set mask = sigmoid(S) > threshold and return the share of masked weights that is kept.
+
+        Each matrix of n weights keeps at least floor(0.005 n) + 1, as in the code of Sanh et al.
+        """
         kept = total = 0
         for mask, scores in zip(self.masks.values(), self.scores):
-            mask.mask.copy_(scores.sigmoid() > threshold)
+            least = kept_count(0.005, scores.numel()) + 1
+            passing = scores.sigmoid() > threshold
+            mask.mask.copy_(passing if passing.sum() >= least else keep_top(scores, least))
             kept, total = kept + mask.mask.sum(), total + mask.mask.numel()
         return int(kept) / total
 

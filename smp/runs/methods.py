@@ -12,7 +12,8 @@ class Method(NamedTuple):
     label: the name in tables. masks: "file.Class" in smp/method/. defaults: settings that differ
     from those of SMP. competes: the layers of one kind of matrix compete for its kept weights, as
     in SMP-S; otherwise every matrix has the same density. freezes_weights: only scores and head
-    are trained. pruning: "file.Class" of the masks over time.
+    are trained; otherwise the layers too, but not the embeddings. pruning: "file.Class" of the
+    masks over time.
     """
 
     label: str
@@ -25,11 +26,10 @@ class Method(NamedTuple):
 
 # Sanh et al., Movement Pruning, NeurIPS 2020, on SQuAD, 55,330 steps: the density is 1 in the first
 # 5,400, while the learning rate rises, and the final density in the last 10,800.
-FINE_PRUNING = dict(warmup_fraction=5_400 / 55_330, density_hold_fraction=5_400 / 55_330,
-                    density_ramp_fraction=44_530 / 55_330)
-MAGNITUDE = dict(**FINE_PRUNING, regulariser=0.0)
-MOVEMENT = dict(**FINE_PRUNING, learning_rate=1e-2, regulariser=0.0)
-SOFT_MOVEMENT = dict(**FINE_PRUNING, learning_rate=1e-2, score_init=0.0)
+MAGNITUDE = dict(warmup_fraction=5_400 / 55_330, density_hold_fraction=5_400 / 55_330,
+                 density_ramp_fraction=44_530 / 55_330, regulariser=0.0, head="trained")
+MOVEMENT = dict(MAGNITUDE, learning_rate=1e-2, score_init=0.0)
+SOFT_MOVEMENT = dict(MOVEMENT, regulariser=400.0)
 
 METHODS = {
     "smp-l": Method("SMP-L", "masks.Masks", freezes_weights=True),

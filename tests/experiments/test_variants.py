@@ -22,13 +22,15 @@ from helpers import attach_masks, linears_of, tiny_config
 from records import make_record
 from smp.cli.grid import Grid
 from smp.cli.sweep import plan_sweep
-from smp.cli.train import Parts
+from smp.cli.train import Parts, attach_pruning
 from smp.method.hidden import HiddenTeacher
 from smp.method.masks import Masks
 from smp.model.encoder import encoder_layers
 from smp.model.load import load_qa_model
 from smp.model.predict import make_accelerator
 from smp.runs.record import run_name
+from smp.runs.settings import choose_settings
+from smp.runs.training import parameter_groups
 
 TEACHERS = {  # changes of their records
     "teacher": {},
@@ -97,6 +99,8 @@ def test_a_variant_changes_the_scores_and_the_record(
     assert (record["variant"], plain["variant"]) == (name, None)
     assert record["name"] == run_name(record) != plain["name"]
     assert (tmp_path / f"{record['name']}.json").exists()
+    # A mask file would lack trained weights.
+    assert (record["bytes_mask_file"] is None) == (name == "trained-matrices")
 
 
 @pytest.mark.parametrize("name, method, changes, expected", [
@@ -277,6 +281,22 @@ def test_adam_per_matrix_steps_are_proportional_to_the_gradient():
     adam.step()
     expected = -0.1 * part.grad / part.grad.square().mean().sqrt()
     torch.testing.assert_close(part.detach(), expected)
+
+
+def test_trained_matrices_leave_all_other_weights_of_the_encoder(tiny_qa):
+    settings = choose_settings("quick", "smp", method="smp-s", density=0.3, score_init=0.0,
+                               bias_norm_learning_rate=2e-4)
+    pruning = attach_pruning(tiny_qa, settings, variants.parts_of("trained-matrices"))
+    matrices = {id(linear.parametrizations.weight.original)
+                for linear in linears_of(pruning.masks).values()}
+    of_encoder = {id(part) for name, part in tiny_qa.bert.named_parameters()
+                  if part.requires_grad and not name.endswith("scores")}
+    assert of_encoder == matrices
+    rates = {id(part): group["lr"] for group in parameter_groups(tiny_qa, settings)
+             for part in group["params"]}
+    assert {rates[name] for name in matrices} == {2e-4}
+    assert {rates[id(part)] for part in tiny_qa.qa_outputs.parameters()} == {3e-3}
+    assert {rates[id(part)] for part in pruning.masks.scores} == {2e-2}
 
 
 def test_heads_regulariser_equals_the_gradient_of_its_formula(tiny_qa):
