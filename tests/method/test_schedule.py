@@ -37,6 +37,19 @@ def test_regulariser_equals_the_formula_at_ends_and_between():
     assert regulariser_at(600, 1000, 400, 0.5) == 400  # constant after T
 
 
+@pytest.mark.parametrize("final", [0.5, 0.1, 0.03])
+def test_equal_ramps_give_the_rule_of_the_paper(final):
+    """Eq. 6: lambda_f times the sparsity of the step over the final sparsity, so it rises."""
+    settings = choose_settings("quick", "smp", density=final, density_ramp_fraction=0.8,
+                               regulariser_ramp_fraction=0.8)
+    pruning, seen = Pruning(None, settings), []
+    for step in (0, 1, 300, 799, 800, 1000):
+        removed = 1 - pruning.density_at(step, 1000)
+        seen.append(pruning.regulariser_at(step, 1000))
+        assert seen[-1] == pytest.approx(400 * removed / (1 - final))
+    assert seen[0] == 0 and seen == sorted(seen) and seen[-1] == 400
+
+
 def test_short_and_long_runs_have_the_same_shape():
     for part in (0.1, 0.3, 0.7):
         assert density_at(part * 100, 100, 0.1, 0.8) == pytest.approx(
