@@ -28,8 +28,8 @@ class Method(NamedTuple):
 # 5,400, while the learning rate rises, and the final density in the last 10,800.
 MAGNITUDE = dict(warmup_fraction=5_400 / 55_330, density_hold_fraction=5_400 / 55_330,
                  density_ramp_fraction=44_530 / 55_330, regulariser=0.0, head="trained")
-MOVEMENT = dict(MAGNITUDE, learning_rate=1e-2, score_init=0.0)
-SOFT_MOVEMENT = dict(MOVEMENT, regulariser=400.0)
+MOVEMENT = dict(MAGNITUDE, learning_rate=1e-2)
+SOFT_MOVEMENT = dict(MOVEMENT, score_init=0.0, regulariser=400.0)
 
 METHODS = {
     "smp-l": Method("SMP-L", "masks.Masks", freezes_weights=True),

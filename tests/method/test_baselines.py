@@ -176,7 +176,7 @@ def test_soft_movement_keeps_the_highest_of_a_matrix_below_tau(tiny_qa):
 def test_baselines_start_as_published():
     """Sanh et al.: scores start at 0, the head is trained, penalty 400 in soft movement only."""
     for method in ("magnitude", "movement", "movement-s", "soft-movement"):
-        settings = choose_settings("laptop", "smp", method=method, density=0.1)
+        settings = choose_settings("paper", "smp", method=method, density=0.1)
         assert settings.head == "trained"
         assert settings.regulariser == (400 if method == "soft-movement" else 0)
         assert settings.density_hold_fraction == settings.warmup_fraction == 5400 / 55330
