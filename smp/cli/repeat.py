@@ -6,8 +6,9 @@ from typing import Any
 from smp.cli.grid import Grid
 from smp.cli.parameters import EMBEDDED, read_files, read_path
 from smp.files import results_folder
+from smp.runs.grouping import with_defaults
 from smp.runs.profiles import PROFILES
-from smp.runs.record import read_record, with_defaults
+from smp.runs.record import read_record
 from smp.runs.settings import Settings, check_settings
 
 

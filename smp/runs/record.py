@@ -171,13 +171,6 @@ def changed_from_defaults(settings: dict) -> dict:
             if name not in defaults or value != defaults[name]}
 
 
-def with_defaults(settings: dict) -> dict:
-    """Return a record's settings and the defaults of settings that are newer than the record."""
-    return SETTING_DEFAULTS | {name: value for name, value in settings.items()
-                               if name not in REMOVED or value != REMOVED[name]}
-
-
-
 def run_name(record: dict) -> str:
     """Return the name of a run, e.g. all-MiniLM-L6-v2_synthetic_smp-l-kd_0.50_seed0_1a2b3c."""
     identity = {key: record[key] for key in ("profile", "model_sha", "data_sha", "variant")}

@@ -17,8 +17,9 @@ from smp.data.reading import data_fingerprint, load_squad
 from smp.data.synthetic import make_synthetic_squad
 from smp.model.save import model_fingerprint
 from smp.model.student import load_student
+from smp.runs.grouping import with_defaults
 from smp.runs.read import read_records
-from smp.runs.record import with_defaults, write_record
+from smp.runs.record import write_record
 from smp.runs.settings import choose_settings
 
 ROOT = Path(__file__).resolve().parents[2]
