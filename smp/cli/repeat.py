@@ -55,8 +55,12 @@ def repeat(options: Any) -> int:
     for field, name, what in (("model_sha", "model", "weights"), ("train_sha", "data", "training "
                               "questions"), ("data_sha", "data", "evaluation questions")):
         if before[field] not in (None, begun[field]):
-            raise ValueError(f"the {what} of {getattr(settings, name)} differ from the record's: "
-                             f"set --{name} to the {name} of the record")
+            line = f"the {what} of {getattr(settings, name)} differ from the record's"
+            if field == "model_sha" or not before.get("data_note"):
+                raise ValueError(f"{line}: set --{name} to the {name} of the record")
+            print(f"{line}, which has a note: {before['data_note']}")
+    if before.get("data_note") and before["train_sha"] == begun["train_sha"]:
+        begun["data_note"] = before["data_note"]
     if before["teacher"] and before["teacher"].get("sha") not in (None, grid.teacher["sha"]):
         print(f"teacher: {grid.teacher['name']}, which is not the record's teacher")
     now = grid.run(grid.runs[0])

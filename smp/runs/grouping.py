@@ -73,6 +73,12 @@ def model_and_data(record: dict) -> str:
         f" (passages of at most {most} words)" if most else "")
 
 
+def data_notes(records: list[dict]) -> list[str]:
+    """Return the different notes of the records on their data, one paragraph each."""
+    notes = {record["data_note"] for record in records if record.get("data_note")}
+    return [f"Data: {note}" for note in sorted(notes)]
+
+
 def marks(record: dict) -> str:
     """Return " (uncommitted changes)" for a run whose code is not that of its commit, else ""."""
     return " (uncommitted changes)" if record["dirty"] else ""
