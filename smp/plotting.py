@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -44,11 +43,6 @@ def tidy_axes(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", grid: bo
         ax.set_axisbelow(True)
     else:
         ax.spines[:].set_visible(False)
-
-
-def mix_with_white(colour: str, share: float) -> tuple[float, ...]:
-    """Return the RGB values (0 to 1) of a colour mixed with white; share: that of the white."""
-    return tuple(1 - (1 - part) * (1 - share) for part in to_rgb(colour))
 
 
 def png_bytes(fig: Figure) -> bytes:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from transformers import BertConfig
 
 from smp.fast.products import compiled_products
@@ -48,6 +49,34 @@ def attach_masks(model, sharing="local", temperature=1.0, start=0.0, vectors=Fal
     share = same_share if sharing == "local" else functools.partial(
         competing_share, temperature=temperature)
     return kind(encoder_linears(model), share, start, **options)
+
+
+def change_json(path, *place, value):
+    """Set the value at `place`, keys one in the other, in a JSON file."""
+    path = Path(path)
+    content = node = json.loads(path.read_text("utf-8"))
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def swap_unused_tokens(folder):
+    """Exchange the ids of two tokens that no text contains in a saved tokenizer."""
+    for token, number in (("[unused0]", 2), ("[unused1]", 1)):
+        change_json(Path(folder, "tokenizer.json"), "model", "vocab", token, value=number)
+
+
+def keep_capitals(folder):
+    """Make a saved tokenizer keep upper case."""
+    change_json(Path(folder, "tokenizer_config.json"), "do_lower_case", value=False)
+
+
+def change_weight(folder, name):
+    """Add 1 to a tensor of a saved model."""
+    path = Path(folder, "model.safetensors")
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors | {name: tensors[name] + 1}, path, {"format": "pt"})
 
 
 def linears_of(masks):

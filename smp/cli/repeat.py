@@ -6,8 +6,9 @@ from typing import Any
 from smp.cli.grid import Grid
 from smp.cli.parameters import EMBEDDED, read_files, read_path
 from smp.files import results_folder
+from smp.runs.grouping import with_defaults
 from smp.runs.profiles import PROFILES
-from smp.runs.record import read_record, with_defaults
+from smp.runs.record import read_record
 from smp.runs.settings import Settings, check_settings
 
 
@@ -54,8 +55,12 @@ def repeat(options: Any) -> int:
     for field, name, what in (("model_sha", "model", "weights"), ("train_sha", "data", "training "
                               "questions"), ("data_sha", "data", "evaluation questions")):
         if before[field] not in (None, begun[field]):
-            raise ValueError(f"the {what} of {getattr(settings, name)} differ from the record's: "
-                             f"set --{name} to the {name} of the record")
+            line = f"the {what} of {getattr(settings, name)} differ from the record's"
+            if field == "model_sha" or not before.get("data_note"):
+                raise ValueError(f"{line}: set --{name} to the {name} of the record")
+            print(f"{line}, which has a note: {before['data_note']}")
+    if before.get("data_note") and before["train_sha"] == begun["train_sha"]:
+        begun["data_note"] = before["data_note"]
     if before["teacher"] and before["teacher"].get("sha") not in (None, grid.teacher["sha"]):
         print(f"teacher: {grid.teacher['name']}, which is not the record's teacher")
     now = grid.run(grid.runs[0])

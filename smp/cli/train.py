@@ -24,7 +24,7 @@ from smp.model.predict import make_accelerator
 from smp.model.teacher import check_layers
 from smp.runs.methods import method_of
 from smp.runs.settings import Settings
-from smp.runs.training import run_training
+from smp.runs.teaching import run_training
 
 
 def train(model: nn.Module, features: Any, tokenizer: Any, settings: Settings, pruning: Any = None,

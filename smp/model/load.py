@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 
 from smp.files import cached_if_offline
+from smp.model.save import model_setup
 from smp.text import first_line
 
 EMBEDDED_ENCODER = "all-MiniLM-L6-v2"
@@ -141,6 +142,7 @@ def load_qa_model(name: str, dropout: float | None = None,
                   max_length: int | None = None) -> tuple[nn.Module, Any, bool]:
     """Return (stock question-answering model in fp32, tokenizer, whether its head was saved).
 
+    model.setup: see `model_setup`; its head is "new" if none was saved.
     dropout: probability of every dropout layer; None keeps the checkpoint's. Raises
     FileNotFoundError if there is no such model. Raises ValueError if the checkpoint is incomplete,
     the tokenizer belongs to another model, or the model cannot read max_length tokens.
@@ -154,4 +156,5 @@ def load_qa_model(name: str, dropout: float | None = None,
         tokenizer.model_input_names = [each for each in inputs if each != "token_type_ids"]
     if dropout is not None:
         set_dropout(model, dropout)
+    model.setup = model_setup(model, tokenizer) | ({"head": "new"} if missing else {})
     return model, tokenizer, not missing

@@ -1,6 +1,7 @@
 """Save models as stock checkpoints, and measure and fingerprint them."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from smp.files import replace_folder
+
+PROBE = "The Café's co-op, İzmir:\u200b 中文 №½"  # tokenizers differ in letters, accents, signs
+NO_EFFECT = (  # in the names of a config's fields that do not change a loaded model's outputs
+    "dropout dtype version architectures label name tokenizer problem task output_ return_ cache "
+    "checkpointing chunk initializer bos_token eos_token attn_implementation").split()
 
 
 def check_merged(model: nn.Module) -> None:
@@ -57,3 +63,23 @@ def model_fingerprint(model: nn.Module, with_head: bool = False) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def head_parts(model: nn.Module) -> nn.ModuleDict:
+    """Return the modules of a question-answering model that are not in its encoder."""
+    return nn.ModuleDict({name: part for name, part in model.named_children()
+                          if part is not model.base_model})
+
+
+def model_setup(model: nn.Module, tokenizer: Any) -> dict:
+    """Return what decides the outputs of a model, apart from the weights of its encoder.
+
+    Fields of its config with their values, and 12 hex digits of "tokenizer" (of the vocabulary and
+    the tokens of a text) and "head" (of its weights).
+    """
+    tokens = [sorted(tokenizer.get_vocab().items()), tokenizer(PROBE, PROBE)["input_ids"]]
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    return {
+        **{name: value for name, value in config.items() if not any(w in name for w in NO_EFFECT)},
+        "tokenizer": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:12],
+        "head": model_fingerprint(head_parts(model), with_head=True)}

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM
 
 from smp.model.load import load_model, load_qa_model
-from smp.model.save import check_merged
+from smp.model.save import check_merged, head_parts, model_fingerprint
 
 STUDENT_HEADS = ("label words", "embedding rows", "trained")
 ROBERTA_TRANSFORM = ("lm_head.dense", "gelu", "lm_head.layer_norm")
@@ -119,13 +119,9 @@ def load_student(name: str, dropout: float | None = None, max_length: int | None
             raise ValueError(f"model {name!r} with head {head!r}: {error}; set head to trained"
                              ) from None
         head = "trained"
+    if head != "trained":
+        model.setup["head"] = model_fingerprint(head_parts(model), with_head=True)
     return model, tokenizer, head
-
-
-def head_parts(model: nn.Module) -> nn.ModuleDict:
-    """Return the modules of a question-answering model that are not in its encoder."""
-    return nn.ModuleDict({name: part for name, part in model.named_children()
-                          if part is not model.base_model})
 
 
 def stock_model(model: nn.Module, base: str) -> nn.Module:

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 from smp.model.archive import is_archive, load_archive
 from smp.model.load import check_max_length, load_qa_model
 from smp.model.predict import MODEL_INPUTS, predict_logits
-from smp.model.student import head_parts
+from smp.model.save import head_parts
 
 
 def load_teacher(name: str, tokenizer: Any, max_length: int | None,

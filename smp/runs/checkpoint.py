@@ -116,6 +116,7 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
     """Raise ValueError, one line with the difference, if a checkpoint is of another run.
 
     Different versions only print a line. A teacher's EM may differ because it is measured again.
+    Of the base model, only what both describe is compared: an older checkpoint has no "base".
     """
     for name, value in now.items():
         if name == "versions":
@@ -126,6 +127,8 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
                           f"{version}: the result may differ in its last bits", flush=True)
             continue
         before = saved.get(name)
+        if name == "base":
+            before = value | {key: old for key, old in saved.get(name, {}).items() if key in value}
         pairs = {name: (before, value)}
         if isinstance(value, dict) and isinstance(before, dict):
             pairs = {f"{name} {key}": (before.get(key), value.get(key))

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from smp.plotting import BLUE, GREEN, INK, ORANGE, RED, mix_with_white, new_figure, tidy_axes
+from smp.plotting import BLUE, GREEN, INK, ORANGE, RED, new_figure, tidy_axes
 from smp.runs.differences import what_differs
 from smp.runs.grouping import record_group
 from smp.runs.methods import FINE_TUNED, METHODS
@@ -23,6 +24,11 @@ METHOD_STYLES = {
     "magnitude": dict(color=INK, marker="D"),
 }
 NEW_METHOD_COLOURS = ("#56B4E9", "#CC79A7", "#F0E442")  # Okabe & Ito, not used above
+
+
+def mix_with_white(colour: str, share: float) -> tuple[float, ...]:
+    """Return the RGB values (0 to 1) of a colour mixed with white; share: that of the white."""
+    return tuple(1 - (1 - part) * (1 - share) for part in to_rgb(colour))
 
 
 def method_styles(removed: Iterable[str] = ()) -> dict[str, dict]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from smp.runs.methods import DISTILLATIONS, FINE_TUNED, METHODS
-from smp.runs.record import as_json, changed_from_defaults, with_defaults
+from smp.runs.record import REMOVED, as_json, changed_from_defaults
 from smp.runs.settings import SETTING_DEFAULTS
 from smp.text import file_part, short_name
 
@@ -19,6 +19,12 @@ def method_rank(method: str, distill: str) -> tuple[int, int]:
     """Return the sorting key of a method in tables; an unknown method is last."""
     names = [FINE_TUNED, *METHODS]
     return names.index(method) if method in names else len(names), DISTILLATIONS.index(distill)
+
+
+def with_defaults(settings: dict) -> dict:
+    """Return a record's settings and the defaults of settings that are newer than the record."""
+    return SETTING_DEFAULTS | {name: value for name, value in settings.items()
+                               if name not in REMOVED or value != REMOVED[name]}
 
 
 def identifying_settings(record: dict) -> dict:
@@ -65,6 +71,12 @@ def model_and_data(record: dict) -> str:
     most = record["settings"].get("longest_passage")
     return f"{short_name(record['model'])} on {short_name(record['data'])}" + (
         f" (passages of at most {most} words)" if most else "")
+
+
+def data_notes(records: list[dict]) -> list[str]:
+    """Return the different notes of the records on their data, one paragraph each."""
+    notes = {record["data_note"] for record in records if record.get("data_note")}
+    return [f"Data: {note}" for note in sorted(notes)]
 
 
 def marks(record: dict) -> str:

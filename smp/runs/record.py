@@ -20,7 +20,8 @@ from smp.runs.settings import SETTING_DEFAULTS
 from smp.text import file_part, is_number
 
 SCHEMA = 2
-RECORD_FIELDS = (  # null: not measured, or not known
+RECORD_FIELDS = (  # null: not measured, or not known; data_note, what is not official in the data,
+    # is in records of such data only
     "schema name label method variant model data model_sha data_sha train_sha profile seed "
     "density_target density remaining_of_model params_total params_masked params_kept head "
     "bytes_mask_file bytes_model em f1 exact_matches ms_per_question n_train n_eval epochs steps "
@@ -93,7 +94,8 @@ def check_record(record: dict) -> dict:
         raise ValueError("layers is expected to be a list of {layer, matrix, kept, total}")
     need("exact_matches", lambda v: v is None or is_hex_of(v, record["n_eval"]),
          "null, or a bit for each evaluation question as hexadecimal digits")
-    need("train_sha", lambda v: v is None or isinstance(v, str), "null or text")
+    need("train_sha data_note", lambda v: v is None or isinstance(v, str) and v.isprintable()
+         and "<" not in v, "null or text, without < or line breaks")
     need("density_target", lambda v: is_number(v, 0, 1), "in [0, 1]")
     need("teacher", lambda v: v is None or isinstance(v, dict) and {"name", "em"} <= v.keys()
          and isinstance(v["name"], str), "null or a name and its em")
@@ -169,13 +171,6 @@ def changed_from_defaults(settings: dict) -> dict:
     defaults = REMOVED | SETTING_DEFAULTS
     return {name: value for name, value in settings.items()
             if name not in defaults or value != defaults[name]}
-
-
-def with_defaults(settings: dict) -> dict:
-    """Return a record's settings and the defaults of settings that are newer than the record."""
-    return SETTING_DEFAULTS | {name: value for name, value in settings.items()
-                               if name not in REMOVED or value != REMOVED[name]}
-
 
 
 def run_name(record: dict) -> str:

@@ -3,12 +3,24 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from smp.plotting import INK, mix_with_white, new_figure, tidy_axes
-from smp.runs.curves import check_one_group, density_axis, legend_below, method_styles
+from smp.plotting import INK, new_figure, tidy_axes
+from smp.runs.curves import (
+    check_one_group,
+    density_axis,
+    legend_below,
+    method_styles,
+    mix_with_white,
+)
 from smp.runs.differences import changed_settings_of
-from smp.runs.grouping import group_records, model_and_data, record_order, seedless
+from smp.runs.grouping import (
+    data_notes,
+    group_records,
+    model_and_data,
+    record_order,
+    seedless,
+    with_defaults,
+)
 from smp.runs.methods import FINE_TUNED
-from smp.runs.record import with_defaults
 from smp.runs.retained import dense_runs, density_missed, em_retained
 from smp.runs.tables import mean_and_spread
 from smp.text import as_percent, markdown_table
@@ -105,7 +117,7 @@ def sweep_markdown(records: list[dict]) -> str:
         pruned = [record for record in same_questions if record["method"] != FINE_TUNED]
         for group in group_records(pruned, lambda record: (record["steps"], record["profile"])):
             parts += grid_markdown(group, dense)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *data_notes(records)]) + "\n"
 
 
 def grid_markdown(group: list[dict], dense: list[dict]) -> list[str]:

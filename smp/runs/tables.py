@@ -3,7 +3,14 @@
 import statistics
 
 from smp.runs.differences import what_differs
-from smp.runs.grouping import group_records, marks, model_and_data, record_order, seedless
+from smp.runs.grouping import (
+    data_notes,
+    group_records,
+    marks,
+    model_and_data,
+    record_order,
+    seedless,
+)
 from smp.runs.retained import dense_runs, em_retained
 from smp.text import as_millions, as_percent, markdown_table
 
@@ -71,4 +78,5 @@ def group_markdown(records: list[dict]) -> str:
         f"Model `{first['model_sha']}`, data `{first['data_sha']}`.",
         markdown_table(
             HEADER, [result_row(runs, dense, differs[runs[0]["name"]]) for runs in rows]),
+        *data_notes(records),
     ])

@@ -1,10 +1,11 @@
-"""Find the teacher of a student, or fine-tune one with the same loop."""
+"""Train with a loop; find the teacher of a student, or fine-tune one with the same loop."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from torch import nn
 from transformers import set_seed
 
@@ -15,12 +16,23 @@ from smp.model.save import count_parameters, model_bytes, model_fingerprint, sav
 from smp.model.teacher import load_teacher
 from smp.runs.run import begin_record, find_teacher, finish_record, keep_record, run_checkpoints
 from smp.runs.settings import Settings, choose_settings
-from smp.runs.training import run_training
+from smp.runs.training import prepare_training
 
 SAME_AS_STUDENT = (
     "model data n_train n_valid n_eval data_seed longest_passage max_length stride batch_size "
     "precision seed"
 ).split()
+
+
+def run_training(fit: Callable, model: nn.Module, features: Dataset, tokenizer: Any,
+                 settings: Settings, pruning: Any = None, **watched: Any) -> dict:
+    """Train the model in place with `fit`, which includes the loss; return `Watch.run`.
+
+    watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
+    """
+    training = prepare_training(model, features, tokenizer, settings, pruning, **watched)
+    fit(**training)
+    return training["watch"].run()
 
 
 def fine_tune(train: Callable, begun: dict, settings: Settings, data: dict, features: dict,

@@ -178,9 +178,9 @@ def prepare_training(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     trained = {names[id(parameter)]: parameter
                for group in optimizer.param_groups for parameter in group["params"]}
-    model, optimizer = accelerator.prepare(model, optimizer)
     about = {
-        "settings": asdict(settings), "data": windows_fingerprint(features),
+        "settings": asdict(settings), "base": getattr(model, "setup", {}),
+        "data": windows_fingerprint(features),
         **(checkpoints.about if checkpoints is not None else {}),
         "versions": {
             **package_versions(), "device": accelerator.device.type,
@@ -189,6 +189,7 @@ def prepare_training(
             "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
         },
     }
+    model, optimizer = accelerator.prepare(model, optimizer)
     curves = {"history": {name: [] for name in CURVES}, "losses": [], "seconds": 0.0}
     state = TrainingState(trained, optimizer, schedule, accelerator.scaler, curves, about)
     watch = Watch(model, accelerator, steps, settings, state, pruning, validate, checkpoints,
@@ -197,14 +198,3 @@ def prepare_training(
                for batch in endless_batches(loader, watch.first_step))
     return {"model": model, "batches": batches, "optimizer": optimizer, "schedule": schedule,
             "accelerator": accelerator, "steps": steps, "pruning": pruning, "watch": watch}
-
-
-def run_training(fit: Callable, model: nn.Module, features: Dataset, tokenizer: Any,
-                 settings: Settings, pruning: Any = None, **watched: Any) -> dict:
-    """Train the model in place with `fit`, which includes the loss; return `Watch.run`.
-
-    watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
-    """
-    training = prepare_training(model, features, tokenizer, settings, pruning, **watched)
-    fit(**training)
-    return training["watch"].run()

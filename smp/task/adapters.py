@@ -22,8 +22,8 @@ from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.model.load import load_pretrained
 from smp.model.mask_code import decode_mask, encode_mask
 from smp.model.question_answerer import QuestionAnswerer
-from smp.model.save import model_fingerprint
-from smp.model.student import LabelWordHead, head_parts, load_student, stock_model
+from smp.model.save import head_parts, model_fingerprint, model_setup
+from smp.model.student import LabelWordHead, load_student, stock_model
 from smp.task.answerer import find_mask_file
 from smp.task.cards import mask_card
 from smp.task.mask_file import MASK_FILE, save_masks
@@ -42,6 +42,7 @@ class PrunedModel:
     def __init__(self, model: nn.Module, tokenizer: Any, base: str, head: str, ready: int = 2):
         self.model, self.tokenizer, self.base = model.eval(), tokenizer, base
         self.sha, self.heads = model_fingerprint(model), {head: head_parts(model)}
+        self.setup = model_setup(model, tokenizer)
         self.linears = {name: linear for name, _, _, linear in encoder_linears(model)}
         self.own = {name: linear.weight.data for name, linear in self.linears.items()}
         self.vectors = biases_and_norms(model)
@@ -85,7 +86,8 @@ class PrunedModel:
             self.heads[kind] = head_parts(student)
         parts = copy.deepcopy(self.heads[kind])
         head = parts.state_dict() if kind == "trained" else {}
-        check_task(path, task, self.model, self.base, self.sha, head)
+        setup = self.setup | {"head": model_fingerprint(parts, with_head=True)}
+        check_task(path, task, self.model, self.base, self.sha, setup, head)
         for tensor_name, array in about.get("head_weights", {}).items():
             head[tensor_name].copy_(torch.from_numpy(array))
         codes = {matrix: encode_mask(mask) for matrix, mask in masks.items()}

@@ -10,8 +10,8 @@ from torch import nn
 from smp.files import cached_if_offline
 from smp.model.load import load_qa_model
 from smp.model.question_answerer import QuestionAnswerer
-from smp.model.save import model_fingerprint
-from smp.model.student import head_parts, load_student
+from smp.model.save import head_parts, model_fingerprint
+from smp.model.student import load_student
 from smp.task.apply import apply_task
 from smp.task.mask_file import MASK_FILE
 from smp.task.validate import check_task, load_any_masks
@@ -50,7 +50,7 @@ def load_any_task(base: str, name: Path | str,
     masks, about = task = load_any_masks(path)
     model, tokenizer, kind = load_student(base, None, max_length, about.get("head", "auto"))
     head = head_parts(model).state_dict() if kind == "trained" else {}
-    check_task(path, task, model, base, model_fingerprint(model), head)
+    check_task(path, task, model, base, model_fingerprint(model), model.setup, head)
     apply_task(model, masks, about)
     return model.eval(), tokenizer, about
 

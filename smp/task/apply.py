@@ -1,7 +1,8 @@
 r"""Describe a trained task for its mask file, and apply the file to the same base model.
 
 The weights of the base model become $W \odot M$; a trained head and trained biases and LayerNorms
-are copied into it. The hash of the base model's weights in the file must be that of the model.
+are copied into it. The base model must have the hash of the weights, the config, the tokenizer and
+the frozen head that the file names.
 """
 
 import os
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 
 from smp.model.encoder import biases_and_norms, encoder_linears
-from smp.model.save import model_fingerprint
-from smp.model.student import head_parts, load_student
+from smp.model.save import head_parts, model_fingerprint
+from smp.model.student import load_student
 from smp.task.mask_file import load_masks
 from smp.text import short_name
 
@@ -36,23 +37,31 @@ def describe_task(
     about = {
         "base": begun["model"] if os.path.isdir(os.path.expanduser(base)) else short_name(base),
         "base_revision": revision,
-        "base_sha": begun["model_sha"], "density": begun["density_target"], "head": head,
+        "base_sha": begun["model_sha"], "base_setup": model.setup,
+        "density": begun["density_target"], "head": head,
         "em": scores["em"], "f1": scores["f1"], "n_eval": n_eval,
         **{key: begun[key] for key in "name label method variant data data_sha settings".split()},
     }
-    if head == "trained":
+    if head == "trained":  # it is in the file, so the head of the base model has no effect
         about["head_weights"] = as_arrays(head_parts(model).state_dict())
+        about["base_setup"] = {k: v for k, v in model.setup.items() if k != "head"}
     if begun["settings"]["bias_norm_learning_rate"]:
         about["vectors"] = as_arrays(biases_and_norms(model))
     return about
 
 
-def check_base(path: Path | str, about: dict, base: str, sha: str) -> None:
-    """Raise ValueError unless `sha` is the hash of the base model that the masks belong to."""
-    if about.get("base_sha") != sha:
-        raise ValueError(
-            f"{path}: its base model is {about.get('base')!r} with hash {about.get('base_sha')!r}, "
-            f"but {base!r} has hash {sha!r}; use the base model that the masks were trained on")
+def check_base(path: Path | str, about: dict, base: str, sha: str, setup: dict) -> None:
+    """Raise ValueError unless the masks belong to the base model with this hash and setup.
+
+    setup: from `model_setup`. What only one of both describes is not compared, because older files
+    have no setup and newer versions of transformers have other fields.
+    """
+    there = about.get("base_setup", {}) | {"hash": about.get("base_sha")}
+    for name, here in ({"hash": sha} | setup).items():
+        if there.get(name, here) != here:
+            raise ValueError(
+                f"{path}: its base model is {about.get('base')!r} with {name} {there[name]!r}, but "
+                f"{base!r} has {name} {here!r}; use the base model that the masks were trained on")
 
 
 @torch.no_grad()
@@ -75,6 +84,6 @@ def load_task(base: str, path: Path | str,
     """
     masks, about = load_masks(path)
     model, tokenizer, _ = load_student(base, None, max_length, about.get("head", "auto"))
-    check_base(path, about, base, model_fingerprint(model))
+    check_base(path, about, base, model_fingerprint(model), model.setup)
     apply_task(model, masks, about)
     return model.eval(), tokenizer, about

@@ -2,7 +2,8 @@
 
 A safetensors file. It contains the code of each mask (smp/model/mask_code.py), a trained head as
 `head:<name>`, and trained biases and LayerNorms as `vector:<name>`. The metadata contain the
-shapes, the base model with a hash of its weights, settings, scores, and a checksum of the file.
+shapes, the base model with a hash of its weights and its setup (config, tokenizer, frozen head),
+settings, scores, and a checksum of the file.
 """
 
 import hashlib

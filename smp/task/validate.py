@@ -46,6 +46,8 @@ def check_any_format(path: Path | str, metadata: dict, tensors: dict) -> None:
         if packed:
             code = zlib.compress(bytes([BITS]) + tensors[name].tobytes(), 0)
             tensors[name] = np.frombuffer(code, np.uint8)
+    if not isinstance(setup := json.loads(metadata.get("base_setup", "{}")), dict):
+        raise ValueError(f"its base_setup is {str(setup)[:40]!r}, expected a dict")
     head = json.loads(metadata.get("head", '"trained"'))
     if head not in STUDENT_HEADS:
         raise ValueError(f"its head is {str(head)[:40]!r}, expected {' or '.join(STUDENT_HEADS)}")
@@ -96,13 +98,13 @@ def check_masks(model: nn.Module, masks: dict[str, np.ndarray], what: str = "mas
 
 
 def check_task(path: Path | str, task: tuple[dict, dict], model: nn.Module, base: str, sha: str,
-               head: dict) -> None:
+               setup: dict, head: dict) -> None:
     """Raise ValueError unless the task of a mask file, (masks, about), fits the model.
 
-    base, sha: name and hash of the model; head: {name: tensor} of a trained head, else empty.
+    base, sha, setup: see `check_base`; head: {name: tensor} of a trained head, else empty.
     """
     masks, about = task
-    check_base(path, about, base, sha)
+    check_base(path, about, base, sha, setup)
     check_masks(model, masks, f"{path}: mask")
     check_arrays(about.get("head_weights", {}), head, "float32", f"{path}: head")
     if "vectors" in about:

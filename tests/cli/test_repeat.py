@@ -17,8 +17,9 @@ from smp.data.reading import data_fingerprint, load_squad
 from smp.data.synthetic import make_synthetic_squad
 from smp.model.save import model_fingerprint
 from smp.model.student import load_student
+from smp.runs.grouping import with_defaults
 from smp.runs.read import read_records
-from smp.runs.record import with_defaults, write_record
+from smp.runs.record import write_record
 from smp.runs.settings import choose_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +159,23 @@ def test_a_repeated_run_equals_its_record(label, trained, tmp_path, capfd):
     score = f"EM {now['em']:.3f}  F1 {now['f1']:.3f}  density {now['density']:.1%}"
     device = f"{now['device']} {now['precision']}"
     assert shown == [f"record  {score}  {device}", f"now     {score}  {device}"]
+
+
+def test_the_note_of_a_record_permits_other_questions(trained, tmp_path, capfd):
+    """It is copied to the new record if the training questions are the same."""
+    folder, records = trained
+    note = "The ids are stand-ins."
+    path = write_record(records["SMP-S"] | {"data_note": note}, tmp_path)
+    for data, kept, lines in (("mine", note, 0), ("longer", None, 2)):
+        results = tmp_path / data
+        assert main(["repeat", str(path), f"--model={folder / 'tiny'}", f"--results={results}",
+                     f"--data={folder / data}.json"]) == 0
+        (now,) = read_records(results)
+        assert now.get("data_note") == kept
+        printed = capfd.readouterr().out
+        assert printed.count(f"differ from the record's, which has a note: {note}\n") == lines
+    assert main(["repeat", str(path), f"--model={folder / 'another'}",
+                 f"--data={folder / 'mine.json'}", f"--results={tmp_path / 'none'}"]) == 2
 
 
 def test_another_teacher_than_the_recorded_one_is_printed(trained, tmp_path, capfd):

@@ -458,10 +458,12 @@ def test_fingerprint_changes_with_any_field(pages):
         dict(question="x"),
         dict(context=rows[4]["context"] + " "),
         dict(answers={"text": ["Page"], "answer_start": [0]}),
+        dict(answers=rows[4]["answers"] | {"answer_start": [9]}),
     ):
         other = Dataset.from_list([*rows[:4], rows[4] | change, *rows[5:]])
         assert data_fingerprint(other) != mark
     assert data_fingerprint(examples.select(range(29))) != mark
+    assert data_fingerprint(examples.select(range(len(examples))[::-1])) != mark
 
 
 # -- windows ---------------------------------------------------------------------------------

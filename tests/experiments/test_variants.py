@@ -23,12 +23,16 @@ from records import make_record
 from smp.cli.grid import Grid
 from smp.cli.sweep import plan_sweep
 from smp.cli.train import Parts, attach_pruning
+from smp.data.reading import data_fingerprint, load_squad
+from smp.data.windows import featurise
 from smp.method.hidden import HiddenTeacher
 from smp.method.masks import Masks
 from smp.model.encoder import encoder_layers
 from smp.model.load import load_qa_model
-from smp.model.predict import make_accelerator
+from smp.model.predict import evaluate_answers, make_accelerator
+from smp.model.save import model_fingerprint
 from smp.runs.record import run_name
+from smp.runs.run import find_teacher, provenance
 from smp.runs.settings import choose_settings
 from smp.runs.training import parameter_groups
 
@@ -210,10 +214,72 @@ def test_a_soup_has_mean_weights_and_is_a_teacher(folders, tmp_path, capsys):
     for key, part in mean.items():
         torch.testing.assert_close(part, (one[key] + other[key]) / 2)
     record, _ = train((folders[0], tmp_path / "m_fine-tuned_soup"), tmp_path)
-    assert record["teacher"]["name"] == "m_fine-tuned_soup"
+    made = json.loads((tmp_path / "m_fine-tuned_soup/soup.json").read_text())
+    assert made["name"] == "m_fine-tuned_soup" and made["sha"]
+    assert {name: record["teacher"][name] for name in ("name", "sha")} == {
+        name: made[name] for name in ("name", "sha")}
     capsys.readouterr()
     assert soup.run(["soup", *names]) == 2
     assert "m_fine-tuned_soup exists: remove it" in capsys.readouterr().err
+
+
+@pytest.fixture
+def seeds(folders, tmp_path):
+    """Return the evaluation questions, and two models with records of runs on them."""
+    sizes = dict(n_train=48, n_valid=0, n_eval=4, max_length=96, stride=32, precision="fp32")
+    questions = load_squad("synthetic", 48, 0, 4)["eval"]
+    names = []
+    for seed, name in enumerate(("teacher", "another seed")):
+        names.append(shutil.copytree(folders[1].with_name(name), tmp_path / f"m_seed{seed}"))
+        record = make_record("fine-tuned", seed=seed, em=0.5 + seed / 4, n_train=48, n_eval=4,
+                             data_sha=data_fingerprint(questions), settings=sizes)
+        (names[-1] / "record.json").write_text(json.dumps(record))
+    return questions, [str(name) for name in names]
+
+
+def test_the_record_of_a_soup_has_its_models_and_scores(seeds, tmp_path, tokenizer):
+    questions, names = seeds
+    assert soup.run(["soup", *names, "--data", "synthetic"]) == 0
+    made = json.loads((tmp_path / "m_soup/soup.json").read_text())
+    shas = [model_fingerprint(load_qa_model(name)[0], with_head=True) for name in names]
+    assert made["models"] == [{"name": f"m_seed{i}", "sha": shas[i], "seed": i, "em": 0.5 + i / 4}
+                              for i in (0, 1)]
+    mean = load_qa_model(str(tmp_path / "m_soup"))[0]
+    scores, _ = evaluate_answers(mean, questions, featurise(questions, tokenizer, 96, 32),
+                                 tokenizer, "fp32")
+    assert made["sha"] == model_fingerprint(mean, with_head=True) not in shas
+    assert [made[name] for name in ("em", "f1", "exact_matches")] == [
+        scores[name] for name in ("em", "f1", "exact_matches")]
+    assert [made[name] for name in ("kind", "data", "data_sha", "train_sha", "n_train", "n_eval")
+            ] == ["soup", "synthetic", data_fingerprint(questions), "cccc", 48, 4]
+    assert {name: made[name] for name in provenance()} == provenance()
+    assert find_teacher(tmp_path, made["model_sha"], "synthetic") is None
+
+
+def test_a_soup_without_data_has_no_em(seeds, tmp_path):
+    assert soup.run(["soup", *seeds[1]]) == 0
+    made = json.loads((tmp_path / "m_soup/soup.json").read_text())
+    assert made["em"] is made["f1"] is None and made["models"][1]["em"] == 0.75
+
+
+@pytest.mark.parametrize("harm, message", [
+    (lambda record: record | {"data_sha": "other"}, "evaluation questions of synthetic differ"),
+    (lambda record: record | {"settings": {"seed": 1}}, "--data needs the settings of a record"),
+    (lambda record: None, "--data needs the settings of a record"),
+    (lambda record: record | {"train_sha": "dddd"}, "48 questions of synthetic (dddd), expected"),
+])
+def test_a_soup_of_other_records_prints_one_line(harm, message, seeds, tmp_path, capsys):
+    for number, name in enumerate(seeds[1]):
+        path = tmp_path / name / "record.json"
+        changed = harm(json.loads(path.read_text()))
+        if changed is None:
+            path.unlink()
+        elif number or "dddd" not in message:  # one model differs from the other
+            path.write_text(json.dumps(changed))
+    assert soup.run(["soup", *seeds[1], "--data=synthetic"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("soup: ") and message in line
+    assert not (tmp_path / "m_soup").exists()
 
 
 def test_a_soup_of_other_shapes_prints_one_line(folders, tmp_path, tiny_qa, tokenizer, capsys):

@@ -10,13 +10,16 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from helpers import change_json, change_weight, swap_unused_tokens
 from smp.cli.train import attach_pruning, teacher_loss, train
 from smp.data.windows import windows_fingerprint
 from smp.look.snapshot_writer import SnapshotWriter
 from smp.look.snapshots import Snapshots
 from smp.method.loop import span_loss
 from smp.model.encoder import biases_and_norms
-from smp.model.load import set_dropout
+from smp.model.load import load_qa_model, set_dropout
+from smp.model.save import model_fingerprint, save_model
+from smp.model.student import load_student
 from smp.runs.checkpoint import (
     Checkpoints,
     check_same_run,
@@ -180,6 +183,61 @@ def test_a_checkpoint_of_another_run_raises_with_the_difference(
     assert message in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(ValueError, match=": data is "):
         run_of(tiny_qa, windows.select(range(40)), tokenizer, "SMP-L", tmp_path)
+
+
+WORDS = "cls.predictions.transform.dense.bias"
+BASE_CHANGES = {  # {name of the difference: change of the base model's folder}
+    "num_attention_heads": lambda base: change_json(
+        f"{base}/config.json", "num_attention_heads", value=2),
+    "hidden_act": lambda base: change_json(f"{base}/config.json", "hidden_act", value="relu"),
+    "layer_norm_eps": lambda base: change_json(f"{base}/config.json", "layer_norm_eps", value=0.1),
+    "tokenizer": swap_unused_tokens,
+    "head": lambda base: change_weight(base, WORDS),
+}
+
+
+@pytest.mark.parametrize("name", BASE_CHANGES)
+def test_a_run_resumes_with_its_own_base_only(name, base, windows, tokenizer, tmp_path):
+    """The weights of the encoder and the tokens of the windows stay the same."""
+    before = load_student(base)[0]
+    with pytest.raises(Killed):
+        run_of(before, windows, tokenizer, "SMP-L", tmp_path / "run", stop=3)
+    BASE_CHANGES[name](base)
+    now = load_student(base)[0]
+    assert model_fingerprint(now) == model_fingerprint(before)
+    with pytest.raises(ValueError, match=f"base {name} is .*, the checkpoint has ") as error:
+        run_of(now, windows, tokenizer, "SMP-L", tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_a_resumed_run_started_from_the_same_trained_head(
+    tiny_qa, windows, tokenizer, tmp_path
+):
+    save_model(tiny_qa, tokenizer, tmp_path / "base")
+    with pytest.raises(Killed):
+        run_of(load_qa_model(str(tmp_path / "base"))[0], windows, tokenizer, "fine-tune",
+               tmp_path / "run", stop=3)
+    change_weight(tmp_path / "base", "qa_outputs.bias")
+    with pytest.raises(ValueError, match="base head is '.*', the checkpoint has '"):
+        run_of(load_qa_model(str(tmp_path / "base"))[0], windows, tokenizer, "fine-tune",
+               tmp_path / "run")
+
+
+def test_dropout_and_names_of_the_base_may_change(base, windows, tokenizer, tmp_path):
+    with pytest.raises(Killed):
+        run_of(load_student(base)[0], windows, tokenizer, "SMP-L", tmp_path / "run", stop=3)
+    for field, value in (("hidden_dropout_prob", 0.3), ("architectures", ["BertModel"]),
+                         ("dtype", "bfloat16"), ("transformers_version", "9.9")):
+        change_json(f"{base}/config.json", field, value=value)
+    moved = shutil.move(base, tmp_path / "elsewhere")
+    resumed = run_of(load_student(str(moved))[0], windows, tokenizer, "SMP-L", tmp_path / "run")
+    assert resumed[1]["calls"] == resumed[1]["steps"] - 3
+
+
+def test_a_checkpoint_without_base_is_of_the_same_run():
+    now = {"base": {"head": "a", "new field": None}}
+    for before in ({}, {"base": {"head": "a"}}, {"base": {"head": "a", "old field": 1}}):
+        check_same_run(before, now, "here")
 
 
 def test_another_package_version_prints_a_line_and_resumes(

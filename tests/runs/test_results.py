@@ -143,6 +143,10 @@ def test_a_failed_write_leaves_the_old_file_only(tmp_path, monkeypatch):
     ("exact_matches", "f" * 248, "exact_matches is .*, expected null, or a bit for each"),
     ("exact_matches", "g" * 250, "exact_matches is .*, expected null, or a bit for each"),
     ("exact_matches", 250 * [1], "exact_matches is .*, expected null, or a bit for each"),
+    ("train_sha", 7, "train_sha is 7, expected null or text"),
+    ("data_note", ["guessed"], "data_note is .'guessed'., expected null or text, without < or"),
+    ("data_note", "guessed\n### Table", r"data_note is 'guessed\\n### Table', expected null or"),
+    ("data_note", "<script>", "data_note is '<script>', expected null or text"),
     ("name", "../../escape", "expected a safe file name"),
     ("name", 9999 * "a", "name is 'aaaa.*, expected a safe file name"),
     ("layers", [{"layer": 0}], "layers is expected"),
@@ -270,6 +274,27 @@ def test_size_and_time_that_were_not_measured_are_marked():
         for field in ("bytes_model", "ms_per_question", "bytes_mask_file", "threads"):
             with pytest.raises(ValueError, match=field):
                 check_record(make_record(**{field: wrong}))
+
+
+def test_each_table_has_one_note_on_its_data():
+    note = "The ids are stand-ins."
+    records = [make_record(seed=seed, density=density, data_note=note, data_sha=data)
+               for seed, density, data in ((0, 0.5, "a"), (1, 0.5, "a"), (0, 0.1, "a"))]
+    others = [make_record(data_sha="b"), make_record(data_sha="b", seed=1, data_note=None)]
+    noted, plain = run_tables(records + others)
+    assert noted.count(f"\n\nData: {note}\n") == 1 and "Data:" not in plain
+    assert sweep_markdown(records + others).count(f"\n\nData: {note}\n") == 1
+    assert "Data:" not in sweep_markdown(others)
+
+
+def test_records_on_squad_have_a_note_on_its_train_file():
+    records = [record for folder in ("", "sweep", "tried", "tried/fp32", "tried/one_thread",
+                                     "tried/one_epoch")
+               for record in read_records(REFERENCE / folder)]
+    assert len(records) == sum(path.name != "bench.json" for path in REFERENCE.rglob("*.json"))
+    for record in records:
+        assert record["train_sha"], record["name"]
+        assert ("stand-ins" in record.get("data_note", "")) == ("squad" in record["data"])
 
 
 def test_rows_are_sorted_by_method_and_falling_density():

@@ -13,13 +13,20 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from helpers import attach_masks, tiny_config
+from helpers import (
+    attach_masks,
+    change_json,
+    change_weight,
+    keep_capitals,
+    swap_unused_tokens,
+    tiny_config,
+)
 from smp.fast.dead_units import prune_dead_units
 from smp.fast.sparse import accelerate
 from smp.model.encoder import biases_and_norms
 from smp.model.question_answerer import QuestionAnswerer
-from smp.model.save import model_fingerprint
-from smp.model.student import STUDENT_HEADS, load_student
+from smp.model.save import model_fingerprint, save_model
+from smp.model.student import STUDENT_HEADS, load_student, stock_model
 from smp.task.adapters import PrunedModel
 from smp.task.answerer import load_answerer, load_any_task
 from smp.task.apply import as_arrays, describe_task, load_task
@@ -271,6 +278,7 @@ def lose_a_matrix(path):
     (lambda p: changed_vectors(p, BIAS, lambda v: v * np.nan), f"{BIAS} is not finite, expected"),
     (lambda p: changed_vectors(p, "x.bias", lambda v: v), "x.bias is float32 of shape (32,), exp"),
     (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", expected label"),
+    (lambda p: changed(p, base_setup=["x"]), "its base_setup is \"['x']\", expected a dict"),
     (lambda p: changed(p, head=None, head_weights=None), "head qa_outputs.bias is missing"),
     (lose_a_matrix, "mask encoder.layer.0.attention.self.query is missing, expected bool of shape"),
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
@@ -299,6 +307,63 @@ def test_load_task_raises_for_wrong_or_damaged_files(base, tmp_path, change, sai
     with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
         load_task(base, tmp_path / "m")
     assert "\n" not in str(error.value)
+
+
+def loads_of(base, path):
+    """Return four ways to load a base model and a mask file."""
+    stock = AutoModelForQuestionAnswering.from_pretrained(base)
+    return [lambda: load_task(base, path), lambda: load_any_task(base, path),
+            lambda: PrunedModel.from_pretrained(base, path),
+            lambda: PrunedModel.from_pretrained(stock, path)]
+
+
+@pytest.mark.parametrize("name, change", [
+    ("num_attention_heads 4, but '.*' has num_attention_heads 2; use the base model that the masks "
+     "were trained on", lambda p: change_json(p / "config.json", "num_attention_heads", value=2)),
+    ("layer_norm_eps", lambda p: change_json(p / "config.json", "layer_norm_eps", value=0.1)),
+    ("hidden_act", lambda p: change_json(p / "config.json", "hidden_act", value="relu")),
+    ("tokenizer", swap_unused_tokens),
+    ("tokenizer", keep_capitals),
+    ("head", lambda p: change_weight(p, "cls.predictions.transform.dense.bias")),
+])
+def test_masks_of_a_changed_base_raise_with_what_differs(base, tmp_path, name, change):
+    """The weights of the encoder stay the same."""
+    learn(base, tmp_path / "m", "label words")
+    change(tmp_path / "base")
+    for load in loads_of(base, tmp_path / "m"):
+        with pytest.raises(ValueError, match=f"its base model is 'base' with {name}") as error:
+            load()
+        assert "\n" not in str(error.value)
+    changed(tmp_path / "m", base_setup=None)  # an earlier file
+    for load in loads_of(base, tmp_path / "m"):
+        load()
+
+
+def test_masks_load_after_changes_without_effect(tiny_qa, tokenizer, tmp_path, batch):
+    tiny_qa.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    student = learn(str(tmp_path / "base"), tmp_path / "m", "trained")
+    change_weight(tmp_path / "base", "qa_outputs.bias")  # the mask file contains a trained head
+    for field, value in (("hidden_dropout_prob", 0.3), ("transformers_version", "9.9"), ("new", 1)):
+        change_json(tmp_path / "base/config.json", field, value=value)
+    for load in loads_of(str(tmp_path / "base"), tmp_path / "m"):
+        loaded = load()
+        model = loaded.model if isinstance(loaded, PrunedModel) else loaded[0]
+        assert torch.equal(logits(model, batch), logits(student, batch))
+
+
+@pytest.mark.parametrize("head", STUDENT_HEADS)
+def test_a_saved_student_describes_its_base_as_the_base_does(base, tmp_path, head):
+    """A notebook describes the task of the model that it saved and loaded again."""
+    student = learn(base, tmp_path / "m", head)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    save_model(stock_model(student, base), tokenizer, tmp_path / "saved")
+    begun = {"model": "base", "model_sha": "", "density_target": 0.3, "settings": {
+        "bias_norm_learning_rate": 0}} | dict.fromkeys(
+        "name label method variant data data_sha".split())
+    about = describe_task(
+        begun, load_student(str(tmp_path / "saved"))[0], base, None, head, SCORES, 7)
+    assert about["base_setup"] == load_masks(tmp_path / "m")[1]["base_setup"]
 
 
 def test_a_wrong_task_changes_nothing(base, tmp_path, batch):
