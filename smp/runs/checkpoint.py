@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from smp.files import sync_folder
+from smp.runs.settings import SETTING_DEFAULTS
 
 CHECKPOINT_FORMAT = "smp-checkpoint-1"
 
@@ -125,7 +126,8 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
                     print(f"the checkpoint was written with {package} {there}, this is "
                           f"{version}: the result may differ in its last bits", flush=True)
             continue
-        before = saved.get(name)
+        # a setting that is newer than the checkpoint had its default
+        before = SETTING_DEFAULTS | saved[name] if name == "settings" else saved.get(name)
         pairs = {name: (before, value)}
         if isinstance(value, dict) and isinstance(before, dict):
             pairs = {f"{name} {key}": (before.get(key), value.get(key))
