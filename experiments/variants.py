@@ -296,7 +296,8 @@ NEEDS = {  # name: (the replaced part, whether settings use it, the expected set
     **{name: FOLLOWED for name, parts in VARIANTS.items()
        if parts.hidden_teacher is not HiddenTeacher},
     "norm-kept": OF_SMP,
-    "adam-per-matrix": OF_SMP,
+    "adam-per-matrix": ("AdamW on the scores", lambda settings: OF_SMP[1](settings)
+                        and settings.optim == "adamw_torch", "smp-l or smp-s, optim adamw_torch"),
     "row-factors": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,
                     "--bias-norm-learning-rate 0.003"),
     "trained-matrices": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,

@@ -38,15 +38,16 @@ def train(model: nn.Module, features: Any, tokenizer: Any, settings: Settings, p
 class Parts:
     """Replaceable parts of a run. experiments/ replaces some of them and names the variant.
 
-    masks: model -> class of masks; masks and static_mask: None for those of the method. train: see
-    `train`. check: settings -> None, raises ValueError if they do not use the replaced parts.
+    masks: model -> class of masks; masks, static_mask and optimizer: None for those of the
+    settings. train: see `train`. check: settings -> None, raises ValueError if they do not use
+    the replaced parts.
     """
 
     variant: str = ""
     masks: Callable | None = None
     static_mask: type | None = None
     hidden_teacher: type = HiddenTeacher
-    optimizer: type = torch.optim.AdamW
+    optimizer: type | None = None
     trains_biases_and_norms: bool = True
     train: Callable = train
     check: Callable = lambda settings: None

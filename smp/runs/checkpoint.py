@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from smp.files import sync_folder
+from smp.runs.settings import SETTING_DEFAULTS
 
 CHECKPOINT_FORMAT = "smp-checkpoint-1"
 
@@ -126,9 +127,9 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
                     print(f"the checkpoint was written with {package} {there}, this is "
                           f"{version}: the result may differ in its last bits", flush=True)
             continue
-        before = saved.get(name)
-        if name == "base":
-            before = value | {key: old for key, old in saved.get(name, {}).items() if key in value}
+        before, newer = saved.get(name), {"settings": SETTING_DEFAULTS, "base": value}
+        if name in newer:  # it has entries that an older checkpoint lacks
+            before = newer[name] | {key: old for key, old in (before or {}).items() if key in value}
         pairs = {name: (before, value)}
         if isinstance(value, dict) and isinstance(before, dict):
             pairs = {f"{name} {key}": (before.get(key), value.get(key))

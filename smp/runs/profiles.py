@@ -38,8 +38,8 @@ PROFILES: dict[str, dict[str, dict]] = {
     "paper": {  # GPU, BERT-base, the settings of the authors' code
         "common": {**BERT_ON_SQUAD, "n_valid": 0, "precision": "fp32"},
         "fine-tune": FINE_TUNE_BERT,
-        "smp": dict(density=0.1, method="smp-s"),
-        "smp-kd": dict(density=0.5, method="smp-s"),
+        "smp": dict(density=0.1, method="smp-s", optim="adamw_hf"),
+        "smp-kd": dict(density=0.5, method="smp-s", optim="adamw_hf"),
     },
     "colab": {  # about 3 hours on a free T4 (calculated, not measured)
         "common": BERT_ON_SQUAD,

@@ -39,6 +39,7 @@ class Settings:
     bias_norm_learning_rate: float = 0.0  # of biases and LayerNorms; 0: frozen, as in SMP
     head: str = "auto"  # auto, label words, embedding rows, trained; auto: label words if possible
     init_head_from_teacher: bool = False  # the student's head starts as its teacher's
+    optim: str = "adamw_torch"  # adamw_torch, adamw_hf (eps before bias correction, as in SMP)
     warmup_fraction: float = 0.0  # fraction of the run in which the learning rate rises
     dropout: float = 0.1  # probability
     precision: str = "auto"  # fp32, bf16, fp16; auto: the fastest on the device
@@ -144,8 +145,8 @@ def check_settings(settings: Settings) -> Settings:
     need("density_hold_fraction", lambda v: v < settings.density_ramp_fraction,
          f"less than density_ramp_fraction, {settings.density_ramp_fraction:g}")
     need("head", HEADS.__contains__, "one of " + ", ".join(HEADS))
-    need("precision", ("auto", "fp32", "bf16", "fp16").__contains__,
-         '"auto", "fp32", "bf16" or "fp16"')
+    need("precision", ("auto", "fp32", "bf16", "fp16").__contains__, "auto, fp32, bf16 or fp16")
+    need("optim", ("adamw_torch", "adamw_hf").__contains__, "adamw_torch or adamw_hf")
     longest = settings.max_length
     need("stride", lambda v: longest is None or v < longest, f"less than max_length, {longest}")
     return settings

@@ -129,6 +129,24 @@ class Watch:
                    for name in ("device", "precision", "threads", "zeros")}}
 
 
+class AdamWHF(torch.optim.AdamW):
+    """AdamW of transformers 4.17: it adds eps before the bias correction of v.
+
+    torch adds eps after it. So at step t torch's eps has to be eps / sqrt(1 - beta2^t): for 1e-8,
+    3.2e-7 at step 1 and 3.2e-8 at step 100. Source: the authors' code.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Take step t. It is counted in the state, so a resumed run has the same eps."""
+        for group in self.param_groups:
+            t = 1 + next((self.state[p]["step"] for p in group["params"] if p in self.state), 0)
+            group["eps"] = self.defaults["eps"] / (1 - group["betas"][1] ** float(t)) ** 0.5
+        return super().step(closure)
+
+
+OPTIMIZERS = {"adamw_torch": torch.optim.AdamW, "adamw_hf": AdamWHF}
+
+
 def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
     """Return parameters and rates of scores, weights, biases and LayerNorms, and head."""
     groups: dict[str, list[nn.Parameter]] = {"scores": [], "weights": [], "vectors": [], "head": []}
@@ -153,13 +171,14 @@ def parameter_groups(model: nn.Module, settings: Settings) -> list[dict]:
 def prepare_training(
     model: nn.Module, features: Dataset, tokenizer: Any, settings: Settings, pruning: Any = None,
     validate: Callable | None = None, checkpoints: Checkpoints | None = None, snapshots: Any = None,
-    optimizer_class: type = torch.optim.AdamW,
+    optimizer_class: type | None = None,
 ) -> dict:
     """Return the arguments of `fit` except the loss.
 
     features: windows with labels (see `featurise`); pruning, validate, checkpoints, snapshots: see
-    `Watch`. It sets the random state, so call `fit` next. Raises ValueError when no window
-    contains an answer or the checkpoints are of another run.
+    `Watch`. optimizer_class: None for that of settings.optim. It sets the random state, so call
+    `fit` next. Raises ValueError when no window contains an answer or the checkpoints are of
+    another run.
     """
     if not any(features["start_positions"]):
         raise ValueError(
@@ -170,7 +189,7 @@ def prepare_training(
     accelerator = make_accelerator(settings.precision)
     loader = make_loader(features, tokenizer, settings.batch_size, shuffle=True, seed=settings.seed)
     steps = max(1, math.ceil(len(loader) * settings.epochs))
-    optimizer = optimizer_class(
+    optimizer = (optimizer_class or OPTIMIZERS[settings.optim])(
         parameter_groups(model, settings), betas=(0.9, 0.999), weight_decay=0.0, fused=True
     )
     rising = int(settings.warmup_fraction * steps)

@@ -110,6 +110,7 @@ def test_a_variant_changes_the_scores_and_the_record(
 @pytest.mark.parametrize("name, method, changes, expected", [
     ("attention-maps", "smp-s", {}, "the teacher's hidden states, which smp-s with"),
     ("several-teachers", "smp-s+kd", {}, "expected methods with .hidden"),
+    ("adam-per-matrix", "smp-s", {"optim": "adamw_hf"}, "expected smp-l or smp-s, optim adamw_to"),
     ("row-factors", "smp-s", {"bias_norm_learning_rate": 0}, "biases and LayerNorms, which smp-s"),
     ("backward-start", "magnitude", {}, "scores that are learned, which magnitude"),
     ("heads-regularised", "movement", {}, "the regulariser of SMP, which movement"),

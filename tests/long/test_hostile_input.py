@@ -822,7 +822,7 @@ SETTINGS = {
         ("a path that is no text", dict(model=io),
          "model is <module 'io'…>: expected a name or a path, as text"),
         ("lines in a value", dict(precision="fp\n32"),
-         "precision is 'fp\\n32': expected \"auto\", \"fp32\", \"bf16\" or \"fp16\""),
+         "precision is 'fp\\n32': expected auto, fp32, bf16 or fp16"),
         ("lines in a name", {"a\nb": 1}, "unknown setting 'a\\nb': did you mean …?"),
     )
 }

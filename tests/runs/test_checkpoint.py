@@ -3,6 +3,7 @@
 import copy
 import resource
 import shutil
+from dataclasses import asdict
 
 import hypothesis
 import numpy as np
@@ -35,6 +36,7 @@ RUNS = {
     "fine-tune": ("fine-tune", {}),
     "SMP-L": ("smp", dict(density=0.2)),
     "SMP-S + KD": ("smp-kd", dict(density=0.5, method="smp-s")),
+    "SMP-L, adamw_hf": ("smp", dict(density=0.2, optim="adamw_hf")),
     "SMP-L, vectors": ("smp", dict(density=0.2, bias_norm_learning_rate=1e-2)),
     "movement": ("smp", dict(method="movement", density=0.3)),
     "magnitude": ("smp", dict(method="magnitude", density=0.3)),
@@ -98,7 +100,8 @@ def test_a_run_resumed_twice_has_the_same_bits(kind, tiny_qa, windows, tokenizer
     assert_same(whole, resumed)
     before = biases_and_norms(tiny_qa)["encoder.layer.1.output.dense.bias"]
     moved = biases_and_norms(whole[0])["encoder.layer.1.output.dense.bias"]
-    assert torch.equal(moved, before) == (kind in ("SMP-L", "SMP-S + KD"))
+    assert torch.equal(moved, before) == (
+        kind in ("SMP-L", "SMP-S + KD", "SMP-L, adamw_hf"))
     bytes_of = [path.read_bytes() if path.exists() else None for path in files]
     assert bytes_of[0] == bytes_of[1] and (bytes_of[0] is None) == (kind == "fine-tune")
 
@@ -259,6 +262,15 @@ def test_check_same_run_compares_how_zeros_are_computed(capsys):
     assert not capsys.readouterr().out
     check_same_run(multiplied, skipped, "here")
     assert "with zeros multiplied, this is skipped: the result may" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_a_newer_setting_has_its_default():
+    plain, other = (asdict(choose_settings("quick", "smp", optim=optim))
+                    for optim in ("adamw_torch", "adamw_hf"))
+    older = {"settings": {name: value for name, value in plain.items() if name != "optim"}}
+    check_same_run(older, {"settings": plain}, "here")
+    with pytest.raises(ValueError, match="optim is 'adamw_hf', the checkpoint has 'adamw_torch'"):
+        check_same_run(older, {"settings": other}, "here")
 
 
 @pytest.mark.parametrize("before, message", [

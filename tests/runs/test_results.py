@@ -207,6 +207,7 @@ def test_run_name_depends_on_settings_model_data_and_teacher():
     assert run_name(record | {"settings": dict(reversed(record["settings"].items()))}) == name
     others = [
         {"settings": record["settings"] | {"learning_rate": 1}}, {"model_sha": "x"},
+        {"settings": record["settings"] | {"optim": "adamw_hf"}},
         {"data_sha": "x"}, {"method": "smp-s"}, {"variant": "norm-kept"}, {"profile": "paper"},
         {"teacher": {"name": "another", "em": 0.6}},
     ]
@@ -214,8 +215,9 @@ def test_run_name_depends_on_settings_model_data_and_teacher():
     dense = make_record(method="fine-tuned", model="/home/me/my model/", data="../a/dev v1.json.xz")
     assert dense["name"].startswith("my-model_dev-v1_fine-tuned_seed0_")
     assert "_0.005_" in run_name(record | {"density_target": 0.005})
-    older = {name: value for name, value in record["settings"].items() if name != "n_validations"}
-    assert run_name(record | {"settings": older}) == name  # a default that older records lack
+    for newer in ("n_validations", "optim"):  # a default that older records lack
+        older = {key: value for key, value in record["settings"].items() if key != newer}
+        assert run_name(record | {"settings": older}) == name
 
 
 def test_a_thinned_history_keeps_the_mean_loss():

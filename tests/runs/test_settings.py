@@ -71,6 +71,7 @@ def test_fine_tuning_ignores_density_but_a_wrong_one_raises():
     ({"hidden_distill_weight": -1}, "hidden_distill_weight is -1: expected a number from 0"),
     ({"bias_norm_learning_rate": -1}, "bias_norm_learning_rate is -1: expected a number from 0"),
     ({"precision": "int8"}, "precision is 'int8': expected"),
+    ({"optim": "adamw"}, "optim is 'adamw': expected adamw_torch or adamw_hf"),
     ({"model": " "}, "model is ' ': expected a name or a path, as text"),
     ({"distill_weight": 2}, "distill_weight is 2: expected a number from 0 to 1"),
     ({"distill_temperature": 0}, "distill_temperature is 0: expected a number above 0"),
