@@ -16,7 +16,7 @@ from smp.model.predict import evaluate_answers, is_first_process
 from smp.model.save import count_parameters, model_fingerprint
 from smp.model.student import load_student
 from smp.model.teacher import check_layers, copy_head, load_teacher, teacher_logits
-from smp.runs.methods import FINE_TUNED
+from smp.runs.methods import FINE_TUNED, method_label
 from smp.runs.record import run_name, write_record
 from smp.runs.run import begin_record, find_teacher, finish_record, run_checkpoints
 from smp.runs.settings import Settings
@@ -70,6 +70,9 @@ class Grid:
                               self.teacher if run.stage == "smp-kd" else None, parts.variant)
             for run in self.runs
         }
+        if not parts.trains_biases_and_norms:  # their learning rate is that of another part
+            for run, begun in self.begun.items():
+                begun["label"] = method_label(run.method, run.distill)
 
     def choose_teacher(self, name: str | None) -> None:
         """Load the teacher and check it against student and runs.

@@ -103,6 +103,8 @@ def test_a_variant_changes_the_scores_and_the_record(
     assert (record["variant"], plain["variant"]) == (name, None)
     assert record["name"] == run_name(record) != plain["name"]
     assert (tmp_path / f"{record['name']}.json").exists()
+    trains_vectors = variants.VARIANTS[name].trains_biases_and_norms
+    assert record["label"].endswith("+ biases, LayerNorms") == trains_vectors
     # A mask file would lack trained weights.
     assert (record["bytes_mask_file"] is None) == (name == "trained-matrices")
 
