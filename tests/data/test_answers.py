@@ -23,6 +23,7 @@ from smp.data.answers import (
     best_spans,
     decode_answers,
     normalize_answer,
+    span_scores,
 )
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
@@ -120,6 +121,23 @@ def test_best_spans_by_hand():
     assert [part.item() for part in best_spans(start, end, ~mask & False)] == [-np.inf, 0, 0]
     half = start.astype(np.float16) * 6000
     assert best_spans(half, half, mask)[0].item() == 60000, "half precision is added in single"
+
+
+@pytest.mark.parametrize("tokens, end", [(30, 29), (31, 0)])
+def test_the_longest_answer_has_30_tokens(tokens, end):
+    """A span of 30 tokens wins by its logits; with 31 tokens the answer is its first token."""
+    start, last, mask = np.zeros((1, 40)), np.zeros((1, 40)), np.ones((1, 40), bool)
+    start[0, 0] = last[0, tokens - 1] = 9
+    assert [part.item() for part in best_spans(start, last, mask)] == [18 if end else 9, 0, end]
+    assert len([*span_scores(start, last, mask)]) == 30
+    words = [f"w{i}" for i in range(10, 50)]
+    row = {"id": "a", "context": " ".join(words)}
+    spans = [[4 * i, 4 * i + 3] for i in range(40)]
+    window = {"example": 0, "offsets": spans}
+    (answer,) = decode_answers(
+        Dataset.from_list([row]), Dataset.from_list([window], Features(
+            example=Value("int32"), offsets=List(List(Value("int32"), length=2)))), start, last)
+    assert answer["prediction_text"].split() == words[: end + 1]
 
 
 # -- answers ---------------------------------------------------------------------------------

@@ -535,6 +535,26 @@ def test_labels_are_the_answer_or_cls(examples, tokenizer, max_length, stride):
     assert features[0]["offsets"][0] == [-1, -1]
 
 
+@pytest.mark.parametrize("max_length, stride", [(64, 24), (40, 0), (40, 8), (40, 9)])
+def test_neighbouring_windows_share_exactly_stride_tokens(examples, tokenizer, max_length, stride):
+    features = featurise(examples, tokenizer, max_length, stride)
+    tokens: dict[int, list] = {}  # {example: [(context spans, length) of each window]}
+    for window in features:
+        context = [tuple(span) for span in window["offsets"] if span[0] >= 0]
+        tokens.setdefault(window["example"], []).append((context, len(window["input_ids"])))
+    assert max(map(len, tokens.values())) > 2
+    for row, parts in tokens.items():
+        whole, *later = [context for context, _ in parts]
+        for context in later:
+            assert whole[len(whole) - stride :] == context[:stride]
+            whole = whole + context[stride:]
+        spans = tokenizer(examples[row]["context"], add_special_tokens=False,
+                          return_offsets_mapping=True)["offset_mapping"]
+        assert len(whole) == len(spans), "no token is missing and none comes twice"
+        assert all(length == max_length for _, length in parts[:-1]), "only the last is shorter"
+        assert len(parts) == 1 or len(parts[-1][0]) > stride, "every window adds a token"
+
+
 def questions_of_lengths(*lengths):
     """Return questions of one token and passages; a pair with special tokens has a given length."""
     return Dataset.from_list([

@@ -15,9 +15,10 @@ from smp.look.snapshots import Snapshots
 from smp.method.loop import fit, span_loss
 from smp.method.masks import kept_count
 from smp.method.schedule import Pruning
-from smp.model.load import load_qa_model, set_dropout
+from smp.model.load import EMBEDDED_ENCODER, load_qa_model, set_dropout
 from smp.model.predict import evaluate_answers, predict_logits
 from smp.model.save import save_model
+from smp.model.student import load_student
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import choose_settings
 from smp.runs.training import prepare_training
@@ -281,3 +282,22 @@ def test_batches_that_end_early_raise_one_line(tiny_qa, windows, tokenizer):
     training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
     with pytest.raises(ValueError, match="batches ended after step 2 of 6: prepare them again"):
         fit(**training | {"batches": itertools.islice(training["batches"], 2)}, loss=span_loss)
+
+
+def test_every_dropout_layer_is_active_in_each_forward_of_fit(tiny_qa, windows, tokenizer):
+    seen, layers = [], [m for m in tiny_qa.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(layers) == 1 + 3 * 2 and not any(layer.training for layer in layers)
+    tiny_qa.register_forward_pre_hook(lambda *_: seen.append([one.training for one in layers]))
+    training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
+    fit(**training | {"steps": 2}, loss=span_loss)
+    assert seen == [[True] * 7] * 2
+
+
+@pytest.mark.parametrize("load", [load_qa_model, load_student])
+def test_a_training_forward_drops_the_share_of_the_setting(load):
+    model = load(EMBEDDED_ENCODER, 0.5)[0].train()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert {layer.p for layer in layers} == {0.5} and len(layers) == 1 + 3 * 6
+    torch.manual_seed(0)
+    dropped = layers[0](torch.ones(10_000))
+    assert set(dropped.tolist()) == {0.0, 2.0} and abs(dropped.mean().item() - 1) < 0.05
