@@ -140,6 +140,27 @@ def test_the_longest_answer_has_30_tokens(tokens, end):
     assert answer["prediction_text"].split() == words[: end + 1]
 
 
+def test_span_scores_are_the_sums_of_start_and_end_logits():
+    start, end = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+    start[0, 2] = np.nan
+    mask = np.array([[False, True, True, True, True, False]] * 3)
+    inside = mask & ~np.isnan(start)
+    for longest, lengths in ((4, 4), (9, 6)):
+        found = [*span_scores(start, end, mask, longest)]
+        assert [scores.shape for scores in found] == [(3, 6 - k) for k in range(lengths)]
+        for k, scores in enumerate(found):
+            for row, i in np.ndindex(scores.shape):
+                allowed = inside[row, i] and mask[row, i + k]
+                assert scores[row, i] == (start[row, i] + end[row, i + k] if allowed else -np.inf)
+
+
+def test_infinite_logits_raise_no_floating_point_error():
+    start, end, mask = np.array([[-np.inf, 1.0]]), np.array([[np.inf, 2.0]]), np.ones((1, 2), bool)
+    with np.errstate(invalid="raise"):
+        assert np.isnan([*span_scores(start, end, mask)][0][0, 0])  # inf - inf
+        assert [part.item() for part in best_spans(start, end, mask)] == [3.0, 1, 1]
+
+
 # -- answers ---------------------------------------------------------------------------------
 
 
@@ -330,6 +351,20 @@ def test_scores_by_hand():
     article = {"text": ["The"], "answer_start": [0]}  # in v1.1, F1 of two empty texts is 0
     assert score({"x": "a"}, [{"id": "x", "answers": article}]) == {
         "em": 1.0, "f1": 0.0, "exact_matches": "80"}
+
+
+def test_f1_depends_on_precision_and_recall():
+    known = {"text": ["Ada Brenn"], "answer_start": [0]}
+    for predicted, f1 in (("Ada Brenn, the doctor", 4 / 5), ("Dr. Ada", 1 / 2), ("Ada Ada", 1 / 2)):
+        assert score({"x": predicted}, [{"id": "x", "answers": known}])["f1"] == pytest.approx(f1)
+    nothing = {"text": [], "answer_start": []}
+    assert score({"x": "Ada"}, [{"id": "x", "answers": nothing}]) == {
+        "em": 0.0, "f1": 0.0, "exact_matches": "00"}
+
+
+def test_the_folder_of_a_metric_is_temporary():
+    folder = Path(SquadMetric().data_dir)
+    assert "/squad-metric-" in folder.as_posix() and not folder.exists()
 
 
 def test_predictions_are_paired_by_id_in_a_reusable_metric():

@@ -1,11 +1,13 @@
 """Tests of sources, invalid input, sampling, labels of windows, and batches."""
 
 import gzip
+import hashlib
 import json
 import lzma
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
 from smp.data.windows import (
     endless_batches,
     featurise,
+    fit_windows,
     label_window,
     make_loader,
     tokenise_pairs,
@@ -362,6 +365,38 @@ def test_data_of_another_type_raises(data):
         load_squad(data)
 
 
+def test_errors_of_a_folder_name_the_file(tmp_path):
+    write(tmp_path / "train.json", document())
+    for content, message in ((changed(lambda q, p, d: q.pop("id")), ": article 0 "),
+                             (changed(lambda q, p, d: q.update(id="3-2")), ": question '3-2' occ")):
+        path = write(tmp_path / "dev.json", content)
+        with pytest.raises(ValueError) as error:
+            load_squad(tmp_path)
+        assert one_line(error).startswith(path + message)
+
+
+def test_an_empty_split_or_a_wrong_row_of_the_hub_raises(monkeypatch, tmp_path):
+    rows = load_squad(write(tmp_path / "pages.json", document(12)))
+    parts = {"train": as_hub(rows["train"].to_list()), "validation": as_hub([rows["eval"][0]])}
+    monkeypatch.setattr("smp.data.reading.load_dataset", lambda name: parts)
+    assert load_squad("owner/squad")["eval"]["id"][:] == [rows["eval"][0]["id"]]
+    parts["validation"] = rows["valid"]
+    with pytest.raises(ValueError, match="'validation' has 0 rows with the columns id, title, con"):
+        load_squad("owner/squad")
+    parts["validation"] = as_hub([rows["eval"][0] | {"context": "another"}])
+    with pytest.raises(ValueError, match="^owner/squad validation: question '11-0': expected the"):
+        load_squad("owner/squad")
+
+
+def test_the_fingerprint_has_a_known_value():
+    rows = [{"id": "a", "question": "Who?", "context": "Ada.", "title": "A",
+             "answers": {"text": ["Ada"], "answer_start": [0]}}]
+    rows.append(rows[0] | {"id": "b"})
+    lines = ['["a", "Who?", "Ada.", [["Ada"], [0]]]', '["b", "Who?", "Ada.", [["Ada"], [0]]]']
+    digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    assert data_fingerprint(Dataset.from_list(rows, SQUAD_FEATURES)) == digest[:12]
+
+
 # -- sampling --------------------------------------------------------------------------------
 
 
@@ -586,6 +621,31 @@ def test_window_length_reads_at_most_1000_questions(bert, monkeypatch):
     for n in (7, 1500):
         window_length(questions_of_lengths(*[9] * n), bert)
     assert read == [7, 1000]
+
+
+def test_one_long_question_in_50_counts_towards_99_percent(bert):
+    """99% of 50 questions are all of them; a quantile between two lengths would be 202."""
+    assert window_length(questions_of_lengths(*[100] * 49, 300), bert) == 320
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The settings that `fit_windows` reads, and one that it leaves alone."""
+
+    max_length: int | None
+    stride: int
+    seed: int = 7
+
+
+@pytest.mark.parametrize("length, stride, limit, expected", [
+    (100, 128, None, (128, 64)), (100, 20, None, (128, 20)), (900, 128, 512, (384, 128)),
+    (900, 400, None, (384, 192)), (900, 128, 80, (80, 40)),
+])
+def test_windows_fit_the_questions_and_the_model(bert, length, stride, limit, expected):
+    found = fit_windows(Windows(None, stride), questions_of_lengths(length), bert, limit)
+    assert (found.max_length, found.stride, found.seed) == (*expected, 7)
+    chosen = Windows(50, 40)
+    assert fit_windows(chosen, questions_of_lengths(length), bert, limit) is chosen
 
 
 def test_window_length_is_at_most_the_limits(bert):

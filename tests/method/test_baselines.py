@@ -169,3 +169,15 @@ def test_threshold_and_penalty_of_soft_movement_rise_together(tiny_qa):
     before = pruning.masks.numpy()
     pruning.finish()
     assert all(np.array_equal(before[name], mask) for name, mask in pruning.masks.numpy().items())
+
+
+def test_soft_movement_keeps_scores_above_the_threshold_only(tiny_qa):
+    pruning = attach_pruning(tiny_qa, short("soft-movement", threshold=0.5))
+    masks = pruning.masks
+    assert not any(score.any() for score in masks.scores)
+    assert masks.refresh_above(0.5) == 0.0, "sigma(0) is the threshold, not above it"
+    for number, score in enumerate(masks.scores):
+        score.data.fill_(1.0 if number in (0, 6) else -1.0)  # the query matrices
+    pruning.finish()
+    assert pruning.density == 2 * 1024 / 16_384
+    assert [row["kept"] for row in masks.counts()] == [1024, 0, 0, 0, 0, 0] * 2
