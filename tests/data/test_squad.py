@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -21,6 +22,7 @@ from transformers import RobertaTokenizerFast
 
 from helpers import SQUAD, needs_squad
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
+from smp.data.squad_file import check_squad_rows, read_unpacked
 from smp.data.windows import (
     endless_batches,
     featurise,
@@ -395,6 +397,53 @@ def test_the_fingerprint_has_a_known_value():
     lines = ['["a", "Who?", "Ada.", [["Ada"], [0]]]', '["b", "Who?", "Ada.", [["Ada"], [0]]]']
     digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
     assert data_fingerprint(Dataset.from_list(rows, SQUAD_FEATURES)) == digest[:12]
+
+
+ROW = {"id": "a", "title": "A", "context": "Ada wrote.", "question": "Who?",
+       "answers": {"text": ["Ada"], "answer_start": [0]}}
+
+
+@pytest.mark.parametrize("changes", [
+    {"id": 7}, {"title": None}, {"context": ["Ada wrote."]}, {"question": 1.5},
+    {"answers": None}, {"answers": ["Ada"]}, {"answers": {}},
+    {"answers": {"text": "Ada", "answer_start": [0]}},
+    {"answers": {"text": [7], "answer_start": [0]}},
+    {"answers": {"text": ["Ada"], "answer_start": 0}},
+    {"answers": {"text": ["Ada"], "answer_start": [0.0]}},
+    {"answers": {"text": ["Ada"], "answer_start": [False]}},
+], ids=str)
+def test_rows_with_a_field_of_another_type_raise(changes):
+    assert check_squad_rows([ROW], "here") == [ROW]
+    with pytest.raises(ValueError, match="^here: question .* has a field of another type; expec"):
+        check_squad_rows([ROW | changes], "here")
+
+
+@pytest.mark.parametrize("start, found", [(-1, "Ada"), (1, "da "), (8, "e."), (99, "")])
+def test_an_answer_at_another_place_raises_with_the_text_there(start, found):
+    row = ROW | {"answers": {"text": ["Ada"], "answer_start": [start]}}
+    with pytest.raises(ValueError) as error:
+        check_squad_rows([row], "here")
+    assert str(error.value) == (f"here: question 'a': expected the answer 'Ada' at answer_start "
+                                f"{start} of its context, found {found!r}; correct it")
+
+
+def test_an_endless_file_raises_at_its_limit(tmp_path, monkeypatch):
+    """The file unpacks without end; it is read in pieces until the limit, here 1 MiB."""
+    class Endless(io.BytesIO):
+        given = 0
+
+        def read(self, size):
+            self.given += size
+            return bytes(size)
+
+    monkeypatch.setattr("smp.data.squad_file.ALWAYS_UNPACKED", 2**20)
+    path, stream = tmp_path / "small.json.gz", Endless()
+    path.write_bytes(b"small")
+    with pytest.raises(ValueError, match="small.json.gz: unpacks to more than 1,048,576 bytes"):
+        read_unpacked(lambda *_: stream, path)
+    assert 2**20 < stream.given <= 2**20 + 2**18
+    path.write_bytes(bytes(2**20))  # as many as allowed
+    assert read_unpacked(open, path) == bytes(2**20)
 
 
 # -- sampling --------------------------------------------------------------------------------
