@@ -21,6 +21,7 @@ from helpers import SQUAD, needs_squad
 from smp.data.answers import (
     SquadMetric,
     best_spans,
+    choosable,
     decode_answers,
     normalize_answer,
     span_scores,
@@ -152,6 +153,15 @@ def test_span_scores_are_the_sums_of_start_and_end_logits():
             for row, i in np.ndindex(scores.shape):
                 allowed = inside[row, i] and mask[row, i + k]
                 assert scores[row, i] == (start[row, i] + end[row, i + k] if allowed else -np.inf)
+
+
+@pytest.mark.parametrize("kinds, kind", [
+    ("f2 f2", "f4"), ("f4 f2", "f4"), ("f8 f4", "f8"), ("f4 f8", "f8")])
+def test_logits_are_added_in_the_wider_type_and_at_least_single(kinds, kind):
+    start, end = (np.ones((1, 3), part) for part in kinds.split())
+    mask = np.array([[True, False, True]])
+    for logits in choosable(start, end, mask):
+        assert logits.dtype == kind and logits.tolist() == [[1.0, -np.inf, 1.0]]
 
 
 def test_infinite_logits_raise_no_floating_point_error():

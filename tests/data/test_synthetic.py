@@ -214,3 +214,7 @@ def test_a_table_of_facts_by_hand():
         "together": [["{it} had {leader} and {doctor}."]],
         "questions": {"leader": "Who led {it}?", "doctor": "Who healed on {it}?"},
     }]}}
+
+
+def test_only_brackets_contain_choices():
+    assert wordings("a|b [c|*d]|e", "train") == ["a|b c|e"]
