@@ -30,6 +30,7 @@ from smp.data.windows import (
     label_window,
     make_loader,
     tokenise_pairs,
+    visible_part,
     window_length,
 )
 
@@ -768,6 +769,15 @@ def test_labels_ignore_white_space_around_an_answer(bert):
     (window,) = featurise(examples, bert, 64, 16)
     assert window["start_positions"] == window["end_positions"]
     assert bert.decode(window["input_ids"][window["start_positions"]]) == "seven"
+
+
+@pytest.mark.parametrize("text, part", [
+    ("seven", (0, 5)), ("  seven ", (2, 7)), ("\u200bseven\xa0\t", (1, 6)), ("a b", (0, 3)),
+    ("\xadé!\u2028", (1, 3)), ("$5 ", (0, 2)), ("\u3000東京", (1, 3)), (" \n\u200b", (0, 0)),
+    ("", (0, 0)), ("_x_", (0, 3)),
+])
+def test_the_visible_part_has_no_white_space_around_it(text, part):
+    assert visible_part(text) == part
 
 
 def test_no_examples_make_no_windows(examples, bert):
