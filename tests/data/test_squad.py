@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import RobertaTokenizerFast
+from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from helpers import SQUAD, needs_squad
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
@@ -29,6 +29,8 @@ from smp.data.windows import (
     fit_windows,
     label_window,
     make_loader,
+    make_window,
+    pair_template,
     tokenise_pairs,
     visible_part,
     window_length,
@@ -799,6 +801,61 @@ def test_a_question_too_long_for_a_window_raises(examples, tokenizer):
     room = [dict(long[1], context="Page 1.", answers={"text": ["Page"], "answer_start": [0]})]
     (window,) = featurise(Dataset.from_list(room, SQUAD_FEATURES), tokenizer, 384, 370)
     assert window["start_positions"] > 0, "little room is enough for little context"
+
+
+@pytest.mark.parametrize("context, room, stride, windows", [
+    (8, 8, 8, 1), (9, 8, 8, None), (9, 8, 9, None), (8, 8, 20, 1), (9, 8, 7, 2), (9, 0, 0, None),
+    (0, 0, 0, 1),
+])
+def test_a_split_context_needs_more_room_than_the_stride(bert, context, room, stride, windows):
+    """`room` is what the question and 3 special tokens leave of 32 tokens."""
+    row = {"id": "x", "title": "", "question": "why " * (32 - 3 - room), "context": "a " * context,
+           "answers": {"text": ["a"], "answer_start": [0]}}
+    examples = Dataset.from_list([row], SQUAD_FEATURES)
+    if windows is None:
+        with pytest.raises(ValueError, match=f"has {29 - room} tokens and leaves {room} of"):
+            featurise(examples, bert, 32, stride)
+    else:
+        assert len(featurise(examples, bert, 32, stride)) == windows
+
+
+def test_columns_of_windows_have_32_and_8_bits(examples, bert):
+    kinds = featurise(examples, bert, 64, 24).features
+    numbers = dict.fromkeys(["start_positions", "end_positions", "example"], Value("int32"))
+    assert kinds == Features({
+        "input_ids": List(Value("int32")), "attention_mask": List(Value("int8")),
+        "token_type_ids": List(Value("int8")), "offsets": List(List(Value("int32"), length=2)),
+    } | numbers)
+    part, columns = pair_template(bert)
+    assert {name: values.dtype for name, values in columns.items()} == {
+        "input_ids": np.int32, "attention_mask": np.int8, "token_type_ids": np.int8}
+    window = make_window((part, columns), np.array([7, 8]), np.array([9]), np.array([[4, 6]]))
+    assert window["offsets"].dtype == np.int32
+    assert window["offsets"].tolist() == [[-1, -1]] * 4 + [[4, 6], [-1, -1]]
+    assert window["input_ids"].tolist() == [101, 7, 8, 102, 9, 102]
+    assert window["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("pair, part", [
+    ("[CLS] $A [SEP] $B:1 [SEP]:1", [-1, 0, -1, 1, -1]), ("$A [SEP] $B:1", [0, -1, 1]),
+    ("$A [SEP] $B [SEP] [CLS]", [0, -1, 1, -1, -1]),  # the order of XLNet
+])
+def test_a_template_has_one_token_of_each_text(pair, part):
+    """This tokenizer makes two tokens of each letter."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "x": 4, "##y": 5}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer = normalizers.Sequence([
+        normalizers.Replace("a", "xy"), normalizers.Replace("b", "xy")])
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="$A", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    found, columns = pair_template(tokenizer)
+    assert found.tolist() == part
+    ids = {"[CLS]": 2, "[SEP]": 3, "$A": 4, "$B": 4}
+    assert columns["input_ids"].tolist() == [ids[one.split(":")[0]] for one in pair.split()]
 
 
 @pytest.mark.parametrize("max_length, stride", [(64, 64), (64, -1), (0, 0)])
