@@ -34,6 +34,7 @@ from smp.data.windows import (
     tokenise_pairs,
     visible_part,
     window_length,
+    with_marks,
 )
 
 REPOSITORY = Path(__file__).parents[2]
@@ -771,6 +772,21 @@ def test_labels_ignore_white_space_around_an_answer(bert):
     (window,) = featurise(examples, bert, 64, 16)
     assert window["start_positions"] == window["end_positions"]
     assert bert.decode(window["input_ids"][window["start_positions"]]) == "seven"
+
+
+@pytest.mark.parametrize("text, spans, expected", [
+    ("cafe\u0301 x", [[0, 4], [6, 7]], [[0, 5], [6, 7]]),
+    ("x e\u0301", [[0, 1], [2, 3]], [[0, 1], [2, 4]]),  # the last token
+    ("e\u0301\u0323x", [[0, 1], [3, 4]], [[0, 3], [3, 4]]),  # two marks
+    ("e\u0301x", [[0, 1], [1, 3]], [[0, 1], [1, 3]]),  # the mark belongs to the next token
+    ("a東b", [[0, 1], [2, 3]], [[0, 1], [2, 3]]),  # a letter that is no mark
+    ("e\u0301 e\u0301", [[0, 1], [3, 4]], [[0, 2], [3, 5]]),
+    ("abc", [[0, 1], [2, 3]], [[0, 1], [2, 3]]), ("é", [], []),
+])
+def test_tokens_end_after_the_marks_of_their_last_letter(text, spans, expected):
+    given_spans = np.array(spans, np.int32).reshape(-1, 2)
+    assert with_marks(given_spans, text).tolist() == expected
+    assert given_spans.tolist() == spans, "the argument is unchanged"
 
 
 @pytest.mark.parametrize("text, part", [
