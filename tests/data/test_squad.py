@@ -1,9 +1,11 @@
 """Tests of sources, invalid input, sampling, labels of windows, and batches."""
 
+import copy
 import gzip
 import hashlib
 import io
 import json
+import logging
 import lzma
 import os
 import subprocess
@@ -31,6 +33,7 @@ from smp.data.windows import (
     make_loader,
     make_window,
     pair_template,
+    tokenise,
     tokenise_pairs,
     visible_part,
     window_length,
@@ -772,6 +775,32 @@ def test_labels_ignore_white_space_around_an_answer(bert):
     (window,) = featurise(examples, bert, 64, 16)
     assert window["start_positions"] == window["end_positions"]
     assert bert.decode(window["input_ids"][window["start_positions"]]) == "seven"
+
+
+def test_more_than_1000_texts_are_tokenised_as_each_alone(bert):
+    texts = [f"text {n}" for n in range(2002)]
+    found = tokenise(texts, bert)
+    assert len(found) == 2002
+    for n in (0, 999, 1000, 1001, 1999, 2000, 2001):
+        ids, spans = found[n]
+        alone = bert(texts[n], add_special_tokens=False, return_offsets_mapping=True)
+        assert ids.tolist() == alone["input_ids"]
+        assert [tuple(span) for span in spans.tolist()] == alone["offset_mapping"]
+        assert ids.dtype == spans.dtype == np.int32
+    assert tokenise([], bert) == [] and tokenise([""], bert)[0][1].shape == (0, 2)
+
+
+def test_a_long_text_is_tokenised_without_a_warning(bert):
+    """transformers warns of a text above the tokenizer's limit; windows split it later."""
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        (found,) = tokenise(["word " * 600], copy.deepcopy(bert))
+    finally:
+        logger.removeHandler(handler)
+    assert len(found[0]) == 600 > bert.model_max_length and records == []
 
 
 @pytest.mark.parametrize("text, spans, expected", [

@@ -297,3 +297,8 @@ def test_the_setting_score_init_scales_the_first_scores(method, tiny_qa):
         start = masks.masks[name].scores.detach()
         torch.testing.assert_close(start, 3 * size / size.mean())
         assert start.mean().item() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_the_temperature_of_smp_s_is_1_by_default():
+    scores, kinds = two_layers(math.log(3), -math.log(3))
+    assert list(competing_share(0.5, scores, kinds).values()) == [6, 2]  # [5, 3] at 2 and at 4
