@@ -531,6 +531,13 @@ def test_samples_are_fixed_by_the_seed(pages):
     assert ids("valid", n_valid=9, seed=1) != ids("valid", n_valid=9, seed=2)
 
 
+def test_the_seed_of_samples_is_0_and_all_counts_are_optional(pages):
+    plain, zero = load_squad(pages), load_squad(pages, None, 0, None, 0, None)
+    assert [plain[part]["id"][:] for part in plain] == [zero[part]["id"][:] for part in zero]
+    assert [len(part) for part in plain.values()] == [120, 0, 30]
+    assert load_squad(pages, seed=1)["train"]["id"][:] != plain["train"]["id"][:]
+
+
 def test_train_and_valid_share_a_paragraph_if_needed(tmp_path):
     data = load_squad(write(tmp_path / "pages.json", document(2)), n_valid=2)
     assert len(data["train"]) == 1 and len(data["valid"]) == 2
