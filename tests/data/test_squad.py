@@ -538,6 +538,12 @@ def test_the_seed_of_samples_is_0_and_all_counts_are_optional(pages):
     assert load_squad(pages, seed=1)["train"]["id"][:] != plain["train"]["id"][:]
 
 
+@pytest.mark.parametrize("name", ["n_train", "n_valid", "n_eval"])
+def test_synthetic_data_has_at_most_a_million_questions(name):
+    with pytest.raises(ValueError, match=f"^{name} = 1000001: the data has only 1000000; use at"):
+        load_squad("synthetic", **{"n_train": 1, "n_eval": 1} | {name: 10**6 + 1})
+
+
 def test_train_and_valid_share_a_paragraph_if_needed(tmp_path):
     data = load_squad(write(tmp_path / "pages.json", document(2)), n_valid=2)
     assert len(data["train"]) == 1 and len(data["valid"]) == 2
