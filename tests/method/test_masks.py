@@ -302,3 +302,24 @@ def test_the_setting_score_init_scales_the_first_scores(method, tiny_qa):
 def test_the_temperature_of_smp_s_is_1_by_default():
     scores, kinds = two_layers(math.log(3), -math.log(3))
     assert list(competing_share(0.5, scores, kinds).values()) == [6, 2]  # [5, 3] at 2 and at 4
+
+
+class OnAnotherDevice(torch.Tensor):
+    """A tensor on the CPU that states another device, so `keep_top` takes the way of a GPU."""
+
+    is_cpu = False
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, OnAnotherDevice])
+def test_keep_top_by_hand_for_every_k(kind):
+    scores = torch.tensor([[0.5, -1.0, 0.5], [2.0, 0.5, -3.0]])
+    order = [3, 0, 2, 4, 1, 5]  # equal scores by index
+    for k in range(7):
+        mask = keep_top(scores.as_subclass(kind), k)
+        assert mask.dtype == torch.bool and mask.shape == (2, 3)
+        assert sorted(mask.flatten().nonzero().flatten().tolist()) == sorted(order[:k])
+    assert keep_top(torch.tensor([7.0]), 1).tolist() == [True]
+
+
+def test_remainders_go_to_the_lower_of_many_equal_layers():
+    assert share_out(3 * 40 + 20, [100] * 40, [0.5] * 40) == [4] * 20 + [3] * 20
