@@ -323,3 +323,10 @@ def test_keep_top_by_hand_for_every_k(kind):
 
 def test_remainders_go_to_the_lower_of_many_equal_layers():
     assert share_out(3 * 40 + 20, [100] * 40, [0.5] * 40) == [4] * 20 + [3] * 20
+    # 130 * (1, 2) / 60 = (2.17, 4.33), so 10 of the 20 layers with 4.33 get one more
+    assert share_out(130, [100] * 40, [0.25, 0.5] * 20) == [2, 5] * 10 + [2, 4] * 10
+
+
+def test_scores_start_at_0_by_default(tiny_qa):
+    masks = Masks(encoder_linears(tiny_qa))
+    assert len(masks.scores) == 12 and not any(score.any() for score in masks.scores)
