@@ -37,6 +37,7 @@ from smp.data.windows import (
     tokenise_pairs,
     visible_part,
     window_length,
+    windows_fingerprint,
     with_marks,
 )
 
@@ -838,6 +839,14 @@ def test_tokens_end_after_the_marks_of_their_last_letter(text, spans, expected):
 ])
 def test_the_visible_part_has_no_white_space_around_it(text, part):
     assert visible_part(text) == part
+
+
+def test_the_fingerprint_of_windows_is_that_of_tokens_and_labels(examples, bert):
+    windows = featurise(examples, bert, 64, 24)
+    parts = (np.concatenate(windows["input_ids"]), windows["start_positions"][:],
+             windows["end_positions"][:])
+    content = b"".join(np.asarray(part, np.int32).tobytes() for part in parts)
+    assert windows_fingerprint(windows) == hashlib.blake2b(content).hexdigest()[:12]
 
 
 def test_no_examples_make_no_windows(examples, bert):
