@@ -999,6 +999,16 @@ def test_the_seed_fixes_the_order_of_every_epoch(examples, bert):
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_the_seed_is_0_and_equal_lengths_keep_their_order(examples, bert):
+    features = featurise(examples, bert, 64, 24)
+    plain, zero, one = (make_loader(features, bert, 4, True, *seed) for seed in ([], [0], [1]))
+    assert order(plain) == order(zero) != order(one)
+    lengths = [len(ids) for ids in features["input_ids"]]
+    assert len(set(lengths)) < len(lengths) > 40
+    assert order(make_loader(features, bert, 4, False)) == sorted(
+        range(len(lengths)), key=lambda row: (-lengths[row], row))
+
+
 @pytest.mark.parametrize("done", [0, 1, 5, 12, 15, 28])
 def test_endless_batches_skip_the_first_ones(examples, bert, done):
     features = featurise(examples, bert, 512, 24)
