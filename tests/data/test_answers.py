@@ -372,6 +372,14 @@ def test_f1_depends_on_precision_and_recall():
         "em": 0.0, "f1": 0.0, "exact_matches": "00"}
 
 
+@pytest.mark.parametrize("predicted, wanted", [("x", "xx"), ("xx", "xx"), ("xxy", "xyy")])
+def test_ids_that_occur_twice_raise(predicted, wanted):
+    answers = {"text": ["x"], "answer_start": [0]}
+    with pytest.raises(ValueError, match="expected one prediction for each reference"):
+        SquadMetric().compute(predictions=[{"id": n, "prediction_text": n} for n in predicted],
+                              references=[{"id": n, "answers": answers} for n in wanted])
+
+
 def test_the_folder_of_a_metric_is_temporary():
     folder = Path(SquadMetric().data_dir)
     assert "/squad-metric-" in folder.as_posix() and not folder.exists()

@@ -164,6 +164,13 @@ def test_synthetic_data_has_1600_train_and_400_eval_rows(tmp_path):
         assert not set(part["train"]["context"]) & set(part["valid"]["context"])
 
 
+def test_columns_are_texts_and_places_of_32_bits():
+    text = Value("string")
+    assert SQUAD_FEATURES == Features({
+        "id": text, "title": text, "context": text, "question": text,
+        "answers": {"text": List(text), "answer_start": List(Value("int32"))}})
+
+
 def as_hub(rows):
     return Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})
 
