@@ -16,8 +16,8 @@ $(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): us
   $(foreach name,$(UNKNOWN),--$(shell echo $(name) | tr A-Z_ a-z-) $(value $(name))) instead)
 endif
 
-.PHONY: help run bench test test-newest test-colab test-browser test-recovery fuzz notebooks check table \
-  pages lab lock clean
+.PHONY: help run bench test test-newest test-colab test-browser test-recovery fuzz mutants notebooks check \
+  table pages lab lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ test-recovery: $(READY)  ## kill a small training 100 times and check that its r
 fuzz: $(READY)  ## damage input files for four minutes and check that errors are one line
 	@exec $(PYTHON) -W ignore tools/fuzz.py --minutes 4
 
+mutants: $(READY) .venv-mutants/installed  ## change the code on purpose and list what no test notices
+	@exec env OMP_NUM_THREADS=1 .venv-mutants/bin/python tools/mutants.py
+
 notebooks: $(READY)  ## build the three .ipynb from notebooks/ and smp/
 	@exec $(PYTHON) tools/build_notebooks.py
 
@@ -76,8 +79,8 @@ lock: $(READY)  ## compute requirements.lock from requirements.txt
 	  --excludes .venv/excludes --custom-compile-command "make lock" requirements.txt -o requirements.lock
 
 clean:  ## remove the environments, caches and copies of failed notebooks, but no results
-	@rm -rf .venv .venv-newest .venv-colab .pytest_cache .ruff_cache .mypy_cache .import_linter_cache \
-	  .hypothesis build dist
+	@rm -rf .venv .venv-newest .venv-colab .venv-mutants mutants .pytest_cache .ruff_cache .mypy_cache \
+	  .import_linter_cache .hypothesis build dist
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
 	  -exec rm -rf {} +
 	@find . -name .git -prune -o -name '*.failed.ipynb' -exec rm -f {} +
@@ -102,4 +105,12 @@ $(READY): requirements.lock
 	    && exec "$$p" -m venv --clear .venv-colab; done; \
 	  echo "Colab has Python 3.13: install it, or name one with make PY=/path/to/python3.13" >&2; exit 1
 	@.venv-colab/bin/python $(PIP) --requirement tools/colab.txt
+	@touch $@
+
+# Its packages are mutmut's and those of .venv. The copy of smp in mutants/ is imported.
+.venv-mutants/installed: tools/mutants.txt $(READY)
+	@$(PYTHON) -m venv --clear .venv-mutants
+	@$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-mutants/bin/python \
+	  -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
+	@.venv-mutants/bin/python $(PIP) --requirement tools/mutants.txt
 	@touch $@

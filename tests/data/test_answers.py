@@ -21,8 +21,10 @@ from helpers import SQUAD, needs_squad
 from smp.data.answers import (
     SquadMetric,
     best_spans,
+    choosable,
     decode_answers,
     normalize_answer,
+    span_scores,
 )
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
@@ -120,6 +122,53 @@ def test_best_spans_by_hand():
     assert [part.item() for part in best_spans(start, end, ~mask & False)] == [-np.inf, 0, 0]
     half = start.astype(np.float16) * 6000
     assert best_spans(half, half, mask)[0].item() == 60000, "half precision is added in single"
+
+
+@pytest.mark.parametrize("tokens, end", [(30, 29), (31, 0)])
+def test_the_longest_answer_has_30_tokens(tokens, end):
+    """A span of 30 tokens wins by its logits; with 31 tokens the answer is its first token."""
+    start, last, mask = np.zeros((1, 40)), np.zeros((1, 40)), np.ones((1, 40), bool)
+    start[0, 0] = last[0, tokens - 1] = 9
+    assert [part.item() for part in best_spans(start, last, mask)] == [18 if end else 9, 0, end]
+    assert len([*span_scores(start, last, mask)]) == 30
+    words = [f"w{i}" for i in range(10, 50)]
+    row = {"id": "a", "context": " ".join(words)}
+    spans = [[4 * i, 4 * i + 3] for i in range(40)]
+    window = {"example": 0, "offsets": spans}
+    (answer,) = decode_answers(
+        Dataset.from_list([row]), Dataset.from_list([window], Features(
+            example=Value("int32"), offsets=List(List(Value("int32"), length=2)))), start, last)
+    assert answer["prediction_text"].split() == words[: end + 1]
+
+
+def test_span_scores_are_the_sums_of_start_and_end_logits():
+    start, end = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+    start[0, 2] = np.nan
+    mask = np.array([[False, True, True, True, True, False]] * 3)
+    inside = mask & ~np.isnan(start)
+    for longest, lengths in ((4, 4), (9, 6)):
+        found = [*span_scores(start, end, mask, longest)]
+        assert [scores.shape for scores in found] == [(3, 6 - k) for k in range(lengths)]
+        for k, scores in enumerate(found):
+            for row, i in np.ndindex(scores.shape):
+                allowed = inside[row, i] and mask[row, i + k]
+                assert scores[row, i] == (start[row, i] + end[row, i + k] if allowed else -np.inf)
+
+
+@pytest.mark.parametrize("kinds, kind", [
+    ("f2 f2", "f4"), ("f4 f2", "f4"), ("f8 f4", "f8"), ("f4 f8", "f8")])
+def test_logits_are_added_in_the_wider_type_and_at_least_single(kinds, kind):
+    start, end = (np.ones((1, 3), part) for part in kinds.split())
+    mask = np.array([[True, False, True]])
+    for logits in choosable(start, end, mask):
+        assert logits.dtype == kind and logits.tolist() == [[1.0, -np.inf, 1.0]]
+
+
+def test_infinite_logits_raise_no_floating_point_error():
+    start, end, mask = np.array([[-np.inf, 1.0]]), np.array([[np.inf, 2.0]]), np.ones((1, 2), bool)
+    with np.errstate(invalid="raise"):
+        assert np.isnan([*span_scores(start, end, mask)][0][0, 0])  # inf - inf
+        assert [part.item() for part in best_spans(start, end, mask)] == [3.0, 1, 1]
 
 
 # -- answers ---------------------------------------------------------------------------------
@@ -312,6 +361,28 @@ def test_scores_by_hand():
     article = {"text": ["The"], "answer_start": [0]}  # in v1.1, F1 of two empty texts is 0
     assert score({"x": "a"}, [{"id": "x", "answers": article}]) == {
         "em": 1.0, "f1": 0.0, "exact_matches": "80"}
+
+
+def test_f1_depends_on_precision_and_recall():
+    known = {"text": ["Ada Brenn"], "answer_start": [0]}
+    for predicted, f1 in (("Ada Brenn, the doctor", 4 / 5), ("Dr. Ada", 1 / 2), ("Ada Ada", 1 / 2)):
+        assert score({"x": predicted}, [{"id": "x", "answers": known}])["f1"] == pytest.approx(f1)
+    nothing = {"text": [], "answer_start": []}
+    assert score({"x": "Ada"}, [{"id": "x", "answers": nothing}]) == {
+        "em": 0.0, "f1": 0.0, "exact_matches": "00"}
+
+
+@pytest.mark.parametrize("predicted, wanted", [("x", "xx"), ("xx", "xx"), ("xxy", "xyy")])
+def test_ids_that_occur_twice_raise(predicted, wanted):
+    answers = {"text": ["x"], "answer_start": [0]}
+    with pytest.raises(ValueError, match="expected one prediction for each reference"):
+        SquadMetric().compute(predictions=[{"id": n, "prediction_text": n} for n in predicted],
+                              references=[{"id": n, "answers": answers} for n in wanted])
+
+
+def test_the_folder_of_a_metric_is_temporary():
+    folder = Path(SquadMetric().data_dir)
+    assert "/squad-metric-" in folder.as_posix() and not folder.exists()
 
 
 def test_predictions_are_paired_by_id_in_a_reusable_metric():

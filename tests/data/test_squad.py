@@ -1,31 +1,44 @@
 """Tests of sources, invalid input, sampling, labels of windows, and batches."""
 
+import copy
 import gzip
+import hashlib
+import io
 import json
+import logging
 import lzma
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import RobertaTokenizerFast
+from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from helpers import SQUAD, needs_squad
 from smp.data.reading import SQUAD_FEATURES, data_fingerprint, load_squad
+from smp.data.squad_file import check_squad_rows, read_unpacked
 from smp.data.windows import (
     endless_batches,
     featurise,
+    fit_windows,
     label_window,
     make_loader,
+    make_window,
+    pair_template,
+    tokenise,
     tokenise_pairs,
+    visible_part,
     window_length,
+    windows_fingerprint,
+    with_marks,
 )
 
 REPOSITORY = Path(__file__).parents[2]
@@ -149,6 +162,13 @@ def test_synthetic_data_has_1600_train_and_400_eval_rows(tmp_path):
     assert few["train"]["id"][:] == data["train"]["id"][:30], "the same for every seed"
     for part in (data, few):
         assert not set(part["train"]["context"]) & set(part["valid"]["context"])
+
+
+def test_columns_are_texts_and_places_of_32_bits():
+    text = Value("string")
+    assert SQUAD_FEATURES == Features({
+        "id": text, "title": text, "context": text, "question": text,
+        "answers": {"text": List(text), "answer_start": List(Value("int32"))}})
 
 
 def as_hub(rows):
@@ -362,6 +382,85 @@ def test_data_of_another_type_raises(data):
         load_squad(data)
 
 
+def test_errors_of_a_folder_name_the_file(tmp_path):
+    write(tmp_path / "train.json", document())
+    for content, message in ((changed(lambda q, p, d: q.pop("id")), ": article 0 "),
+                             (changed(lambda q, p, d: q.update(id="3-2")), ": question '3-2' occ")):
+        path = write(tmp_path / "dev.json", content)
+        with pytest.raises(ValueError) as error:
+            load_squad(tmp_path)
+        assert one_line(error).startswith(path + message)
+
+
+def test_an_empty_split_or_a_wrong_row_of_the_hub_raises(monkeypatch, tmp_path):
+    rows = load_squad(write(tmp_path / "pages.json", document(12)))
+    parts = {"train": as_hub(rows["train"].to_list()), "validation": as_hub([rows["eval"][0]])}
+    monkeypatch.setattr("smp.data.reading.load_dataset", lambda name: parts)
+    assert load_squad("owner/squad")["eval"]["id"][:] == [rows["eval"][0]["id"]]
+    parts["validation"] = rows["valid"]
+    with pytest.raises(ValueError, match="'validation' has 0 rows with the columns id, title, con"):
+        load_squad("owner/squad")
+    parts["validation"] = as_hub([rows["eval"][0] | {"context": "another"}])
+    with pytest.raises(ValueError, match="^owner/squad validation: question '11-0': expected the"):
+        load_squad("owner/squad")
+
+
+def test_the_fingerprint_has_a_known_value():
+    rows = [{"id": "a", "question": "Who?", "context": "Ada.", "title": "A",
+             "answers": {"text": ["Ada"], "answer_start": [0]}}]
+    rows.append(rows[0] | {"id": "b"})
+    lines = ['["a", "Who?", "Ada.", [["Ada"], [0]]]', '["b", "Who?", "Ada.", [["Ada"], [0]]]']
+    digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    assert data_fingerprint(Dataset.from_list(rows, SQUAD_FEATURES)) == digest[:12]
+
+
+ROW = {"id": "a", "title": "A", "context": "Ada wrote.", "question": "Who?",
+       "answers": {"text": ["Ada"], "answer_start": [0]}}
+
+
+@pytest.mark.parametrize("changes", [
+    {"id": 7}, {"title": None}, {"context": ["Ada wrote."]}, {"question": 1.5},
+    {"answers": None}, {"answers": ["Ada"]}, {"answers": {}},
+    {"answers": {"text": "Ada", "answer_start": [0]}},
+    {"answers": {"text": [7], "answer_start": [0]}},
+    {"answers": {"text": ["Ada"], "answer_start": 0}},
+    {"answers": {"text": ["Ada"], "answer_start": [0.0]}},
+    {"answers": {"text": ["Ada"], "answer_start": [False]}},
+], ids=str)
+def test_rows_with_a_field_of_another_type_raise(changes):
+    assert check_squad_rows([ROW], "here") == [ROW]
+    with pytest.raises(ValueError, match="^here: question .* has a field of another type; expec"):
+        check_squad_rows([ROW | changes], "here")
+
+
+@pytest.mark.parametrize("start, found", [(-1, "Ada"), (1, "da "), (8, "e."), (99, "")])
+def test_an_answer_at_another_place_raises_with_the_text_there(start, found):
+    row = ROW | {"answers": {"text": ["Ada"], "answer_start": [start]}}
+    with pytest.raises(ValueError) as error:
+        check_squad_rows([row], "here")
+    assert str(error.value) == (f"here: question 'a': expected the answer 'Ada' at answer_start "
+                                f"{start} of its context, found {found!r}; correct it")
+
+
+def test_an_endless_file_raises_at_its_limit(tmp_path, monkeypatch):
+    """The file unpacks without end; it is read in pieces until the limit, here 1 MiB."""
+    class Endless(io.BytesIO):
+        given = 0
+
+        def read(self, size):
+            self.given += size
+            return bytes(size)
+
+    monkeypatch.setattr("smp.data.squad_file.ALWAYS_UNPACKED", 2**20)
+    path, stream = tmp_path / "small.json.gz", Endless()
+    path.write_bytes(b"small")
+    with pytest.raises(ValueError, match="small.json.gz: unpacks to more than 1,048,576 bytes"):
+        read_unpacked(lambda *_: stream, path)
+    assert 2**20 < stream.given <= 2**20 + 2**18
+    path.write_bytes(bytes(2**20))  # as many as allowed
+    assert read_unpacked(open, path) == bytes(2**20)
+
+
 # -- sampling --------------------------------------------------------------------------------
 
 
@@ -438,6 +537,19 @@ def test_samples_are_fixed_by_the_seed(pages):
     assert ids("eval", n_eval=9, seed=1) != ids("eval", n_eval=9, seed=2)
     assert ids("eval") == ids("eval", n_eval=30, seed=4), "all rows: in the file's order"
     assert ids("valid", n_valid=9, seed=1) != ids("valid", n_valid=9, seed=2)
+
+
+def test_the_seed_of_samples_is_0_and_all_counts_are_optional(pages):
+    plain, zero = load_squad(pages), load_squad(pages, None, 0, None, 0, None)
+    assert [plain[part]["id"][:] for part in plain] == [zero[part]["id"][:] for part in zero]
+    assert [len(part) for part in plain.values()] == [120, 0, 30]
+    assert load_squad(pages, seed=1)["train"]["id"][:] != plain["train"]["id"][:]
+
+
+@pytest.mark.parametrize("name", ["n_train", "n_valid", "n_eval"])
+def test_synthetic_data_has_at_most_a_million_questions(name):
+    with pytest.raises(ValueError, match=f"^{name} = 1000001: the data has only 1000000; use at"):
+        load_squad("synthetic", **{"n_train": 1, "n_eval": 1} | {name: 10**6 + 1})
 
 
 def test_train_and_valid_share_a_paragraph_if_needed(tmp_path):
@@ -537,6 +649,26 @@ def test_labels_are_the_answer_or_cls(examples, tokenizer, max_length, stride):
     assert features[0]["offsets"][0] == [-1, -1]
 
 
+@pytest.mark.parametrize("max_length, stride", [(64, 24), (40, 0), (40, 8), (40, 9)])
+def test_neighbouring_windows_share_exactly_stride_tokens(examples, tokenizer, max_length, stride):
+    features = featurise(examples, tokenizer, max_length, stride)
+    tokens: dict[int, list] = {}  # {example: [(context spans, length) of each window]}
+    for window in features:
+        context = [tuple(span) for span in window["offsets"] if span[0] >= 0]
+        tokens.setdefault(window["example"], []).append((context, len(window["input_ids"])))
+    assert max(map(len, tokens.values())) > 2
+    for row, parts in tokens.items():
+        whole, *later = [context for context, _ in parts]
+        for context in later:
+            assert whole[len(whole) - stride :] == context[:stride]
+            whole = whole + context[stride:]
+        spans = tokenizer(examples[row]["context"], add_special_tokens=False,
+                          return_offsets_mapping=True)["offset_mapping"]
+        assert len(whole) == len(spans), "no token is missing and none comes twice"
+        assert all(length == max_length for _, length in parts[:-1]), "only the last is shorter"
+        assert len(parts) == 1 or len(parts[-1][0]) > stride, "every window adds a token"
+
+
 def questions_of_lengths(*lengths):
     """Return questions of one token and passages; a pair with special tokens has a given length."""
     return Dataset.from_list([
@@ -568,6 +700,32 @@ def test_window_length_reads_at_most_1000_questions(bert, monkeypatch):
     for n in (7, 1500):
         window_length(questions_of_lengths(*[9] * n), bert)
     assert read == [7, 1000]
+
+
+def test_one_long_question_in_50_counts_towards_99_percent(bert):
+    """99% of 50 questions are all of them; a quantile between two lengths would be 202."""
+    assert window_length(questions_of_lengths(*[100] * 49, 300), bert) == 320
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The settings that `fit_windows` reads, and one that it leaves alone."""
+
+    max_length: int | None
+    stride: int
+    seed: int = 7
+
+
+@pytest.mark.parametrize("length, stride, limit, expected", [
+    (100, 128, None, (128, 64)), (100, 20, None, (128, 20)), (900, 128, 512, (384, 128)),
+    (900, 400, None, (384, 192)), (900, 128, 80, (80, 40)),
+])
+def test_windows_fit_the_questions_and_the_model(bert, length, stride, limit, expected):
+    found = fit_windows(Windows(None, stride), questions_of_lengths(length), bert, limit)
+    assert (found.max_length, found.stride, found.seed) == (*expected, 7)
+    assert type(found.max_length) is type(found.stride) is int
+    chosen = Windows(50, 40)
+    assert fit_windows(chosen, questions_of_lengths(length), bert, limit) is chosen
 
 
 def test_window_length_is_at_most_the_limits(bert):
@@ -643,6 +801,66 @@ def test_labels_ignore_white_space_around_an_answer(bert):
     assert bert.decode(window["input_ids"][window["start_positions"]]) == "seven"
 
 
+def test_more_than_1000_texts_are_tokenised_as_each_alone(bert):
+    texts = [f"text {n}" for n in range(2002)]
+    found = tokenise(texts, bert)
+    assert len(found) == 2002
+    for n in (0, 999, 1000, 1001, 1999, 2000, 2001):
+        ids, spans = found[n]
+        alone = bert(texts[n], add_special_tokens=False, return_offsets_mapping=True)
+        assert ids.tolist() == alone["input_ids"]
+        assert [tuple(span) for span in spans.tolist()] == alone["offset_mapping"]
+        assert ids.dtype == spans.dtype == np.int32
+    assert tokenise([], bert) == [] and tokenise([""], bert)[0][1].shape == (0, 2)
+
+
+def test_a_long_text_is_tokenised_without_a_warning(bert):
+    """transformers warns of a text above the tokenizer's limit; windows split it later."""
+    records, handler = [], logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        fresh = copy.deepcopy(bert)
+        fresh.deprecation_warnings.clear()  # each tokenizer warns once
+        (found,) = tokenise(["word " * 600], fresh)
+    finally:
+        logger.removeHandler(handler)
+    assert len(found[0]) == 600 > bert.model_max_length and records == []
+
+
+@pytest.mark.parametrize("text, spans, expected", [
+    ("cafe\u0301 x", [[0, 4], [6, 7]], [[0, 5], [6, 7]]),
+    ("x e\u0301", [[0, 1], [2, 3]], [[0, 1], [2, 4]]),  # the last token
+    ("e\u0301\u0323x", [[0, 1], [3, 4]], [[0, 3], [3, 4]]),  # two marks
+    ("e\u0301x", [[0, 1], [1, 3]], [[0, 1], [1, 3]]),  # the mark belongs to the next token
+    ("a東b", [[0, 1], [2, 3]], [[0, 1], [2, 3]]),  # a letter that is no mark
+    ("e\u0301 e\u0301", [[0, 1], [3, 4]], [[0, 2], [3, 5]]),
+    ("abc", [[0, 1], [2, 3]], [[0, 1], [2, 3]]), ("é", [], []),
+])
+def test_tokens_end_after_the_marks_of_their_last_letter(text, spans, expected):
+    given_spans = np.array(spans, np.int32).reshape(-1, 2)
+    assert with_marks(given_spans, text).tolist() == expected
+    assert given_spans.tolist() == spans, "the argument is unchanged"
+
+
+@pytest.mark.parametrize("text, part", [
+    ("seven", (0, 5)), ("  seven ", (2, 7)), ("\u200bseven\xa0\t", (1, 6)), ("a b", (0, 3)),
+    ("\xadé!\u2028", (1, 3)), ("$5 ", (0, 2)), ("\u3000東京", (1, 3)), (" \n\u200b", (0, 0)),
+    ("", (0, 0)), ("_x_", (0, 3)),
+])
+def test_the_visible_part_has_no_white_space_around_it(text, part):
+    assert visible_part(text) == part
+
+
+def test_the_fingerprint_of_windows_is_that_of_tokens_and_labels(examples, bert):
+    windows = featurise(examples, bert, 64, 24)
+    parts = (np.concatenate(windows["input_ids"]), windows["start_positions"][:],
+             windows["end_positions"][:])
+    content = b"".join(np.asarray(part, np.int32).tobytes() for part in parts)
+    assert windows_fingerprint(windows) == hashlib.blake2b(content).hexdigest()[:12]
+
+
 def test_no_examples_make_no_windows(examples, bert):
     empty = featurise(examples.select([]), bert, 64, 16)
     assert len(empty) == 0 and empty.features == featurise(examples, bert, 64, 16).features
@@ -662,6 +880,61 @@ def test_a_question_too_long_for_a_window_raises(examples, tokenizer):
     room = [dict(long[1], context="Page 1.", answers={"text": ["Page"], "answer_start": [0]})]
     (window,) = featurise(Dataset.from_list(room, SQUAD_FEATURES), tokenizer, 384, 370)
     assert window["start_positions"] > 0, "little room is enough for little context"
+
+
+@pytest.mark.parametrize("context, room, stride, windows", [
+    (8, 8, 8, 1), (9, 8, 8, None), (9, 8, 9, None), (8, 8, 20, 1), (9, 8, 7, 2), (9, 0, 0, None),
+    (0, 0, 0, 1),
+])
+def test_a_split_context_needs_more_room_than_the_stride(bert, context, room, stride, windows):
+    """`room` is what the question and 3 special tokens leave of 32 tokens."""
+    row = {"id": "x", "title": "", "question": "why " * (32 - 3 - room), "context": "a " * context,
+           "answers": {"text": ["a"], "answer_start": [0]}}
+    examples = Dataset.from_list([row], SQUAD_FEATURES)
+    if windows is None:
+        with pytest.raises(ValueError, match=f"has {29 - room} tokens and leaves {room} of"):
+            featurise(examples, bert, 32, stride)
+    else:
+        assert len(featurise(examples, bert, 32, stride)) == windows
+
+
+def test_columns_of_windows_have_32_and_8_bits(examples, bert):
+    kinds = featurise(examples, bert, 64, 24).features
+    numbers = dict.fromkeys(["start_positions", "end_positions", "example"], Value("int32"))
+    assert kinds == Features({
+        "input_ids": List(Value("int32")), "attention_mask": List(Value("int8")),
+        "token_type_ids": List(Value("int8")), "offsets": List(List(Value("int32"), length=2)),
+    } | numbers)
+    part, columns = pair_template(bert)
+    assert {name: values.dtype for name, values in columns.items()} == {
+        "input_ids": np.int32, "attention_mask": np.int8, "token_type_ids": np.int8}
+    window = make_window((part, columns), np.array([7, 8]), np.array([9]), np.array([[4, 6]]))
+    assert window["offsets"].dtype == np.int32
+    assert window["offsets"].tolist() == [[-1, -1]] * 4 + [[4, 6], [-1, -1]]
+    assert window["input_ids"].tolist() == [101, 7, 8, 102, 9, 102]
+    assert window["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("pair, part", [
+    ("[CLS] $A [SEP] $B:1 [SEP]:1", [-1, 0, -1, 1, -1]), ("$A [SEP] $B:1", [0, -1, 1]),
+    ("$A [SEP] $B [SEP] [CLS]", [0, -1, 1, -1, -1]),  # the order of XLNet
+])
+def test_a_template_has_one_token_of_each_text(pair, part):
+    """This tokenizer makes two tokens of each letter."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "x": 4, "##y": 5}
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.normalizer = normalizers.Sequence([
+        normalizers.Replace("a", "xy"), normalizers.Replace("b", "xy")])
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="$A", pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    found, columns = pair_template(tokenizer)
+    assert found.tolist() == part
+    ids = {"[CLS]": 2, "[SEP]": 3, "$A": 4, "$B": 4}
+    assert columns["input_ids"].tolist() == [ids[one.split(":")[0]] for one in pair.split()]
 
 
 @pytest.mark.parametrize("max_length, stride", [(64, 64), (64, -1), (0, 0)])
@@ -736,6 +1009,16 @@ def test_the_seed_fixes_the_order_of_every_epoch(examples, bert):
     assert order(still) == order(still)
     lengths = [len(features[row]["input_ids"]) for row in order(still)]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_the_seed_is_0_and_equal_lengths_keep_their_order(examples, bert):
+    features = featurise(examples, bert, 64, 24)
+    plain, zero, one = (make_loader(features, bert, 4, True, *seed) for seed in ([], [0], [1]))
+    assert order(plain) == order(zero) != order(one)
+    lengths = [len(ids) for ids in features["input_ids"]]
+    assert len(set(lengths)) < len(lengths) > 40
+    assert order(make_loader(features, bert, 4, False)) == sorted(
+        range(len(lengths)), key=lambda row: (-lengths[row], row))
 
 
 @pytest.mark.parametrize("done", [0, 1, 5, 12, 15, 28])

@@ -200,3 +200,21 @@ def test_invalid_arguments_raise():
         make_synthetic_squad("dev", 10)
     with pytest.raises(ValueError, match="1 or more"):
         make_synthetic_squad("train", 0)
+
+
+def test_a_table_of_facts_by_hand():
+    table = (
+        "\nship = the {stem} / the ship\n   \nleader + doctor: person\n"
+        "  {it} had {leader}. / {it} had [Dr.|*Doctor] {doctor}.\n"
+        "  {it} had {leader} and {doctor}.\n"
+        "  leader? Who led {it}?\n  doctor? Who healed on {it}?\n"
+    )
+    assert read_fact_tables(table) == {"ship": {"names": ["the {stem}", "the ship"], "facts": [{
+        "kind": "person", "apart": [["{it} had {leader}.", "{it} had [Dr.|*Doctor] {doctor}."]],
+        "together": [["{it} had {leader} and {doctor}."]],
+        "questions": {"leader": "Who led {it}?", "doctor": "Who healed on {it}?"},
+    }]}}
+
+
+def test_only_brackets_contain_choices():
+    assert wordings("a|b [c|*d]|e", "train") == ["a|b c|e"]

@@ -10,6 +10,7 @@ from helpers import attach_masks, linears_of
 from smp.cli.train import attach_pruning, train
 from smp.data.windows import make_loader
 from smp.method.baselines import MagnitudeMasks, MovementMasks, SoftMovementMasks
+from smp.method.masks import keep_top
 from smp.runs.settings import choose_settings
 from smp.runs.training import parameter_groups
 
@@ -199,3 +200,31 @@ def test_threshold_and_penalty_of_soft_movement_rise_together(tiny_qa):
     before = pruning.masks.numpy()
     pruning.finish()
     assert all(np.array_equal(before[name], mask) for name, mask in pruning.masks.numpy().items())
+
+
+def test_soft_movement_keeps_scores_above_the_threshold_only(tiny_qa):
+    pruning = attach_pruning(tiny_qa, short("soft-movement", threshold=0.5))
+    masks = pruning.masks
+    assert not any(score.any() for score in masks.scores)
+    assert masks.refresh_above(0.5) == 0.0, "sigma(0) is the threshold, not above it"
+    for number, score in enumerate(masks.scores):
+        score.data.fill_(1.0 if number in (0, 6) else -1.0)  # the query matrices
+    pruning.finish()
+    assert pruning.density == 2 * 1024 / 16_384
+    assert [row["kept"] for row in masks.counts()] == [1024, 0, 0, 0, 0, 0] * 2
+
+
+def test_magnitude_masks_follow_share_and_choose(tiny_qa):
+    """The layers compete by mean sigmoid(|W|) if `share` is that of SMP-S."""
+    chosen = []
+
+    def choose(scores, kept):
+        chosen.append(kept)
+        return {name: keep_top(score, kept[name]) for name, score in scores.items()}
+
+    tiny_qa.bert.encoder.layer[0].output.dense.weight.data.mul_(1000)
+    masks = attach_masks(tiny_qa, "shared", kind=MagnitudeMasks, choose=choose)
+    masks.refresh(0.5)
+    kept = {row["layer"]: row["kept"] for row in masks.counts() if row["matrix"] == "output"}
+    assert kept[0] + kept[1] == 2048 and kept[0] > kept[1] + 300
+    assert chosen[0]["encoder.layer.0.output.dense"] == kept[0]

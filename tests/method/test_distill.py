@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertForQuestionAnswering, DistilBertConf
 
 from helpers import tiny_config
 from smp.cli.train import teacher_loss
-from smp.method.distill import distillation_loss
+from smp.method.distill import distillation_loss, distilled_loss
 from smp.method.loop import span_loss
 from smp.model.archive import ARCHIVE_FILES, is_archive
 from smp.model.teacher import load_teacher, teacher_logits
@@ -82,6 +82,18 @@ def test_distilled_loss_equals_the_weighted_sum(alpha):
     kd = distillation_loss(student, teacher[[4, 1], :7].float(), batch["attention_mask"], 2.0)
     got = loss(student[..., 0], student[..., 1], batch)
     assert torch.allclose(got, (1 - alpha) * ce + alpha * kd)
+
+
+def test_the_hidden_distance_has_weight_0_by_default():
+    class Teacher:
+        def read(self, batch):
+            return torch.zeros(1, 2, 2), 7.0
+
+    batch = {"attention_mask": torch.ones(1, 2)}
+    logits = torch.zeros(1, 2)
+    for weights, expected in (((0.5, 2.0), 1.5), ((0.5, 2.0, 2.0), 15.5), ((0.25, 2.0, 1.0), 9.25)):
+        loss = distilled_loss(lambda *_: torch.tensor(3.0), Teacher(), *weights)
+        assert loss(logits, logits, batch).item() == expected  # (1 - alpha) 3 + beta 7
 
 
 def test_incompatible_teachers_raise_one_line(tmp_path, tokenizer):

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, BertForQuest
 from helpers import attach_masks, tiny_config
 from smp.cli.train import teacher_loss, train
 from smp.data.windows import make_loader
-from smp.method.hidden import HiddenTeacher, hidden_distance
+from smp.method.hidden import HiddenTeacher, hidden_distance, record_layers
 from smp.method.schedule import Pruning
 from smp.model.encoder import encoder_layers
 from smp.model.predict import MODEL_INPUTS, make_accelerator
@@ -153,3 +154,30 @@ def test_the_student_starts_from_the_teachers_head(tiny_qa, windows, tokenizer):
     with pytest.raises(ValueError, match="init_head_from_teacher is True, but the teacher has no "
                        "qa_outputs like the student's Linear: use another teacher"):
         copy_head(student, wide)
+
+
+def test_the_distance_of_different_depths_raises():
+    states = torch.ones(3, 1, 2, 4)
+    with pytest.raises(ValueError, match="zip"):
+        hidden_distance(states, states[:2], torch.ones(1, 2))
+
+
+def test_the_first_output_of_a_layer_is_recorded():
+    """Layers of other versions of transformers return (hidden states, attention weights)."""
+    class Pair(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x, x
+
+    model = torch.nn.Sequential(Pair())
+    model.base_model = torch.nn.Identity()
+    outputs, hooks = record_layers(model, [model[0]], with_gradients=True)
+    model[0](torch.tensor([3.0]))
+    assert [output.tolist() for output in outputs] == [[6.0]] and len(hooks) == 2
+
+
+def test_the_teacher_moves_to_the_device_of_the_accelerator(tiny_qa):
+    accelerator = SimpleNamespace(device=torch.device("meta"))
+    teacher = copy.deepcopy(tiny_qa).train()
+    hidden = HiddenTeacher(tiny_qa, teacher, encoder_layers, accelerator)
+    assert {part.device.type for part in hidden.teacher.parameters()} == {"meta"}
+    assert not hidden.teacher.training and {p.device.type for p in tiny_qa.parameters()} == {"cpu"}

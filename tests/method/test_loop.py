@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from transformers import BertForQuestionAnswering
 
 from helpers import attach_masks
 from smp.cli.train import train
@@ -15,9 +16,10 @@ from smp.look.snapshots import Snapshots
 from smp.method.loop import fit, span_loss
 from smp.method.masks import kept_count
 from smp.method.schedule import Pruning
-from smp.model.load import load_qa_model, set_dropout
+from smp.model.load import EMBEDDED_ENCODER, load_qa_model, set_dropout
 from smp.model.predict import evaluate_answers, predict_logits
 from smp.model.save import save_model
+from smp.model.student import load_student
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.settings import choose_settings
 from smp.runs.training import prepare_training
@@ -281,3 +283,98 @@ def test_batches_that_end_early_raise_one_line(tiny_qa, windows, tokenizer):
     training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
     with pytest.raises(ValueError, match="batches ended after step 2 of 6: prepare them again"):
         fit(**training | {"batches": itertools.islice(training["batches"], 2)}, loss=span_loss)
+
+
+def test_every_dropout_layer_is_active_in_each_forward_of_fit(tiny_qa, windows, tokenizer):
+    seen, layers = [], [m for m in tiny_qa.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(layers) == 1 + 3 * 2 and not any(layer.training for layer in layers)
+    tiny_qa.register_forward_pre_hook(lambda *_: seen.append([one.training for one in layers]))
+    training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
+    fit(**training | {"steps": 2}, loss=span_loss)
+    assert seen == [[True] * 7] * 2
+
+
+@pytest.mark.parametrize("load", [load_qa_model, load_student])
+def test_a_training_forward_drops_the_share_of_the_setting(load):
+    model = load(EMBEDDED_ENCODER, 0.5)[0].train()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert {layer.p for layer in layers} == {0.5} and len(layers) == 1 + 3 * 6
+    torch.manual_seed(0)
+    dropped = layers[0](torch.ones(10_000))
+    assert set(dropped.tolist()) == {0.0, 2.0} and abs(dropped.mean().item() - 1) < 0.05
+
+
+class Calls:
+    """A watch that records the calls of `fit`."""
+
+    def __init__(self, first_step):
+        self.first_step, self.seen = first_step, []
+
+    def masked(self, step):
+        self.seen.append(("masked", step))
+
+    def stepped(self, step, loss):
+        self.seen.append(("stepped", step, loss.item(), loss.requires_grad))
+
+    def finished(self):
+        self.seen.append(("finished",))
+
+
+def test_fit_continues_at_the_first_step_of_its_watch(tiny_qa, windows, tokenizer):
+    """The loss is 3 and this process's share of it 1/2."""
+    training, watch = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune")), Calls(2)
+    batches = [(batch, 0.5) for batch, _ in itertools.islice(training["batches"], 4)]
+    fit(**training | {"batches": batches, "steps": 4, "watch": watch},
+        loss=lambda start_logits, *_: 0 * start_logits.sum() + 3)
+    assert watch.seen == [("masked", 2), ("stepped", 2, 1.5, False), ("masked", 3),
+                          ("stepped", 3, 1.5, False), ("finished",)]
+
+
+def test_fit_without_a_watch_makes_every_step(tiny_qa, windows, tokenizer):
+    training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
+    batches = [*itertools.islice(training["batches"], 3)]
+    fit(**training | {"batches": batches, "steps": 3, "watch": None}, loss=span_loss)
+    assert training["schedule"].last_epoch == 3
+    assert all(state["step"] == 3 for state in training["optimizer"].state.values())
+
+
+def test_fit_passes_step_and_steps_to_the_pruning(tiny_qa, windows, tokenizer):
+    class Recorded:
+        def __init__(self):
+            self.seen = []
+
+        def before_forward(self, step, steps):
+            self.seen.append(("before", step, steps))
+
+        def after_backward(self, step, steps):
+            has_gradient = tiny_qa.qa_outputs.weight.grad is not None
+            self.seen.append(("after", step, steps, has_gradient))
+
+        def finish(self):
+            self.seen.append(("finish",))
+
+    training = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune"))
+    pruning = Recorded()
+    fit(**training | {"steps": 2, "watch": None, "pruning": pruning}, loss=span_loss)
+    assert pruning.seen == [("before", 0, 2), ("after", 0, 2, True), ("before", 1, 2),
+                            ("after", 1, 2, True), ("finish",)]
+
+
+def test_gradients_are_clipped_at_norm_1_and_then_removed(tiny_qa, windows, tokenizer):
+    training, norms = prepare_training(tiny_qa, windows, tokenizer, short("fine-tune")), []
+
+    def measure(*_):
+        grads = [p.grad for p in tiny_qa.parameters() if p.grad is not None]
+        norms.append(float(torch.stack([grad.square().sum() for grad in grads]).sum().sqrt()))
+
+    training["optimizer"].optimizer.register_step_pre_hook(measure)
+    fit(**training | {"steps": 2}, loss=lambda *given: 1000 * span_loss(*given))
+    assert norms == pytest.approx([1.0, 1.0], rel=1e-4)
+    assert all(parameter.grad is None for parameter in tiny_qa.parameters())
+
+
+def test_a_model_trained_in_bf16_predicts_in_fp32(tiny_qa, windows, tokenizer, batch):
+    train(tiny_qa, windows, tokenizer, short("fine-tune", precision="bf16", epochs=0.2))
+    fresh = BertForQuestionAnswering(tiny_qa.config).eval()
+    fresh.load_state_dict(tiny_qa.state_dict())
+    assert torch.equal(tiny_qa.eval()(**batch).start_logits, fresh(**batch).start_logits)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import attach_masks
+from smp.cli.train import attach_pruning
 from smp.method.masks import (
     Masks,
     StaticMask,
@@ -20,6 +21,7 @@ from smp.method.masks import (
     share_out,
 )
 from smp.model.encoder import biases_and_norms, encoder_linears
+from smp.runs.settings import choose_settings
 from smp.task.validate import apply_masks
 
 
@@ -268,3 +270,63 @@ def test_a_toy_matrix_has_the_mask_and_gradient_worked_by_hand():
     expected = torch.tensor([[0.5, -1.0, 0.9, 0.8], [0.6, -0.3, -1.0, -1.6]])
     torch.testing.assert_close(masks.scores[0].grad, expected)
     assert linear.parametrizations.weight.original.grad is None
+
+
+@pytest.mark.parametrize("temperature, kept", [
+    (1.0, [768, 256]),  # r = 0.75 and 0.25 of 1,024
+    (4.0, [582, 442]),  # r = 0.568236 and 0.431764: 581.87 and 442.13
+])
+def test_the_setting_temperature_changes_the_shares_of_smp_s(temperature, kept, tiny_qa):
+    settings = choose_settings("quick", "smp", method="smp-s", density=0.5, precision="fp32",
+                               temperature=temperature)
+    pruning = attach_pruning(tiny_qa, settings)
+    for name, mask in pruning.masks.masks.items():
+        mask.scores.data.fill_(math.log(3) if ".layer.0." in name else -math.log(3))
+    pruning.finish()
+    query = [row["kept"] for row in pruning.masks.counts() if row["matrix"] == "query"]
+    assert query == kept
+
+
+@pytest.mark.parametrize("method", ["smp-l", "smp-s", "movement"])
+def test_the_setting_score_init_scales_the_first_scores(method, tiny_qa):
+    settings = choose_settings("quick", "smp", method=method, score_init=3.0, precision="fp32")
+    masks = attach_pruning(tiny_qa, settings).masks
+    assert len(masks.scores) == 12
+    for name, _, _, linear in masks.matrices:
+        size = linear.parametrizations.weight.original.detach().abs()
+        start = masks.masks[name].scores.detach()
+        torch.testing.assert_close(start, 3 * size / size.mean())
+        assert start.mean().item() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_the_temperature_of_smp_s_is_1_by_default():
+    scores, kinds = two_layers(math.log(3), -math.log(3))
+    assert list(competing_share(0.5, scores, kinds).values()) == [6, 2]  # [5, 3] at 2 and at 4
+
+
+class OnAnotherDevice(torch.Tensor):
+    """A tensor on the CPU that states another device, so `keep_top` takes the way of a GPU."""
+
+    is_cpu = False
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, OnAnotherDevice])
+def test_keep_top_by_hand_for_every_k(kind):
+    scores = torch.tensor([[0.5, -1.0, 0.5], [2.0, 0.5, -3.0]])
+    order = [3, 0, 2, 4, 1, 5]  # equal scores by index
+    for k in range(7):
+        mask = keep_top(scores.as_subclass(kind), k)
+        assert mask.dtype == torch.bool and mask.shape == (2, 3)
+        assert sorted(mask.flatten().nonzero().flatten().tolist()) == sorted(order[:k])
+    assert keep_top(torch.tensor([7.0]), 1).tolist() == [True]
+
+
+def test_remainders_go_to_the_lower_of_many_equal_layers():
+    assert share_out(3 * 40 + 20, [100] * 40, [0.5] * 40) == [4] * 20 + [3] * 20
+    # 130 * (1, 2) / 60 = (2.17, 4.33), so 10 of the 20 layers with 4.33 get one more
+    assert share_out(130, [100] * 40, [0.25, 0.5] * 20) == [2, 5] * 10 + [2, 4] * 10
+
+
+def test_scores_start_at_0_by_default(tiny_qa):
+    masks = Masks(encoder_linears(tiny_qa))
+    assert len(masks.scores) == 12 and not any(score.any() for score in masks.scores)
