@@ -9,9 +9,7 @@ import argparse
 import functools
 import gc
 import math
-import sys
 from collections import Counter
-from pathlib import Path
 
 import hypothesis
 import libcst
@@ -137,6 +135,5 @@ if __name__ == "__main__":
     ForkServerRunner._forkserver_main = serve
     ForkServerRunner.submit = functools.partialmethod(submit, seconds=chosen.seconds)
     if not chosen.report:
-        sys.path.insert(0, str(Path.cwd()))
         mutmut._run(tuple(chosen.names), 1)
     report()

@@ -268,6 +268,22 @@ def test_labels_as_logits_return_the_answers(windows):
         assert row["context"][answer["start"] : answer["end"]] == answer["prediction_text"]
 
 
+def test_answers_of_1000_windows_are_those_of_their_logits():
+    """The answer of window i, the only one of example i, is its token i % 7."""
+    n, rows = 1000, np.arange(1000)
+    examples = Dataset.from_dict({"id": [str(i) for i in rows], "context": ["a b c d e f g"] * n})
+    kinds = Features({"example": Value("int32"), "offsets": List(List(Value("int32"), length=2))})
+    spans = [[2 * i, 2 * i + 1] for i in range(7)]
+    features = Dataset.from_dict({"example": rows, "offsets": [spans] * n}, kinds)
+    logits = np.zeros((n, 7))
+    logits[rows, rows % 7] = 1 + rows
+    found = decode_answers(examples, features, logits, logits)
+    assert [one["prediction_text"] for one in found] == ["abcdefg"[i % 7] for i in rows]
+    assert [one["score"] for one in found] == (2 + 2 * rows).tolist()
+    nothing = features.select([]), *np.zeros((2, 0, 0))
+    assert {one["score"] for one in decode_answers(examples, *nothing)} == {-np.inf}
+
+
 def test_an_example_without_a_span_has_the_empty_answer(windows, bert):
     examples, features = windows
     shape = (len(features), 48)

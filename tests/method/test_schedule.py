@@ -82,6 +82,6 @@ def test_the_gradients_get_the_current_regulariser():
         assert pruning.masks.added == pytest.approx(weight)
 
 
-def test_density_is_1_and_the_regulariser_0_before_step_0():
+def test_density_is_1_and_regulariser_0_before_the_first_step():
     pruning = Pruning(None, choose_settings("quick", "smp", density=0.1))
     assert (pruning.density, pruning.weight) == (1.0, 0.0)

@@ -36,7 +36,7 @@ def test_batches_are_those_of_the_seed_in_each_epoch(seed, tiny_qa, windows, tok
     assert {share for _, share in found} == {1.0}
 
 
-def test_the_optimizer_has_the_published_betas_without_decay(tiny_qa, windows, tokenizer):
+def test_the_optimizer_has_published_betas_and_no_weight_decay(tiny_qa, windows, tokenizer):
     settings = short("smp", method="smp-l", density=0.5)
     pruning = attach_pruning(tiny_qa, settings)
     optimizer = prepare_training(tiny_qa, windows, tokenizer, settings, pruning)["optimizer"]
