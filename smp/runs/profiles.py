@@ -11,7 +11,7 @@ PROFILES: dict[str, dict[str, dict]] = {
     "quick": {  # CPU, no network, minutes
         "common": dict(SMALL, data="synthetic", n_train=2000, n_valid=100, n_eval=400,
                        max_length=160),
-        "fine-tune": dict(epochs=1, learning_rate=3e-4, warmup_fraction=0.1),
+        "fine-tune": dict(epochs=2, learning_rate=3e-4, warmup_fraction=0.1),
         "smp": dict(epochs=3, **SHORT_RUN, density=0.1),
         "smp-kd": dict(epochs=3, **SHORT_RUN, density=0.5),
     },

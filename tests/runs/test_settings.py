@@ -29,7 +29,7 @@ def test_the_default_profile_is_quick_with_and_without_a_gpu(available, monkeypa
     for stage in STAGES:
         assert choose_settings(stage=stage) == choose_settings("quick", stage)
     assert choose_settings("quick", "fine-tune").data == "synthetic"
-    assert [choose_settings("quick", stage).epochs for stage in STAGES] == [1, 3, 3]
+    assert [choose_settings("quick", stage).epochs for stage in STAGES] == [2, 3, 3]
 
 
 def test_none_keeps_the_profiles_value():
