@@ -7,7 +7,7 @@
 # - its Exact Match (EM) on questions with names that training never shows: about 0.95 with `quick`,
 # - a picture of what training changed: the same question before and after.
 #
-# The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture. It takes about two
+# The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture. It takes about four
 # minutes on two CPU cores, without a GPU, and without a network once the packages are installed.
 #
 # Map: [1 the method by hand](#1-The-method-by-hand) ·

@@ -15,7 +15,7 @@
 #
 # The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture, and synthetic
 # questions. EM is about 0.94 at 50% remaining weights (teacher: about 0.95). It takes about six minutes on
-# two CPU cores, and two more if no teacher is there yet.
+# two CPU cores, and four more if no teacher is there yet.
 #
 # Map: [the teacher's loss](#1-The-method-by-hand) · [the training loop](#3.4-The-training-loop) ·
 # [the experiment](#3-The-experiment). The mask is folded, because `BERT_SMP.ipynb` explains it. Section

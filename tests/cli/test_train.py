@@ -38,5 +38,6 @@ def test_trained_parameters_follow_the_line_of_the_method(method, tiny_qa):
     weights = [linear.parametrizations.weight.original for *_, linear in pruning.masks.matrices]
     assert all(weight.requires_grad != chosen.freezes_weights for weight in weights)
     assert bool(pruning.masks.scores) == (method != "magnitude")
-    biases = [p for name, p in tiny_qa.bert.named_parameters() if name.endswith("bias")]
+    biases = [p for p in tiny_qa.bert.encoder.parameters() if p.dim() == 1]
     assert all(bias.requires_grad != chosen.freezes_weights for bias in biases)
+    assert not any(p.requires_grad for p in tiny_qa.bert.embeddings.parameters())
