@@ -4,7 +4,7 @@
 # BERT learns to mark the answer to a question in a passage. At the end you will have
 #
 # - a fine-tuned model in `results/models/`; the third notebook, `BERT_SMP_KD.ipynb`, uses it as a teacher,
-# - its Exact Match (EM) on questions with names that training never shows: about 0.95 with `quick`,
+# - its Exact Match (EM) on questions with names that training never shows: about 0.94 with `quick`,
 # - a picture of what training changed: the same question before and after.
 #
 # The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture. It takes about four

@@ -10,7 +10,7 @@
 #
 # The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture, and synthetic
 # questions. It takes about six minutes on two CPU cores. Three seeds gave EM 0.80, 0.78 and 0.39 at 10%
-# remaining weights (fine-tuned: 0.95): so short a training is not stable.
+# remaining weights (fine-tuned: 0.94): so short a training is not stable.
 #
 # Map: [the mask](#1-The-method-by-hand) · [the experiment](#3-The-experiment) ·
 # [the training loop](#3.4-The-training-loop) · [the masks as pictures](#3.6-Where-weights-remain) ·

@@ -14,7 +14,7 @@
 # - its Exact Match (EM), with its uncertainty, next to the teacher's and the paper's.
 #
 # The profile `quick` uses all-MiniLM-L6-v2, a small encoder with BERT's architecture, and synthetic
-# questions. EM is about 0.94 at 50% remaining weights (teacher: about 0.95). It takes about six minutes on
+# questions. EM is about 0.94 at 50% remaining weights (teacher: about 0.94). It takes about six minutes on
 # two CPU cores, and four more if no teacher is there yet.
 #
 # Map: [the teacher's loss](#1-The-method-by-hand) · [the training loop](#3.4-The-training-loop) ·
