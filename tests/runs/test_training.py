@@ -62,10 +62,12 @@ def test_a_checkpoint_contains_data_settings_and_versions(tiny_qa, windows, toke
     settings = short("smp", density=0.5)
     pruning = attach_pruning(tiny_qa, settings)
     pruning.masks.zeros = "skipped in a test"
+    tiny_qa.setup = {"num_attention_heads": 4}
     training = prepare_training(tiny_qa, windows, tokenizer, settings, pruning,
                                 checkpoints=Checkpoints(tmp_path, {"model": "m"}))
     run, state = training["watch"].state.run, training["watch"].state
     assert run["model"] == "m" and run["data"] == windows_fingerprint(windows)
+    assert run["base"] == {"num_attention_heads": 4}
     assert run["settings"]["density"] == 0.5 and run["settings"]["seed"] == settings.seed
     device = training["accelerator"].device.type
     assert run["versions"] == package_versions() | {
