@@ -292,16 +292,15 @@ FOLLOWED = ("the teacher's hidden states", lambda settings: settings.distill == 
             "methods with +hidden")
 OF_SMP = ("frozen weights with scores", lambda settings:
           method_of(settings).masks == "masks.Masks", "methods smp-l or smp-s")
+OF_VECTORS = ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms)
 NEEDS = {  # name: (the replaced part, whether settings use it, the expected settings)
     **{name: FOLLOWED for name, parts in VARIANTS.items()
        if parts.hidden_teacher is not HiddenTeacher},
     "norm-kept": OF_SMP,
     "adam-per-matrix": ("AdamW on the scores", lambda settings: OF_SMP[1](settings)
                         and settings.optim == "adamw_torch", "smp-l or smp-s, optim adamw_torch"),
-    "row-factors": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,
-                    "--bias-norm-learning-rate 0.003"),
-    "trained-matrices": ("biases and LayerNorms", lambda settings: settings.trains_biases_and_norms,
-                         "--bias-norm-learning-rate 0.0002"),
+    "row-factors": (*OF_VECTORS, "--bias-norm-learning-rate 0.003"),
+    "trained-matrices": (*OF_VECTORS, "--bias-norm-learning-rate 0.0002"),
     "backward-start": ("scores that are learned", lambda settings: settings.method != "magnitude",
                        "methods without magnitude"),
     "heads-regularised": ("the regulariser of SMP", lambda settings:

@@ -21,8 +21,8 @@ from mutmut.state import state
 from mutmut.utils import file_utils
 from mutmut.workers.isolation import ForkServerRunner
 
-# Watch, run_training: curves and records of a run. compute: evaluate copies its code object.
-NOT_MUTATED = ("Watch", "run_training", "compute")
+# Watch: the curves of a run. compute: evaluate copies its code object.
+NOT_MUTATED = ("Watch", "compute")
 KEPT = ("staticmethod", "classmethod")  # decorators that mutmut handles
 
 plain_skip = file_mutation.MutationVisitor._skip_node_and_children

@@ -111,16 +111,6 @@ class Grid:
             self.teacher_model.cpu()  # most runs need its logits only
         return teacher_loss(settings, student, self.teacher_model, self.logits, self.parts)
 
-    def evaluate(self, model: Any, settings: Settings) -> dict:
-        """Return the scores of a model on the evaluation questions."""
-        return evaluate_answers(model, self.data["eval"], self.windows["eval"], self.tokenizer,
-                                settings.precision)[0]
-
-    def finish(self, begun: dict, run: dict, scores: dict, **measured: Any) -> dict:
-        """Return the finished record."""
-        return finish_record(begun, run, scores, n_train=len(self.data["train"]),
-                             n_eval=len(self.data["eval"]), **measured)
-
     def run(self, settings: Settings) -> dict:
         """Train and evaluate one of the runs, write its record and return it."""
         if settings.method == FINE_TUNED:
@@ -141,19 +131,20 @@ class Grid:
             model, self.windows["train"], tokenizer, settings, pruning, loss,
             checkpoints=checkpoints, optimizer_class=self.parts.optimizer)
         masks, layers = pruning.masks.numpy(), pruning.masks.counts()
-        froze_weights = not pruning.masks.trains_weights
         pruning.masks.merge()
-        scores = self.evaluate(model, settings)
+        scores, _ = evaluate_answers(
+            model, self.data["eval"], self.windows["eval"], tokenizer, settings.precision)
         n_eval, mask_bytes = len(self.data["eval"]), None
         # Without frozen weights, a mask file would lack the trained weights.
-        if froze_weights and is_first_process():
+        if not pruning.masks.trains_weights and is_first_process():
             revision = getattr(model.config, "_commit_hash", None)
             mask_bytes = save_masks(
                 masks, self.results / "models" / begun["name"] / MASK_FILE,
                 **describe_task(begun, model, settings.model, revision, head, scores, n_eval),
             )
-        record = self.finish(begun, run, scores, head=head, params_total=params_total,
-                             layers=layers, bytes_mask_file=mask_bytes)
+        record = finish_record(
+            begun, run, scores, head=head, params_total=params_total, layers=layers,
+            bytes_mask_file=mask_bytes, n_train=len(self.data["train"]), n_eval=n_eval)
         if is_first_process():
             write_record(record, self.results)
             checkpoints.clear()

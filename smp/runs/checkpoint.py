@@ -127,9 +127,11 @@ def check_same_run(saved: dict, now: dict, folder: str | Path) -> None:
                     print(f"the checkpoint was written with {package} {there}, this is "
                           f"{version}: the result may differ in its last bits", flush=True)
             continue
-        before, newer = saved.get(name), {"settings": SETTING_DEFAULTS, "base": value}
-        if name in newer:  # it has entries that an older checkpoint lacks
-            before = newer[name] | {key: old for key, old in (before or {}).items() if key in value}
+        before = saved.get(name)
+        if name == "settings":  # a setting that is newer than the checkpoint had its default
+            before = SETTING_DEFAULTS | (before or {})
+        elif name == "base":
+            before = value | {key: old for key, old in (before or {}).items() if key in value}
         pairs = {name: (before, value)}
         if isinstance(value, dict) and isinstance(before, dict):
             pairs = {f"{name} {key}": (before.get(key), value.get(key))

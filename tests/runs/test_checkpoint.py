@@ -273,6 +273,13 @@ def test_a_checkpoint_without_a_newer_setting_has_its_default():
         check_same_run(older, {"settings": other}, "here")
 
 
+def test_a_checkpoint_with_a_removed_setting_is_of_another_run():
+    plain = asdict(choose_settings("quick", "smp"))
+    with pytest.raises(ValueError, match="regulariser_rule is None, the checkpoint has 'density'"):
+        check_same_run({"settings": plain | {"regulariser_rule": "density"}},
+                       {"settings": plain}, "here")
+
+
 @pytest.mark.parametrize("before, message", [
     ({"name": "t", "em": 0.8001, "sha": "a"}, None),  # measured again, on another GPU
     ({"name": "t", "em": 0.8, "sha": "b"}, "teacher sha is 'a', the checkpoint has 'b'"),
