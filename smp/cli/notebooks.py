@@ -14,6 +14,10 @@ from typing import Any, NoReturn
 from smp.cli.screen import INDENT, Screen
 from smp.files import replace_text_file
 
+# Else the kernel prints errors of its transport, also after the last cell, when its sockets close.
+KERNEL_LOGS = ["--log-level=50", "--IPKernelApp.exec_lines="
+               "__import__('logging').getLogger('tornado.general').setLevel(60)"]
+
 
 class Terminated(KeyboardInterrupt):
     """Raised on SIGTERM, which ends a run like Ctrl-C."""
@@ -95,7 +99,7 @@ def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:
         cwd=Path.cwd(), kernel_name="python3", progress_bar=False, start_timeout=300,
         stdout_file=screen.stream("stdout"), stderr_file=screen.stream("stderr"),
         on_cell_start=screen.cell_started,
-        extra_arguments=["--log-level=50"],  # else the kernel prints messages of its transport
+        extra_arguments=KERNEL_LOGS,
     )
 
 

@@ -24,13 +24,14 @@ RECORDS = {name: make_record(method=method, distill=distill, em=em)
 
 # Prints a bar, a warning, and the line that names the record, as the project's notebooks do.
 SOURCE = """\
-import json, os, pathlib, sys, time, warnings
+import json, logging, os, pathlib, sys, time, warnings
 from tqdm import tqdm
 print("density", DENSITY, pathlib.Path.cwd().name)
 results = pathlib.Path(RESULTS or "results")
 for i in tqdm(range(3), desc="train", unit=" steps", file=sys.stdout):
     for j in tqdm(range(2), desc="eval", leave=False, file=sys.stdout):
         time.sleep(0.05)
+logging.getLogger("tornado.general").error("a socket of the kernel is closed")
 warnings.warn("something is odd")
 pathlib.Path("seen.json").write_text(json.dumps([sys.executable, DENSITY, os.getcwd()]))
 if pathlib.Path("records.json").exists():
