@@ -30,7 +30,7 @@ run: $(READY)  ## run the three notebooks, one after another, and print the resu
 	@exec .venv/bin/smp run
 
 bench: $(READY)  ## measure speed and memory and compare with plain implementations of the same work
-	@exec env MALLOC_ARENA_MAX=1 $(PYTHON) -m benchmarks
+	@exec $(PYTHON) -m benchmarks
 
 test: check  ## check, then run the tests
 	@exec env OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST)

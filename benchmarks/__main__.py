@@ -1,4 +1,4 @@
-"""`make bench`: run the topics, print a table, write results/bench.json and its picture."""
+"""Measure speed and memory, print the results, write bench.json and its picture (`make bench`)."""
 
 import argparse
 import contextlib
@@ -6,153 +6,108 @@ import importlib
 import io
 import json
 import os
-import pkgutil
+import re
 import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import datasets
-import matplotlib.pyplot as plt
-import numpy as np
 
-import benchmarks
-from benchmarks import run_on_gpus
-from benchmarks.measure import ROOT, give_memory_back, machine, versions
+from benchmarks.measure import ROOT, load_of_others, machine, versions
+from benchmarks.report import TOPICS, draw, line, table
 from smp.files import replace_text_file
 
-RESULTS = ROOT / "results"
+BUSY = 0.2  # other processes must not use more of the CPU
+REFERENCE, README = ROOT / "results/reference/bench.json", ROOT / "benchmarks/README.md"
 
 
-def topics():
-    """Return {name: module} of the modules in benchmarks/ that have a function measure().
-
-    They are sorted by their docstrings, which begin with the letter of the goal.
-    """
-    found = [importlib.import_module(f"benchmarks.{module.name}")
-             for module in pkgutil.iter_modules(benchmarks.__path__) if module.name != "__main__"]
-    measuring = [module for module in found if hasattr(module, "measure")]
-    measuring.sort(key=lambda module: module.__doc__ or module.__name__)
-    return {module.__name__.split(".")[-1]: module for module in measuring}
-
-
-def choose(wanted, known):
-    """Return the wanted topics, given by name or letter, or all. Raises ValueError if unknown."""
-    letters = {letter: name for name, module in known.items()
-               for letter in (module.__doc__ or name).split(":")[0].split(", ")}
-    names = [letters.get(one, one) for one in wanted or known]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"topic is {name!r}, expected some of {', '.join(known)}, or their "
-                             "letters")
-    return names
+def modules():
+    """Return {topic: its module, which has measure() -> results}."""
+    return {topic: importlib.import_module(f"benchmarks.{topic}") for topic in TOPICS}
 
 
 def earlier(path, described):
-    """Return (earlier rows of the file, "" or its first difference from the described machine).
+    """Return (earlier results of the file, "" or its first difference from the described machine).
 
-    Rows of another machine or other versions are left out, because they are not comparable.
+    Results of another machine or other versions are left out, because they are not comparable.
     """
-    empty = {"ratios": [], "growth": [], "seconds": {}}
     if not path.exists():
-        return empty, ""
+        return [], ""
     before = json.loads(path.read_text(encoding="utf-8"))
-    for part, now in described.items():
-        for key, value in now.items():
+    for part, values in described.items():
+        for key, value in values.items():
             if before[part].get(key) != value:
-                return empty, f"{key} {before[part].get(key)}, not {value}"
-    return {key: before.get(key, none) for key, none in empty.items()}, ""
+                return [], f"{key} {before[part].get(key)}, not {value}"
+    return before["results"], ""
 
 
-def with_topic(document, name, found, seconds, order):
-    """Return the document with the rows of one topic replaced, topics in order."""
-    place = {topic: row for row, topic in enumerate(order)}
-    found = [one | {"topic": name} for one in found]
-    rows = {
-        key: sorted(
-            [one for one in document[key] if one["topic"] != name]
-            + [one for one in found if ("axis" in one) == (key == "growth")],
-            key=lambda one: place.get(one["topic"], len(place)),
-        ) for key in ("ratios", "growth")
-    }
-    seconds = document["seconds"] | {name: seconds}
-    return rows | {"seconds": {topic: seconds[topic] for topic in order if topic in seconds}}
+def with_topic(results, topic, found):
+    """Return the results with those of one topic replaced, in the order of the topics."""
+    rows = [one for one in results if one["topic"] != topic]
+    return sorted(rows + [{"topic": topic} | one for one in found],
+                  key=lambda one: list(TOPICS).index(one["topic"]))
 
 
-def line(one):
-    """Return the two lines of a result."""
-    goal = "" if one["goal"] is None else f"{one['goal']:>8} {'met' if one['met'] else 'MISSED'}"
-    spread = "..".join(f"{number:.4g}" for number in one["spread"])
-    return f"{one['name']:<68} {one['value']:>9.4g}  {spread:<18} {goal}\n    {one['detail']}"
+def load_problem():
+    """Return "", or one line if other processes use the CPU now."""
+    load = load_of_others()
+    return "" if load <= BUSY else (f"other processes use {load:.0%} of the CPU, expected at most "
+                                    f"{BUSY:.0%}: stop them and measure again")
 
 
-def draw(document, path):
-    """Draw the ratios against their goals, and one panel for each kind of growth."""
-    compared = [one for one in document["ratios"] if one["goal"]]
-    axes_names = list(dict.fromkeys(one["axis"] for one in document["growth"]))
-    figure = plt.figure(figsize=(12, 1.5 + 0.3 * len(compared) + 3), layout="constrained")
-    above, below = figure.subfigures(2, height_ratios=[1 + 0.3 * len(compared), 3])
-    axis = above.subplots()
-    for row, one in enumerate(compared):
-        kind, bound = one["goal"].split()
-        power = 1 if kind == ">=" else -1
-        middle, low, high = ((n / float(bound)) ** power for n in (one["value"], *one["spread"]))
-        axis.plot([low, high], [row, row], color="grey")
-        axis.plot(middle, row, "o", color="tab:green" if one["met"] else "tab:red")
-    axis.axvline(1, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(compared)), [f"{o['name']} ({o['goal']})" for o in compared])
-    axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.set_xlabel("ratio to the goal (above 1: met): median and quartiles")
-    panels = below.subplots(1, len(axes_names), squeeze=False)[0] if axes_names else []
-    for panel, name in zip(panels, axes_names):
-        points = [one for one in document["growth"] if one["axis"] == name]
-        x, y = ([one[key] for one in points] for key in ("x", "value"))
-        low, high = np.transpose([one["spread"] for one in points])
-        panel.errorbar(x, y, [np.subtract(y, low), np.subtract(high, y)], fmt="o-")
-        panel.set(title=name, xlim=(0, None), ylim=(0, None))
-    if axes_names:
-        panels[0].set_ylabel("seconds of an SMP step")
-    draft = path.with_name(f".{path.name}.part.png")
-    figure.savefig(draft, dpi=100)
-    plt.close(figure)
-    os.replace(draft, path)
+def write_table():
+    """Write the table of the reference into benchmarks/README.md."""
+    text = table(json.loads(REFERENCE.read_text(encoding="utf-8")))
+    page = README.read_text(encoding="utf-8")
+    replace_text_file(README, re.sub(
+        "(<!-- results -->\n).*(?=<!-- /results -->)", lambda found: found[1] + text, page,
+        flags=re.DOTALL))
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="TOPIC", help="names or letters of topics")
-    parser.add_argument("--results", type=type(RESULTS), default=RESULTS)
+    parser.add_argument("--only", nargs="+", metavar="TOPIC", choices=list(TOPICS),
+                        default=list(TOPICS), help=f"some of {', '.join(TOPICS)}")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", metavar="FOLDER",
+                        help="folder of bench.json and bench.png")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the table of "
+                        "results/reference/bench.json into benchmarks/README.md")
     wanted = parser.parse_args(arguments)
+    if wanted.table:
+        return write_table()
+    if problem := load_problem():
+        raise ValueError(f"nothing measured: {problem}")
     datasets.disable_progress_bars()
-    plt.switch_backend("agg")
-    known, path = topics(), wanted.results / "bench.json"
+    known, path, began = modules(), wanted.results / "bench.json", time.monotonic()
     described = {"machine": machine(), "versions": versions()}
-    names = choose(wanted.only, known)
-    before, difference = earlier(path, described)
-    document = described | before
-    keep = not (wanted.only and difference)  # some topics do not replace a file of another machine
+    results, difference = earlier(path, described)
     print(json.dumps(described))
-    for name in names:
-        give_memory_back()
-        began = time.perf_counter()
+    dropped = []
+    for topic in sorted(set(wanted.only), key=list(TOPICS).index):
+        print(f"\n{TOPICS[topic]} ({topic})", flush=True)
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-            found = known[name].measure()
-        seconds = round(time.perf_counter() - began)
+            found = known[topic].measure()
         print("\n".join(map(line, found)), flush=True)
-        document |= with_topic(document, name, found, seconds, known)
-        print(f"    ({name}: {seconds} s)", flush=True)
-        if keep:
-            # Written after each topic, so that a topic that runs out of memory loses no other.
+        if problem := load_problem():
+            dropped.append(topic)
+            print(f"not written: {problem}", flush=True)
+        elif set(wanted.only) == set(TOPICS) or not difference:
+            # Written after each topic, so that a topic that fails loses no other.
+            results = with_topic(results, topic, found)
+            document = described | {"results": results}
             replace_text_file(path, json.dumps(document, indent=1) + "\n")
-    if keep:
-        draw(document, path.with_suffix(".png"))
-        written = f"written: {path.name}, {path.with_suffix('.png').name}"
+            draw(document, path.with_suffix(".png"))
+    print(f"\n{time.monotonic() - began:.0f} s")
+    if dropped:
+        raise ValueError(f"the CPU was busy after {', '.join(dropped)}: measure again with --only "
+                         f"{' '.join(dropped)}")
+    if difference and set(wanted.only) != set(TOPICS):
+        print(f"not written, because {path.name} was measured with {difference}: run all topics to "
+              "replace it, or move it away")
     else:
-        written = (f"not written, because {path.name} was measured with {difference}: run all "
-                   "topics to replace it, or move it away")
-    print(run_on_gpus.table())
-    print(f"{sum(document['seconds'][name] for name in names)} s; {written}")
+        print(f"written: {path.name}, {path.stem}.png in {path.parent}")
 
 
 if __name__ == "__main__":

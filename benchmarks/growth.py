@@ -1,33 +1,30 @@
-"""i: seconds of an SMP step for growing layers, width, tokens, batch or density."""
+"""Seconds of a training step against the number of tokens, and the share of kept weights."""
 
-import numpy as np
+from benchmarks.measure import children_in_turns, result
+from benchmarks.workload import training
 
-from benchmarks.measure import result
-from benchmarks.workload import steps_in_turns, training
-
-MIDDLE = {"layers": 4, "width": 256, "tokens": 128, "batch": 8, "density": 0.1}
-POINTS = {
-    "layers": (1, 2, 4, 8), "width": (128, 256, 384, 512), "tokens": (64, 128, 256, 384),
-    "batch": (2, 4, 8, 16), "density": (0.03, 0.1, 0.5, 0.9),
-}
+MODEL = dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
+WINDOWS, STEPS, TOKENS, DENSITY = 8, 5, 128, 0.1
+POINTS = {"tokens": (64, 128, 256, 384), "density": (0.03, 0.1, 0.25, 0.5, 0.9)}
+LINES = {"smp": "SMP", "fine-tune": "fine-tuning"}
 
 
-def training_of(layers, width, tokens, batch, density):
-    return training(
-        batch, tokens, 5, density=density, num_hidden_layers=layers, hidden_size=width,
-        intermediate_size=4 * width, num_attention_heads=width // 64,
-    )
+def trainings(turn, way):
+    """Train once for each point: a first step, the measured steps, a step that ends them."""
+    for axis, points in POINTS.items():
+        for x in points:
+            training(turn, way, WINDOWS, steps=STEPS + 2, config=MODEL,
+                     **{"tokens": TOKENS, "density": DENSITY} | {axis: x})
 
 
 def measure():
-    results = []
-    for axis, points in POINTS.items():
-        seconds = steps_in_turns({x: training_of(**MIDDLE | {axis: x}) for x in points})
-        for x, times in seconds.items():
-            low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
-            others = ", ".join(f"{name} {value}" for name, value in MIDDLE.items() if name != axis)
-            results.append(
-                result(f"i: seconds of an SMP step, {axis} {x}", middle, [low, high], detail=others)
-                | {"axis": axis, "x": x}
-            )
-    return results
+    points = [(axis, x) for axis in POINTS for x in POINTS[axis]]
+    rounds = (STEPS + 2) * len(points) - 2  # the first turn does not count, the last does not end
+    seconds, _ = children_in_turns({way: (trainings, {"way": way}) for way in LINES}, rounds)
+    others = {"tokens": f"{DENSITY:.0%} kept", "density": f"{TOKENS} tokens"}
+    return [
+        result(LINES[way], "", seconds[way][(STEPS + 2) * i :][:STEPS],
+               f"four layers of width 256, {WINDOWS} windows, {others[axis]}, fp32", "s")
+        | {"axis": axis, "x": x}
+        for way in LINES for i, (axis, x) in enumerate(points)
+    ]

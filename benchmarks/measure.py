@@ -1,12 +1,11 @@
-"""Time and memory measurements, and the form of a result.
+"""Measure in turns, compare, and describe the machine.
 
-Two times are compared only if they were measured in turns in one process, so that other load on
-the machine affects both. A value is the median of the ratios of the rounds. Its spread is their
-quartiles.
+Two times are compared only if they were measured in turns, so that other load on the machine
+affects both. A value is the median of the ratios of the rounds, with their quartiles.
 """
 
-import ctypes
-import gc
+import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -14,11 +13,13 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,118 +29,130 @@ def device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def now():
+    """Return the time in seconds, after the work of the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds_of(function):
     """Return the wall-clock seconds of one call, including the work of the device."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = now()
     function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return now() - began
 
 
-def time_in_turns(functions, rounds=7, warm_up=1):
-    """Call the functions in turns; return {name: seconds of each round (rounds,)}.
+# -- turns -------------------------------------------------------------------------------------
+
+
+def in_turns(functions, rounds):
+    """Call the functions in turns; return {name: their values (rounds, ...)}.
 
     Every second round has the reverse order, so that no function always follows the same one.
     """
-    for _ in range(warm_up):
-        for function in functions.values():
-            function()
-    seconds = {name: [] for name in functions}
+    values = {name: [] for name in functions}
     for turn in range(rounds):
         for name in list(functions)[:: -1 if turn % 2 else 1]:
-            seconds[name].append(seconds_of(functions[name]))
-    return {name: np.array(times) for name, times in seconds.items()}
+            values[name].append(functions[name]())
+    return {name: np.array(each, dtype=float) for name, each in values.items()}
 
 
-def ratio(above, below):
-    """Return (median, [lower quartile, upper quartile]) of above / below over the rounds."""
-    low, middle, high = np.quantile(np.asarray(above) / np.asarray(below), [0.25, 0.5, 0.75])
-    return float(middle), [float(low), float(high)]
+def time_in_turns(functions, rounds, warm_up=1):
+    """Return {name: seconds of the calls (rounds,)}, after `warm_up` rounds that do not count."""
+    timed = {name: partial(seconds_of, function) for name, function in functions.items()}
+    return {name: times[warm_up:] for name, times in in_turns(timed, warm_up + rounds).items()}
 
 
-def result(name, value, spread=None, goal=None, detail=""):
-    """Return {"name", "value", "spread": [low, high], "goal", "met", "detail"} for bench.json.
+class Child:
+    """A function in a process of its own, which takes one turn at a time.
 
-    goal: "<= 1.05", ">= 15", or None for information only; met is then None.
+    function: at the top level of a module, called as function(turn, **arguments). It calls turn()
+    where its next turn begins. arguments: values for JSON.
     """
-    met = None
-    if goal is not None:
-        kind, bound = goal.split()
-        met = {"<=": value <= float(bound), ">=": value >= float(bound)}[kind]
-    spread = [value, value] if spread is None else spread
-    rounded = [float(f"{number:.4g}") for number in (value, *spread)]
-    return {"name": name, "value": rounded[0], "spread": rounded[1:], "goal": goal, "met": met,
-            "detail": detail}
+
+    def __init__(self, function, arguments):
+        self.name, self.errors = function.__name__, tempfile.TemporaryFile("w+")
+        code = "import sys; from benchmarks.measure import take_turns; take_turns(*sys.argv[1:])"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, function.__module__, self.name, json.dumps(arguments)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+
+    def report(self):
+        """Return [seconds, peak bytes] of the last turn; [None, None] before the first."""
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise RuntimeError(f"{self.name} ended with {self.errors.read().splitlines()[-1:]}")
+        return json.loads(line)
+
+    def turn(self):
+        with contextlib.suppress(BrokenPipeError):  # it ended, see report
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        return self.report()
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()  # ends the process at the end of its turn
+        self.process.stdout.close()
+        self.process.wait()
+        self.errors.close()
 
 
-def give_memory_back():
-    """Return the memory of finished trainings to the system before the next measurement.
+def take_turns(module, name, arguments):
+    """Run the function of a `Child` in this process. A turn begins with a line from the parent."""
+    reports = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the function prints is not a report
+    function = getattr(importlib.import_module(module), name)
+    before, began = resident_bytes("VmRSS"), None
 
-    Their models contain reference cycles, and glibc keeps freed memory.
+    def turn():
+        nonlocal began
+        report = [now() - began, peak_bytes() - before] if began else [None, None]
+        print(json.dumps(report), file=reports, flush=True)
+        if not sys.stdin.readline():
+            os._exit(0)
+        clear_peak()
+        began = now()
+
+    function(turn, **json.loads(arguments))
+    raise ValueError(f"{name} ended before its last turn")
+
+
+def children_in_turns(functions, rounds):
+    """Run {name: (function, arguments)} in turns, each as a `Child`, because `speed_up` changes the
+    memory and the products of a process.
+
+    Return ({name: seconds (rounds,)}, {name: peak memory in bytes, without the imports (rounds,)}).
+    The first turn of each does not count.
     """
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # a function of glibc
-        if trim:
-            trim(0)
-    torch.cuda.empty_cache()  # no effect without a GPU
+    with contextlib.ExitStack() as stack:
+        children = {name: stack.enter_context(contextlib.closing(Child(*each)))
+                    for name, each in functions.items()}
+        for child in children.values():
+            child.report()  # its first turn may begin
+        reports = in_turns({name: child.turn for name, child in children.items()}, 1 + rounds)
+    return tuple({name: each[1:, i] for name, each in reports.items()} for i in (0, 1))
 
 
-# Above 64 KiB, glibc then requests memory from the system and returns it when it is freed. The peak
-# is the memory in use at one time, not the memory that the allocator keeps.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-CHILD = """
-import importlib, json, sys
-module, name, arguments = sys.argv[1:]
-function = getattr(importlib.import_module(module), name)
-from benchmarks.measure import peak_here
-print("peak", json.dumps(peak_here(function, json.loads(arguments))))
-"""
-
-
-def peak_memory(function, **arguments):
-    """Return the peak memory in bytes of function(**arguments), without the imports.
-
-    It runs in a new process. The memory is that of the GPU if there is one, otherwise resident
-    memory with MALLOC. function: at the top level of a module; arguments: values for JSON.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, function.__module__, function.__name__,
-         json.dumps(arguments)],
-        cwd=ROOT, env=os.environ | MALLOC, capture_output=True, text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{function.__name__} ended with {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.split("peak ")[-1])
-
-
-def peak_memories(function, several, **arguments):
-    """Return `peak_memory` for several dicts of further arguments, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda each: peak_memory(function, **arguments, **each), several))
-
-
-def peak_here(function, arguments):
-    """Return the peak memory of this process during the function, minus the memory before."""
-    before = resident_bytes("VmRSS")
+def clear_peak():
+    """Let the peak memory of this process start at the memory in use, on Linux and on GPUs."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    function(**arguments)
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resident_bytes("VmHWM") - before
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes():
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else \
+        resident_bytes("VmHWM")
 
 
 def resident_bytes(which):
-    """Return VmRSS or VmHWM (the maximum until now) of this process.
-
-    ru_maxrss of getrusage starts at the value of the parent process, so it is used only without
-    /proc, on a Mac.
-    """
+    """Return VmRSS or VmHWM (the peak) of this process; without /proc, the peak of getrusage."""
+    if torch.cuda.is_available():
+        return 0
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * int(re.search(rf"{which}:\s+(\d+) kB", status.read_text())[1])
@@ -148,13 +161,30 @@ def resident_bytes(which):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
 
 
+# -- results -----------------------------------------------------------------------------------
+
+DEFAULT = "torch and transformers as they come"
+BEST = "the best dense way on this machine"
+
+
+def result(name, against, values, detail="", unit="times faster"):
+    """Return the median and the quartiles of the values, in the form of bench.json."""
+    low, middle, high = (float(f"{one:.4g}") for one in np.quantile(values, [0.25, 0.5, 0.75]))
+    return {"name": name, "against": against, "value": middle, "quartiles": [low, high],
+            "unit": unit, "detail": detail}
+
+
+def load_of_others():
+    """Return the share of the CPU that other processes use during a second of sleep."""
+    return psutil.cpu_percent(1.0) / 100
+
+
 UNITS = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "amx_bf16", "amx_int8")
 
 
 def machine():
     """Return the properties of the machine that affect speed, without names of hosts or users."""
     cpu = torch.cpu.get_capabilities()
-    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     described = {
         "system": platform.system(),
         "cpu": cpu.get("cpu_name") or platform.machine(),
@@ -162,7 +192,7 @@ def machine():
         else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "units": [unit for unit in UNITS if cpu.get(unit)],
-        "memory_gb": round(gigabytes, 1),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": None,
     }
     if torch.cuda.is_available():

@@ -4,73 +4,41 @@ import collections
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
 
-from smp.method.distill import distillation_loss
-from smp.method.loop import span_loss
-from smp.model.encoder import encoder_linears
+from smp.method.loop import INPUTS, span_loss
 
 
-class SortedTopK(torch.autograd.Function):
-    """The mask of the k highest scores by a full sort; its gradient goes straight through."""
-
-    @staticmethod
-    def forward(ctx, scores, k):
-        mask = torch.zeros_like(scores).flatten()
-        mask[scores.flatten().argsort(descending=True)[:k]] = 1
-        return mask.view_as(scores)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad, None
-
-
-class SortedMask(nn.Module):
-    """A mask that is computed again in every forward."""
-
-    def __init__(self, weight, density):
-        super().__init__()
-        self.scores = nn.Parameter(weight.detach().abs() / weight.detach().abs().mean())
-        self.kept = int(density * weight.numel())
-
-    def forward(self, weight):
-        return weight * SortedTopK.apply(self.scores, self.kept)
-
-
-def attach_sorted_masks(model, density):
-    """Attach masks to the encoder, freeze everything except their scores, return the scores."""
-    model.base_model.requires_grad_(False)
-    masks = []
-    for *_, linear in encoder_linears(model):
-        masks.append(SortedMask(linear.weight, density))
-        parametrize.register_parametrization(linear, "weight", masks[-1])
-    return [mask.scores for mask in masks]
-
-
-def train_plainly(model, batches, scores=(), regulariser=400.0, teacher=None):
-    """Train one step per batch, with the regulariser in the graph and the teacher in every step."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+def train_plainly(model, batches, precision="fp32"):
+    """Fine-tune all weights with torch alone, one step per batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     for batch in batches:
-        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
         model.train()
-        out = model(**inputs)
-        loss = span_loss(out.start_logits, out.end_logits, batch)
-        if teacher is not None:
-            with torch.no_grad():
-                target = teacher(**inputs)
-            loss = (loss + distillation_loss(
-                torch.stack([out.start_logits, out.end_logits], dim=-1),
-                torch.stack([target.start_logits, target.end_logits], dim=-1),
-                batch["attention_mask"], 2.0,
-            )) / 2
-        if scores:
-            loss = loss + regulariser * torch.stack([s.sigmoid().mean() for s in scores]).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        with torch.autocast(batch["input_ids"].device.type, kind, enabled=kind is not None):
+            out = model(**{name: batch[name] for name in INPUTS})
+        span_loss(out.start_logits.float(), out.end_logits.float(), batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+
+class OnlineTeacher:
+    """A teacher that runs in each step, in the form of `CachedTeacher`."""
+
+    def __init__(self, model):
+        self.model = model.eval()
+
+    @torch.no_grad()
+    def read(self, batch):
+        out = self.model(**{name: batch[name] for name in INPUTS})
+        return torch.stack([out.start_logits, out.end_logits], dim=-1), 0.0
+
+
+def sorted_mask(scores, density):
+    """Return the mask of the highest scores by a full sort."""
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().argsort(descending=True)[: int(density * scores.numel())]] = True
+    return mask.view_as(scores)
 
 
 def padded_batches(features, tokenizer, batch_size, length, order):

@@ -1,4 +1,4 @@
-"""Hours of runs on GPUs, calculated from the work and the cards' data sheets, not measured.
+"""Print the hours in docs/bert-base.md, calculated from the work and the cards' data sheets.
 
 The time of a step is the sum of its matrix products, at a share of the card's peak, and of its
 memory traffic, at a share of the bandwidth. All shares are assumptions. In half precision, training
@@ -40,15 +40,6 @@ def forward_flops(length, layers=12, width=768, inner=3072):
     return layers * (2 * (4 * width**2 + 2 * width * inner) + 4 * length * width)
 
 
-def flops_per_token(length, **shape):
-    """Return the FLOPs of one token's training step.
-
-    The backward has two products for each product of the forward. This also holds for SMP, because
-    its scores need the gradients of the weights.
-    """
-    return 3 * forward_flops(length, **shape)
-
-
 def hours(task, card, level, profile, **changes):
     """Return the hours of one notebook on all of SQuAD.
 
@@ -61,7 +52,9 @@ def hours(task, card, level, profile, **changes):
     rate = CARDS[card][kind] * SHARES[kind][level]
     one_way = forward_flops(tokens)
     steps = settings.epochs * windows / settings.batch_size
-    training = settings.epochs * windows * tokens * flops_per_token(tokens) / rate
+    # The backward has two products for each product of the forward, also in SMP: its scores need
+    # the gradients of the weights.
+    training = settings.epochs * windows * tokens * 3 * one_way / rate
     training += steps * TRAINED[task] * BYTES[task] / (
         CARDS[card]["bandwidth"] * SHARE_OF_BANDWIDTH)
     looking = (held_out + settings.n_validations * settings.n_valid) * its_tokens * one_way / rate
@@ -69,15 +62,20 @@ def hours(task, card, level, profile, **changes):
     return (training + looking + teacher) / 3600
 
 
-def table():
-    """Return the hours of the three notebooks of a profile on each card, as lines of text."""
-    lines = ["Calculated, not measured: hours of a profile's notebooks with BERT-base on all of "
-             "SQuAD, from the high to the low share of the card's peak",
-             "profile  card  " + "  ".join(f"{task:>13}" for task in (*TASKS, "all three"))]
-    for profile in ("colab", "squad", "paper"):
-        for card in CARDS:
-            spans = [[hours(task, card, level, profile) for task in TASKS] for level in (2, 0)]
-            spans = [[*each, sum(each)] for each in spans]
-            lines.append(f"{profile:8} {card:4}  " + "  ".join(
-                f"{f'{low:.2f} to {high:.2f}':>13}" for low, high in zip(*spans, strict=True)))
-    return "\n".join(lines)
+def rows():
+    """Return the rows of the table in docs/bert-base.md, from the high to the low share."""
+    lines = []
+    for profile, name, tasks, changes in (
+        ("colab", "three notebooks", TASKS, {}), ("squad", "three notebooks", TASKS, {}),
+        ("paper", "three notebooks, fp32", TASKS, {}),
+        ("paper", "SMP + KD at 3%", ("smp-kd",), {"density": 0.03}),
+    ):
+        spans = [[sum(hours(task, card, level, profile, **changes) for task in tasks)
+                  for level in (2, 0)] for card in CARDS]
+        lines.append(" | ".join([f"| `{profile}`, {name}"] + [
+            f"{low:.1f} to {high:.1f}" for low, high in spans]) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    print(*rows(), sep="\n")
