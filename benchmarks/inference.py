@@ -1,6 +1,7 @@
 """Inference of a pruned BERT-base on a CPU: CSR products, other engines and bf16."""
 
 import importlib.util
+import logging
 import tempfile
 from functools import partial
 
@@ -116,6 +117,7 @@ def of_shape(shape, path):
     engines = [way for way, packages in ENGINES.items() if not missing(packages)]
     if engines:
         batch = batch_of(*shape)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about torchvision
         torch.onnx.export(Logits(bert()).eval(), tuple(batch.values()), path, dynamo=True,
                           input_names=list(batch), verbose=False)
     dense = [TORCH, SPED_UP, *engines]
@@ -129,17 +131,17 @@ def of_shape(shape, path):
     where = f"{shape[0]} passage{'s' * (shape[0] > 1)} of {shape[1]} tokens"
     rows = [(way, TORCH, DEFAULT) for way in (*dense[1:], *others)]
     rows += [(way, best, BEST) for way in others]
-    results = []
+    times, memory = [], []
     for way, base, against in rows:
         fast, slow = (1000 * np.median(seconds[one]) for one in (way, base))
-        results.append(result(f"{where}, {way}", against, seconds[base] / seconds[way],
-                              f"{fast:.0f} ms; {base}: {slow:.0f} ms"))
+        times.append(result(f"{where}, {way}", against, seconds[base] / seconds[way],
+                            f"{fast:.0f} ms; {base}: {slow:.0f} ms"))
         if shape == SHAPES[0]:
-            results.append(result(
+            memory.append(result(
                 f"Peak memory, {where}, {way}", against, peaks[way][-1:] / peaks[base][-1:],
                 f"{peaks[way][-1] / 1e6:.0f} MB, {base}: {peaks[base][-1] / 1e6:.0f} MB, without "
                 "the imports", "times the memory"))
-    return results
+    return times + memory
 
 
 def missing(packages):

@@ -41,6 +41,16 @@ def sorted_mask(scores, density):
     return mask.view_as(scores)
 
 
+def tokenise_pairs(rows, tokenizer, length, stride):
+    for first in range(0, len(rows["question"]), 1000):
+        some = slice(first, first + 1000)
+        tokenizer(
+            rows["question"][some], rows["context"][some], truncation="only_second",
+            max_length=length, stride=stride, return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+
+
 def padded_batches(features, tokenizer, batch_size, length, order):
     """Yield batches in the given order of rows, each window padded to the same length."""
     names = ("input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions")

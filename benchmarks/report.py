@@ -12,9 +12,7 @@ TOPICS = {  # module in benchmarks/: title
     "training": "A training step of SMP, against a step of fine-tuning",
     "masks": "The choice of the masks, once in each step",
     "teacher": "Distillation from a teacher",
-    "batches": "Batches",
-    "decoding": "Answers from logits",
-    "windows": "Windows from questions",
+    "data": "Windows, batches and answers",
     "inference": "Answers of a pruned BERT-base on a CPU",
     "growth": "Growth of a training step",
 }
@@ -33,8 +31,9 @@ def line(one):
     low, high = map(number, one["quartiles"])
     point = f", {one['axis']} {one['x']}" if "axis" in one else ""
     against = {"times faster": " than ", "times the memory": " of "}.get(one["unit"], "")
-    return (f"{one['name']}{point}: {number(one['value'])} {one['unit']}{against}{one['against']} "
-            f"(quartiles {low} to {high})\n    {one['detail']}")
+    spread = f" (quartiles {low} to {high})" if low != high else ""
+    return (f"{one['name']}{point}: {number(one['value'])} {one['unit']}{against}{one['against']}"
+            f"{spread}\n    {one['detail']}")
 
 
 def grouped(document, unit):

@@ -22,11 +22,11 @@ def measure():
                 config=config)) for way in WAYS}, steps)
             name = f"{model}, {windows} windows of {tokens} tokens, {precision}"
             for way in ("plain", "fine-tune"):
-                step = f"{seconds['smp'].min():.3g} s, {seconds[way].min():.3g} s"
+                step = f"{seconds['smp'].min():.3g} s and {seconds[way].min():.3g} s"
                 times.append(result(f"SMP step, {name}", WAYS[way], seconds[way] / seconds["smp"],
-                                    f"10% of the weights kept; fastest steps: {step}"))
+                                    f"10% of the weights kept; fastest steps {step}"))
                 # The allocator keeps memory after a step, so the last steps show all of it.
-                gigabytes = f"{peaks['smp'][-1] / 2**30:.2f}, {peaks[way][-1] / 2**30:.2f} GB"
+                gigabytes = f"{peaks['smp'][-1] / 2**30:.2f} and {peaks[way][-1] / 2**30:.2f} GB"
                 memory.append(result(
                     f"Peak memory, SMP, {name}", WAYS[way], peaks["smp"][-1:] / peaks[way][-1:],
                     f"{where} without the imports: {gigabytes}", "times the memory"))

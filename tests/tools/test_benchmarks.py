@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gpu_hours
 from benchmarks import __main__ as bench
-from benchmarks.decoding import peaked_logits
+from benchmarks.data import peaked_logits
 from benchmarks.measure import (
     BEST,
     DEFAULT,
