@@ -269,6 +269,7 @@ from smp.method.loop import fit
 # A stopped run continues when the notebook is run again.
 
 # %%
+from smp.fast.speed_up import speed_up
 from smp.look.snapshot_writer import run_snapshots
 from smp.model.predict import evaluate_answers, validator
 from smp.runs.edited import edited_method
@@ -279,6 +280,7 @@ record = begin_record(settings, model_sha, data_fingerprint(data["eval"]),
                       data_fingerprint(data["train"]), variant=edited_method(In, METHOD_DIGESTS))
 checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 snapshots = run_snapshots(record, results, model.config.num_attention_heads)
+speed_up(model)
 training = prepare_training(
     model, features["train"], tokenizer, settings, Pruning(masks, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
@@ -340,8 +342,7 @@ explore(snapshots.path)
 # %%
 from smp.runs.result import em_text, show_records, show_result
 
-scores, predictions = evaluate_answers(pruned, data["eval"], features["eval"], tokenizer,
-                                       settings.precision)
+scores, _ = evaluate_answers(pruned, data["eval"], features["eval"], tokenizer, settings.precision)
 print(em_text(scores | {"n_eval": len(data["eval"])}), f"  F1 {scores['f1']:.3f}   n {len(data['eval'])}")
 
 # %% [markdown]
@@ -388,6 +389,5 @@ record = finish_record(
     record, run, scores, head=head, params_total=params_total, layers=layers,
     bytes_mask_file=mask_bytes, bytes_model=model_bytes(saved), n_train=len(data["train"]),
     n_eval=len(data["eval"]))
-keep_record(record, results, saved)
-checkpoints.clear()
+keep_record(record, results, saved, checkpoints)
 show_result(record, results, REFERENCE, dense[1] if dense else None)

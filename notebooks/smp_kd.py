@@ -261,6 +261,7 @@ for token in sharp.topk(5).indices.tolist():
 # `BERT_SMP.ipynb`, because KD is multiplied by τ².
 
 # %%
+from smp.fast.speed_up import speed_up
 from smp.look.snapshot_writer import run_snapshots
 from smp.model.predict import evaluate_answers, validator
 from smp.runs.edited import edited_method
@@ -272,6 +273,7 @@ record = begin_record(
     teacher=about_teacher, variant=edited_method(In, METHOD_DIGESTS))
 checkpoints = run_checkpoints(record, results, CHECKPOINTS)
 snapshots = run_snapshots(record, results, model.config.num_attention_heads)
+speed_up(model)
 training = prepare_training(
     model, features["train"], tokenizer, settings, Pruning(masks, settings),
     validate=validator(data["valid"], features["valid"], tokenizer, settings.precision),
@@ -383,6 +385,5 @@ record = finish_record(
     record, run, scores, head=head, params_total=params_total, layers=layers,
     bytes_mask_file=mask_bytes, bytes_model=model_bytes(saved), n_train=len(data["train"]),
     n_eval=len(data["eval"]))
-keep_record(record, results, saved)
-checkpoints.clear()
+keep_record(record, results, saved, checkpoints)
 show_result(record, results, REFERENCE, dense)

@@ -7,8 +7,17 @@ from typing import Any
 from smp.cli.options import escaped, parse
 
 
+def limit_threads(count: int) -> None:
+    """Let torch, which is imported later, and the notebooks use `count` CPU threads."""
+    if count < 1:
+        raise ValueError(f"--threads {count}: expected 1 or more")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+
+
 def run_verb(verb: str, options: Any, **parts: Any) -> int:
     """Import what the verb needs and run it; return the exit code."""
+    if getattr(options, "threads", None) is not None:
+        limit_threads(options.threads)
     if verb == "run":
         from smp.cli.parameters import notebook_parameters, read_files, read_settings
         from smp.cli.run import run

@@ -49,6 +49,8 @@ class Run:
     settings: tyro.conf.OmitArgPrefixes[SettingOptions]
     only: tuple[NOTEBOOK, ...] = ()
     """Notebooks to run. Default: all three."""
+    threads: Number = None
+    """Threads on a CPU. Default: one for each core."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Sweep:
     """Fractions of the encoder's weights that stay."""
     seeds: tuple[int, ...] = (0,)
     """Random seeds."""
+    threads: Number = None
+    """Threads on a CPU. Default: one for each core."""
 
 
 @dataclass

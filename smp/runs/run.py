@@ -115,10 +115,15 @@ def run_checkpoints(begun: dict, results: str | Path, folder: str | Path | None 
     return Checkpoints(place / begun["name"], about)
 
 
-def keep_record(record: dict, results: str | Path, model_folder: str | Path) -> None:
-    """Write results/<name>.json, and a copy in the model's folder for `find_teacher`."""
+def keep_record(record: dict, results: str | Path, model_folder: str | Path,
+                checkpoints: Checkpoints) -> None:
+    """Write results/<name>.json, and a copy in the model's folder for `find_teacher`.
+
+    The checkpoints of the run are then removed.
+    """
     path = write_record(record, results)
     replace_text_file(Path(model_folder) / "record.json", record_json(record))
+    checkpoints.clear()
     print(f"record: {path.name}")
 
 

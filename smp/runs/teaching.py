@@ -10,6 +10,7 @@ from torch import nn
 from transformers import set_seed
 
 from smp.data.reading import data_fingerprint
+from smp.fast.speed_up import speed_up
 from smp.model.load import load_qa_model
 from smp.model.predict import evaluate_answers, is_first_process, make_accelerator
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
@@ -30,6 +31,7 @@ def run_training(fit: Callable, model: nn.Module, features: Dataset, tokenizer: 
 
     watched: validate, checkpoints, snapshots and optimizer_class of `prepare_training`.
     """
+    speed_up(model)
     training = prepare_training(model, features, tokenizer, settings, pruning, **watched)
     fit(**training)
     return training["watch"].run()
@@ -53,8 +55,7 @@ def fine_tune(train: Callable, begun: dict, settings: Settings, data: dict, feat
     if is_first_process():
         folder = save_model(model, tokenizer, results / "models" / begun["name"])
         record["bytes_model"] = model_bytes(folder)
-        keep_record(record, results, folder)
-        saved.clear()
+        keep_record(record, results, folder, saved)
     # The next run may load this model as its teacher.
     make_accelerator(settings.precision).wait_for_everyone()
     return record

@@ -204,6 +204,7 @@ def prepare_training(
         "versions": {
             **package_versions(), "device": accelerator.device.type,
             "zeros": getattr(pruning and pruning.masks, "zeros", "multiplied"),
+            "attention": model.config._attn_implementation,
             "precision": pick_precision(settings.precision),
             "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
         },

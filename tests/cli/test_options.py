@@ -31,6 +31,8 @@ BAD = [
     (["--n-train=0"], "n_train is 0: expected a whole number from 1"),
     (["--n-valid=-1"], "n_valid is -1: expected a whole number from 0"),
     (["--n_eval", "x"], "--n-eval x: expected a whole number"),
+    (["--threads=0"], "--threads 0: expected 1 or more"),
+    (["--threads=x"], "--threads x: expected a whole number"),
     (["--seed", "-1"], "seed is -1: expected a whole number from 0"),
     (["--profile=huge"], "profile is 'huge': expected one of quick, laptop, "),
     (["--method=global"], "--method global: the notebooks run smp-l and smp-s, `smp sweep"),
@@ -124,6 +126,15 @@ def test_wrong_values_import_no_slow_package():
             f"print(code, [name for name in {slow} if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "2 []\n" and done.stderr.startswith("run: density is 7.0: expected")
+
+
+def test_threads_are_those_of_torch_in_a_new_process():
+    code = ("from smp.cli.main import limit_threads; limit_threads(1); import torch; "
+            "print(torch.get_num_threads())")
+    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          env=environment)
+    assert done.stdout == "1\n"
 
 
 def test_no_verb_prints_the_verbs_and_returns_2(capsys):

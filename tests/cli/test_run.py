@@ -33,7 +33,8 @@ for i in tqdm(range(3), desc="train", unit=" steps", file=sys.stdout):
         time.sleep(0.05)
 logging.getLogger("tornado.general").error("a socket of the kernel is closed")
 warnings.warn("something is odd")
-pathlib.Path("seen.json").write_text(json.dumps([sys.executable, DENSITY, os.getcwd()]))
+pathlib.Path("seen.json").write_text(json.dumps(
+    [sys.executable, DENSITY, os.getcwd(), os.environ.get("OMP_NUM_THREADS")]))
 if pathlib.Path("records.json").exists():
     name, text = json.loads(pathlib.Path("records.json").read_text())["NOTEBOOK"]
     results.joinpath(name + ".json").write_text(text)
@@ -98,7 +99,7 @@ def test_run_prints_under_40_lines_and_ends_with_5(project):
     (project / "results/reference").mkdir()
     expected = RECORDS["BERT_SMP"] | {"em": 0.5}
     (project / f"results/reference/{expected['name']}.json").write_text(record_json(expected))
-    done = run_in(project, "--density=0.25", JUPYTER_DATA_DIR=str(user / "data"),
+    done = run_in(project, "--density=0.25", "--threads=3", JUPYTER_DATA_DIR=str(user / "data"),
                   JUPYTER_PATH=str(user / "path"), JUPYTER_PREFER_ENV_PATH="0")
     assert done.returncode == 0 and stderr_lines(done) == []
     lines = done.stdout.splitlines()
@@ -114,8 +115,8 @@ def test_run_prints_under_40_lines_and_ends_with_5(project):
     assert "EM 0.800" in lines[-3] and "expected" not in lines[-3]
     assert lines[-2].startswith("results/ contains") and "smp table;" in lines[-1]
     assert "| SMP-L" in (project / "results/summary.md").read_text()
-    executable, density, here = json.loads((project / "seen.json").read_text())
-    assert (executable, density, here) == (sys.executable, 0.25, str(project))
+    seen = json.loads((project / "seen.json").read_text())
+    assert seen == [sys.executable, 0.25, str(project), "3"]
     copies = sorted(path.name for path in (project / "results/executed/quick").iterdir())
     assert copies == ["BERT_FINETUNE_QA.ipynb", "BERT_SMP.ipynb", "BERT_SMP_KD.ipynb"]
     text = (project / "results/executed/quick/BERT_FINETUNE_QA.ipynb").read_text()
