@@ -4,7 +4,7 @@ from benchmarks.measure import children_in_turns, result
 from benchmarks.workload import training
 
 MODEL = dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024)
-WINDOWS, STEPS, TOKENS, DENSITY = 8, 5, 128, 0.1
+WINDOWS, STEPS, TOKENS, DENSITY = 8, 4, 128, 0.1
 POINTS = {"tokens": (64, 128, 256, 384), "density": (0.03, 0.1, 0.25, 0.5, 0.9)}
 LINES = {"smp": "SMP", "fine-tune": "fine-tuning"}
 

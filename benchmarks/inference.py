@@ -18,9 +18,9 @@ from smp.fast.speed_up import speed_up
 from smp.model.encoder import encoder_linears
 from smp.model.predict import pick_precision
 
-SHAPES = ((1, 384), (8, 128))  # passages, tokens
+TOKENS = 384  # of the passage
 DENSITIES = (0.5, 0.1, 0.03)
-ROUNDS = 5
+ROUNDS = 7
 TORCH, SPED_UP, COMPACT = "dense, torch", "dense, torch with speed_up", "a third of heads and " \
     "neurons removed"
 ENGINES = {  # way: the packages that it needs; torch.onnx.export needs the last two
@@ -39,8 +39,8 @@ def bert(density=1.0):
     return model
 
 
-def batch_of(passages, tokens):
-    ids = torch.randint(1000, 20_000, (passages, tokens), generator=torch.manual_seed(0))
+def passage():
+    ids = torch.randint(1000, 20_000, (1, TOKENS), generator=torch.manual_seed(0))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -102,46 +102,14 @@ def function_of(way, batch, path):
     return partial(answer_with_torch, model, batch, torch.bfloat16 if "bf16" in way else None)
 
 
-def answers(turn, way, shape, path):
-    """Answer a batch in each turn. The first turn, which does not count, prepares the model."""
+def answers(turn, way, path):
+    """Answer in each turn. The first turn, which does not count, prepares the model."""
     turn()
-    answer = function_of(way, batch_of(*shape), path)
+    answer = function_of(way, passage(), path)
     answer()
     while True:
         turn()
         answer()
-
-
-def of_shape(shape, path):
-    """Return the results of all ways for one batch."""
-    engines = [way for way, packages in ENGINES.items() if not missing(packages)]
-    if engines:
-        batch = batch_of(*shape)
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about torchvision
-        torch.onnx.export(Logits(bert()).eval(), tuple(batch.values()), path, dynamo=True,
-                          input_names=list(batch), verbose=False)
-    dense = [TORCH, SPED_UP, *engines]
-    bf16 = [f"{way} in bf16" for way in (TORCH, *engines) if "ONNX" not in way] \
-        if pick_precision() == "bf16" else []
-    others = [*bf16, COMPACT, *(f"{density:.0%} kept, sparse (CSR)" for density in DENSITIES)]
-    seconds, peaks = children_in_turns({
-        way: (answers, {"way": way, "shape": shape, "path": path}) for way in dense + others
-    }, ROUNDS)
-    best = min(dense, key=lambda way: np.median(seconds[way]))
-    where = f"{shape[0]} passage{'s' * (shape[0] > 1)} of {shape[1]} tokens"
-    rows = [(way, TORCH, DEFAULT) for way in (*dense[1:], *others)]
-    rows += [(way, best, BEST) for way in others]
-    times, memory = [], []
-    for way, base, against in rows:
-        fast, slow = (1000 * np.median(seconds[one]) for one in (way, base))
-        times.append(result(f"{where}, {way}", against, seconds[base] / seconds[way],
-                            f"{fast:.0f} ms; {base}: {slow:.0f} ms"))
-        if shape == SHAPES[0]:
-            memory.append(result(
-                f"Peak memory, {where}, {way}", against, peaks[way][-1:] / peaks[base][-1:],
-                f"{peaks[way][-1] / 1e6:.0f} MB, {base}: {peaks[base][-1] / 1e6:.0f} MB, without "
-                "the imports", "times the memory"))
-    return times + memory
 
 
 def missing(packages):
@@ -153,5 +121,29 @@ def measure():
         print(f"some engines are not measured, because these are not installed: {needed}")
     if compiled_products() is None:
         print("no C compiler with OpenMP, so CSR uses torch's own product")
+    engines = [way for way, packages in ENGINES.items() if not missing(packages)]
+    dense = [TORCH, SPED_UP, *engines]
+    bf16 = [f"{way} in bf16" for way in (TORCH, *engines) if "ONNX" not in way] \
+        if pick_precision() == "bf16" else []
+    others = [*bf16, COMPACT, *(f"{density:.0%} kept, sparse (CSR)" for density in DENSITIES)]
     with tempfile.TemporaryDirectory() as folder:
-        return [one for shape in SHAPES for one in of_shape(shape, f"{folder}/{shape[1]}.onnx")]
+        path = f"{folder}/model.onnx"
+        if engines:
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about torchvision
+            torch.onnx.export(Logits(bert()).eval(), tuple(passage().values()), path, dynamo=True,
+                              input_names=list(passage()), verbose=False)
+        seconds, peaks = children_in_turns({
+            way: (answers, {"way": way, "path": path}) for way in dense + others}, ROUNDS)
+    best = min(dense, key=lambda way: np.median(seconds[way]))
+    rows = [(way, TORCH, DEFAULT) for way in (*dense[1:], *others)]
+    rows += [(way, best, BEST) for way in others]
+    times, memory = [], []
+    for way, base, against in rows:
+        fast, slow = (1000 * np.median(seconds[one]) for one in (way, base))
+        times.append(result(f"{TOKENS} tokens, {way}", against, seconds[base] / seconds[way],
+                            f"{fast:.0f} ms; {base}: {slow:.0f} ms"))
+        memory.append(result(
+            f"Peak memory, {TOKENS} tokens, {way}", against, peaks[way][-1:] / peaks[base][-1:],
+            f"{peaks[way][-1] / 1e6:.0f} MB; {base}: {peaks[base][-1] / 1e6:.0f} MB, without the "
+            "imports", "times the memory"))
+    return times + memory

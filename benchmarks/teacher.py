@@ -3,7 +3,7 @@
 from benchmarks.measure import children_in_turns, result
 from benchmarks.workload import training
 
-WINDOWS, TOKENS, STEPS = 4, 128, 7
+WINDOWS, TOKENS, STEPS = 4, 128, 5
 
 
 def measure():

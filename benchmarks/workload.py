@@ -13,7 +13,6 @@ from benchmarks.references import OnlineTeacher, train_plainly
 from smp.cli.train import attach_pruning, teacher_loss, train
 from smp.data.reading import load_squad
 from smp.data.windows import make_loader
-from smp.fast.speed_up import speed_up
 from smp.method.distill import distilled_loss
 from smp.method.loop import span_loss
 from smp.model.load import EMBEDDED_ENCODER, load_pretrained
@@ -61,8 +60,8 @@ def training(turn, way, windows, tokens, steps, precision="fp32", density=0.1, t
              config=None):
     """Train a model of random weights; each step is a turn of a `Child`.
 
-    way: "smp" or "fine-tune" with the project's loop and `speed_up`, or "plain" for fine-tuning
-    with the loop of train_plainly. teacher: None, or "cached" or "online" for distillation. The
+    way: "smp" or "fine-tune" with the project's loop, which calls `speed_up`, or "plain" for
+    fine-tuning with `train_plainly`. teacher: None, or "cached" or "online" for distillation. The
     scores start at the magnitudes of the weights, so all scores differ from the first step on, as
     in most steps of a run.
     """
@@ -72,7 +71,6 @@ def training(turn, way, windows, tokens, steps, precision="fp32", density=0.1, t
         loader = make_loader(data, embedded_tokenizer(), windows, shuffle=False)
         batches = ({k: v.to(device()) for k, v in batch.items()} for batch in loader)
         return train_plainly(model, batches, precision)
-    speed_up(model)
     masked = {} if way == "fine-tune" else {
         "density": density, "density_ramp_fraction": 1 / steps}
     settings = choose_settings(
