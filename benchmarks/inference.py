@@ -20,7 +20,7 @@ from smp.model.predict import pick_precision
 
 TOKENS = 384  # of the passage
 DENSITIES = (0.5, 0.1, 0.03)
-ROUNDS = 7
+ROUNDS = 5
 TORCH, SPED_UP, COMPACT = "dense, torch", "dense, torch with speed_up", "a third of heads and " \
     "neurons removed"
 ENGINES = {  # way: the packages that it needs; torch.onnx.export needs the last two

@@ -5,9 +5,9 @@ from benchmarks.workload import SMALL_ENCODER, training
 from smp.model.predict import pick_precision
 
 CASES = (  # model, sizes, windows, tokens, measured steps
-    ("BERT-base", {}, 8, 384, 3),
-    ("BERT-base", {}, 4, 128, 7),
-    ("small encoder", SMALL_ENCODER, 8, 160, 11),
+    ("BERT-base", {}, 8, 384, 2),
+    ("BERT-base", {}, 4, 128, 5),
+    ("small encoder", SMALL_ENCODER, 8, 160, 9),
 )
 WAYS = {"smp": "", "plain": DEFAULT, "fine-tune": BEST}
 

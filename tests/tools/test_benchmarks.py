@@ -110,7 +110,7 @@ def test_weights_of_the_plain_loop_equal_those_of_fit(tiny_qa, tokenizer):
     train_plainly(plain, make_loader(windows, tokenizer, 4, shuffle=False))
     tiny_qa.qa_outputs.bias = plain.qa_outputs.bias  # its gradient is 0 except for rounding
     for one, other in zip(tiny_qa.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=2e-6)
+        assert torch.allclose(one, other, atol=1e-5)  # a tenth of a step
 
 
 def test_online_and_cached_teacher_logits_match(tiny_qa, windows, tokenizer):
