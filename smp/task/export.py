@@ -5,6 +5,7 @@ CPU, and take turns in the timing.
 """
 
 import copy
+import inspect
 import json
 from collections.abc import Callable
 from functools import partial
@@ -54,10 +55,15 @@ def without_dead_units(model: nn.Module) -> tuple[nn.Module, dict | None]:
     return (small, removed) if after < before else (model, None)
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that caused this one, because exporters wrap it in advice."""
+    return root_cause(error.__cause__) if error.__cause__ else error
+
+
 def pick_formats(asked: tuple[str, ...], best: bool, model: nn.Module) -> list[str]:
     """Return the formats to write: those asked for, or all possible ones, and dense for `best`.
 
-    Raises ValueError if one that is asked for is not possible; prints a line if another is not.
+    Raises ValueError if a requested one is not possible. Prints a line if another is not.
     """
     reasons = {kind: why_not(kind, model) for kind in asked or FORMATS}
     for reason in reasons.values():
@@ -101,7 +107,8 @@ def export_run(
     length, tokens = (settings["max_length"], settings["stride"]), readable_tokens(model)
     features = featurise(asked, tokenizer, *length)
     batches = window_batches(features, tokenizer, 1)
-    window = batches[len(batches) // 2]
+    reads = inspect.signature(small.forward).parameters  # DistilBERT has no token types
+    window = {name: tensor for name, tensor in batches[len(batches) // 2].items() if name in reads}
 
     def int8(draft: Path) -> dict:
         train, held = parts["train"], parts["held out"]
@@ -140,13 +147,17 @@ def export_run(
 
     small.requires_grad_(False)
     into.mkdir(parents=True, exist_ok=True)
-    for kind in kinds:
+    for kind in list(kinds):
         try:
             replace_folder(into / kind, partial(write, kind))
         except OSError:
             raise
         except Exception as error:  # exporters raise types of their own
-            raise ValueError(f"{kind} cannot hold {record['name']}: {first_line(error)}") from None
+            line = f"{kind} cannot hold {record['name']}: {first_line(root_cause(error))}"
+            if formats:
+                raise ValueError(line) from None
+            print(f"Not written: {line}")
+            kinds.remove(kind)
     models = {PLAIN: model} | {kind: load_format(into / kind)[0] for kind in kinds}
     if "openvino-bf16" in models and models["openvino-bf16"].precision != "fp32":
         models[OPENVINO_FP32] = openvino_model(into / "openvino-bf16/model.xml", tokens, "f32")

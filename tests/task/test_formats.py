@@ -8,15 +8,23 @@ import pytest
 import torch
 from test_export import save_run
 from torch import nn
+from transformers import (
+    BertForQuestionAnswering,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+)
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from helpers import compiler_named
+from helpers import compiler_named, tiny_config
 from smp import __main__ as command_line
 from smp.cli.options import FORMAT
 from smp.data.windows import featurise
+from smp.model.save import save_model
+from smp.model.student import load_student
 from smp.task.answerer import load_answerer
 from smp.task.export import export_run
-from smp.task.formats import ABOUT, FORMATS, Format, padded_pair
+from smp.task.formats import ABOUT, FORMATS, Format, padded_pair, why_not
+from smp.task.mask_file import MASK_FILE
 from smp.task.measure import (
     PLAIN,
     accuracy_rows,
@@ -211,7 +219,9 @@ def test_wrong_requests_write_nothing(run, tmp_path, capsys, monkeypatch):
             assert f"{kind} needs " in said and package in said and "pip install" in said
     with compiler_named("no-such-compiler"):
         assert "C compiler" in one_line_error(capsys, run, "--format", "csr")
-    assert "--format" in one_line_error(capsys, run, "--format", "tflite")
+    with pytest.raises(SystemExit):
+        command_line.main(["export", str(run), "--format", "tflite"])
+    assert "invalid choice 'tflite'" in capsys.readouterr().err
     assert "questions is 0" in one_line_error(capsys, run, "--questions", "0")
     path = run / "record.json"
     record = json.loads(path.read_text())
@@ -223,11 +233,19 @@ def test_wrong_requests_write_nothing(run, tmp_path, capsys, monkeypatch):
     assert sorted(path.name for path in run.iterdir()) == before
 
 
-def test_a_model_that_csr_cannot_hold(base, tmp_path, tokenizer, capsys):
-    save_run(base, tmp_path / "run", tokenizer, "trained", method="fine-tuned")
-    said = one_line_error(capsys, tmp_path / "run", "--format", "csr")
+def test_models_that_csr_cannot_hold(run, base, tokenizer, capsys):
+    save_model(load_student(base, head="trained")[0], tokenizer, run.parent / "dense")
+    (run / "record.json").rename(run.parent / "dense/record.json")
+    (run / MASK_FILE).rename(run.parent / "dense" / MASK_FILE)
+    said = one_line_error(capsys, run.parent / "dense", "--format", "csr")
     assert "csr cannot make the model smaller" in said
-    assert not (tmp_path / "run/csr").exists()
+    assert not (run.parent / "dense/csr").exists()
+    wide = BertForQuestionAnswering(tiny_config(intermediate_size=65_537, num_hidden_layers=1))
+    assert "a matrix with 65,537 columns" in str(why_not("csr", wide))
+    other = DistilBertForQuestionAnswering(DistilBertConfig(
+        vocab_size=99, dim=32, hidden_dim=64, n_layers=1, n_heads=4))
+    assert "csr cannot hold a distilbert model" in str(why_not("csr", other))
+    assert why_not("dense", other) is None
 
 
 def test_formats_without_their_packages_are_named(run, capsys, monkeypatch):
