@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 
 from smp.data.windows import featurise
@@ -40,6 +41,7 @@ from smp.text import first_line
 
 CALIBRATION = 128  # windows of the training questions
 WEIGHTS = (".safetensors", ".onnx", ".xml", ".bin")
+
 
 def without_dead_units(model: nn.Module) -> tuple[nn.Module, dict | None]:
     """Return (copy without dead units, report of `prune_dead_units`), or (the model, None).
@@ -74,6 +76,15 @@ def pick_formats(asked: tuple[str, ...], best: bool, model: nn.Module) -> list[s
     return list(dict.fromkeys(["dense"] * best + [k for k in reasons if not reasons[k]]))
 
 
+def calibration_windows(train: Dataset, tokenizer: Any, length: tuple[int, int],
+                        names: list[str]) -> list[dict[str, torch.Tensor]]:
+    """Return CALIBRATION windows of training questions, the same in each call, as model inputs."""
+    rows = np.random.default_rng(0).permutation(len(train))[:CALIBRATION]
+    windows = featurise(train.select(rows), tokenizer, *length)
+    return [{name: torch.tensor([row[name]]) for name in names}
+            for row in windows.select(range(min(CALIBRATION, len(windows))))]
+
+
 def export_run(
     folder: Path | str, data: str | None = None, base: str | None = None,
     formats: tuple[str, ...] = (), questions: int = 200, into: Path | None = None,
@@ -102,7 +113,14 @@ def export_run(
     if removed:
         host = small if host is model else without_dead_units(host)[0]
     kinds = pick_formats(formats, best, host)
-    parts = questions_of_run(settings, data, held_out * (best or "openvino-int8" in kinds))
+    try:
+        parts = questions_of_run(settings, data, held_out * (best or "openvino-int8" in kinds))
+    except ValueError as error:
+        if formats or best or "openvino-int8" not in kinds:
+            raise
+        print(f"Not written: openvino-int8 needs training questions: {error}")
+        kinds.remove("openvino-int8")
+        parts = questions_of_run(settings, data, 0)
     asked = parts["eval"].select(range(min(questions, len(parts["eval"]))))
     length, tokens = (settings["max_length"], settings["stride"]), readable_tokens(model)
     features = featurise(asked, tokenizer, *length)
@@ -111,15 +129,11 @@ def export_run(
     window = {name: tensor for name, tensor in batches[len(batches) // 2].items() if name in reads}
 
     def int8(draft: Path) -> dict:
-        train, held = parts["train"], parts["held out"]
-        some = np.random.default_rng(0).permutation(len(train))[:CALIBRATION]
-        windows = featurise(train.select(some), tokenizer, *length)
-        inputs = [{name: torch.tensor([row[name]]) for name in window}
-                  for row in windows.select(range(min(CALIBRATION, len(windows))))]
-        about_held = held, featurise(held, tokenizer, *length), tokenizer
-        em = answer_on_cpu(model, *about_held)[0]["em"]
+        held = parts["held out"], featurise(parts["held out"], tokenizer, *length), tokenizer
+        em = answer_on_cpu(model, *held)[0]["em"]
         quantised, tried = quantise(
-            small, inputs, lambda other: em - answer_on_cpu(other, *about_held)[0]["em"], tokens)
+            small, calibration_windows(parts["train"], tokenizer, length, [*window]),
+            lambda other: em - answer_on_cpu(other, *held)[0]["em"], tokens)
         save_openvino(quantised, draft)
         return {"packages": ["openvino", "transformers"], "int8": tried}
 

@@ -101,7 +101,7 @@ def by_sensitivity(model: nn.Module, windows: list[dict[str, torch.Tensor]]) -> 
 
 
 def quantise(model: nn.Module, windows: list[dict[str, torch.Tensor]],
-             lost: Callable[[nn.Module], float] | None, tokens: int | None) -> tuple[Any, dict]:
+             lost: Callable[[nn.Module], float], tokens: int | None) -> tuple[Any, dict]:
     """Return (OpenVINO model in int8, {"windows", "tried": [{"left_out", "lost_em"}], "left_out"}).
 
     windows: inputs to calibrate with; lost: EM that a model loses against fp32. If plain int8 loses
@@ -123,7 +123,7 @@ def quantise(model: nn.Module, windows: list[dict[str, torch.Tensor]],
             small = nncf.quantize(
                 convert(model, windows[0]), nncf.Dataset(arrays), subset_size=len(arrays),
                 model_type=nncf.ModelType.TRANSFORMER, ignored_scope=scope)
-        loss = lost(openvino_model(small, tokens)) if lost else 0.0
+        loss = lost(openvino_model(small, tokens))
         tried.append((loss, ranked[:count], small))
         if loss <= MOST_LOST:
             break
@@ -132,4 +132,4 @@ def quantise(model: nn.Module, windows: list[dict[str, torch.Tensor]],
             counts.append(max(1, 2 * count))
     _, left_out, best = min(tried, key=lambda one: (one[0] > MOST_LOST, one[0]))
     return best, {"windows": len(windows), "left_out": left_out, "tried": [
-        {"left_out": len(names), "lost_em": loss if lost else None} for loss, names, _ in tried]}
+        {"left_out": len(names), "lost_em": loss} for loss, names, _ in tried]}

@@ -1,7 +1,9 @@
 """The choice of the best format, its measurement, its questions, int8, and damaged exports."""
 
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from smp.data.windows import featurise
 from smp.model.save import save_model
 from smp.model.student import load_student
 from smp.task.answerer import load_answerer
-from smp.task.export import export_run
+from smp.task.export import calibration_windows, export_run
 from smp.task.formats import ABOUT, FORMATS, Format, padded_pair, why_not
 from smp.task.mask_file import MASK_FILE
 from smp.task.measure import (
@@ -180,8 +182,6 @@ def int8_weight(node):
 
 
 def test_openvino_keeps_the_environment(monkeypatch):
-    import os
-
     monkeypatch.setenv("CI", "0")
     monkeypatch.delenv("NNCF_CI", raising=False)
     with quiet():
@@ -214,7 +214,7 @@ def test_wrong_requests_write_nothing(run, tmp_path, capsys, monkeypatch):
     for package, kind in (("openvino", "openvino-bf16"), ("nncf", "openvino-int8"),
                           ("onnxscript", "onnx")):
         with monkeypatch.context() as patch:
-            patch.setitem(__import__("sys").modules, package, None)
+            patch.setitem(sys.modules, package, None)
             said = one_line_error(capsys, run, "--format", "dense", kind)
             assert f"{kind} needs " in said and package in said and "pip install" in said
     with compiler_named("no-such-compiler"):
@@ -250,7 +250,7 @@ def test_models_that_csr_cannot_hold(run, base, tokenizer, capsys):
 
 def test_formats_without_their_packages_are_named(run, capsys, monkeypatch):
     for package in ("onnx", "openvino", "nncf"):
-        monkeypatch.setitem(__import__("sys").modules, package, None)
+        monkeypatch.setitem(sys.modules, package, None)
     report = export_run(run, questions=2)
     assert [*report["about"]] == ["dense", "csr"]
     lines = capsys.readouterr().out.splitlines()
@@ -259,8 +259,36 @@ def test_formats_without_their_packages_are_named(run, capsys, monkeypatch):
     assert "pruned" in (run / "README.md").read_text()
 
 
+def test_int8_needs_training_questions(run, tmp_path, synthetic, capsys):
+    """By default the other formats are written; a request for int8 or --best fails."""
+    pytest.importorskip("nncf")
+    rows = synthetic["eval"].to_list()
+    articles = [{"title": row["id"], "paragraphs": [{"context": row["context"], "qas": [{
+        "id": row["id"], "question": row["question"], "answers": [{
+            "text": row["answers"]["text"][0],
+            "answer_start": row["answers"]["answer_start"][0]}]}]}]} for row in rows]
+    path = tmp_path / "few.json"
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    for more in (["--format", "openvino-int8"], ["--best", "--format", "dense"]):
+        assert "n_" in one_line_error(capsys, run, "--data", path, *more)
+    assert command_line.main(["export", str(run), "--data", str(path)]) == 0
+    assert "Not written: openvino-int8 needs training questions" in capsys.readouterr().out
+    assert (run / "openvino-bf16").exists() and not (run / "openvino-int8").exists()
+
+
+def test_calibration_uses_128_training_windows(tokenizer):
+    train = questions_of_run(SETTINGS | {"n_train": 200}, None, 1)["train"]
+    names = ["input_ids", "attention_mask"]
+    windows = calibration_windows(train, tokenizer, (96, 32), names)
+    assert len(windows) == 128 and {*windows[0]} == {*names}
+    possible = {tuple(ids) for ids in featurise(train, tokenizer, 96, 32)["input_ids"]}
+    found = [tuple(window["input_ids"][0].tolist()) for window in windows]
+    assert set(found) <= possible and len(set(found)) > 100
+    again = calibration_windows(train, tokenizer, (96, 32), names)
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(windows, again))
+
+
 def test_a_failed_export_leaves_the_complete_formats(run, capsys):
-    """The logits of a damaged weight file are not finite, so the second export fails early."""
     export_run(run, formats=("dense",), questions=2)
     before = (run / "dense/README.md").read_bytes()
     data = (run / "model.safetensors").read_bytes()
