@@ -37,7 +37,7 @@ test: check  ## check, then run the tests
 
 test-newest:  ## run the tests in .venv-newest, with the newest versions that pyproject.toml allows
 	@"$(PY)" -m venv --clear .venv-newest
-	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,export,notebooks]"
+	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,notebooks,onnx,openvino]"
 	@exec env OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST)
 
 test-colab: $(READY) .venv-colab/installed  ## run the notebooks with Colab's versions, one also after a kill

@@ -41,7 +41,11 @@ def replace_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
     draft, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    write(draft)
+    try:
+        write(draft)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rename(old)
     draft.rename(folder)

@@ -120,3 +120,16 @@ def test_a_folder_is_replaced_when_it_is_complete(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         files.replace_folder(folder, fails)
     assert (folder / "a.txt").read_text() == "new"
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path):
+    def write(draft):
+        draft.mkdir()
+        (draft / "half").touch()
+        raise KeyboardInterrupt
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old").touch()
+    with pytest.raises(KeyboardInterrupt):
+        files.replace_folder(tmp_path / "model", write)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]

@@ -15,6 +15,7 @@ import tyro
 from smp.runs.settings import Settings
 
 NOTEBOOK = Literal["finetune", "smp", "smp_kd"]
+FORMAT = Literal["dense", "csr", "onnx", "openvino-bf16", "openvino-int8"]
 Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="")]  # its help has the default
 Number = Annotated[int | None, tyro.conf.arg(help_behavior_hint="")]
 # {setting: its comment in the class}
@@ -93,14 +94,20 @@ class Export:
 
     run: tyro.conf.Positional[str]
     """Name of a run in results/models/, or its folder."""
-    onnx: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Also write model.onnx."""
+    format: tuple[FORMAT, ...] = ()
+    """Formats to write. Default: all that this machine can write."""
+    best: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Choose the fastest format that keeps its accuracy."""
+    most_lost: float = 0.005
+    """EM that the chosen format may lose: upper bound of the 95% interval."""
+    held_out: int = 1000
+    """Number of held-out training questions, for --best and openvino-int8."""
     data: Text = None
     """Questions of the run: file, folder or Hub name. Default: the data in its record."""
     base: Text = None
     """Base model of the run: folder or Hub name. Default: the base in its mask file or record."""
     questions: int = 200
-    """Number of questions for the measurements."""
+    """Number of evaluation questions for the measurements."""
 
 
 @dataclass

@@ -1,12 +1,15 @@
 """Save and load models without dead units: weights, and compact.json with the layers' sizes."""
 
 import json
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 from transformers import PreTrainedModel
@@ -55,6 +58,39 @@ def save_compact(model: PreTrainedModel, tokenizer: Any, folder: Path | str) -> 
     return replace_folder(folder, write)
 
 
+def compact_as_csr(folder: Path, names: Sequence[str]) -> None:
+    """Move these matrices of a saved compact model into csr.safetensors, as compressed rows.
+
+    Each becomes rows (first entry of each, int32), columns (uint16) and values.
+    """
+    tensors = load_file(folder / "compact.safetensors")
+    csr: dict[str, torch.Tensor] = {}
+    for name in names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls CSR a beta feature
+            weight = tensors.pop(name).to_sparse_csr()
+        csr |= {f"rows:{name}": weight.crow_indices().int(), f"values:{name}": weight.values(),
+                f"columns:{name}": weight.col_indices().to(torch.uint16)}
+    save_file(csr, folder / "csr.safetensors")
+    save_file(tensors, folder / "compact.safetensors")
+
+
+@torch.no_grad()
+def load_csr(model: torch.nn.Module, path: Path) -> set[str]:
+    """Copy the matrices of csr.safetensors into a model; return their names, none without it."""
+    csr = load_file(path) if path.exists() else {}
+    names = {name.removeprefix("rows:") for name in csr if name.startswith("rows:")}
+    for name in names:
+        rows, columns, values = (csr[f"{part}:{name}"] for part in ("rows", "columns", "values"))
+        weight = model.get_parameter(name)
+        if len(rows) != len(weight) + 1:
+            raise ValueError(f"{name} has {len(rows) - 1} rows, expected {len(weight)}")
+        weight.zero_()
+        number = torch.arange(len(rows) - 1).repeat_interleave(rows.diff().long())
+        weight[number, columns.long()] = values
+    return names
+
+
 def load_compact(folder: Path | str) -> PreTrainedModel:
     """Return the model that `save_compact` wrote, in evaluation mode.
 
@@ -75,13 +111,15 @@ def load_compact(folder: Path | str) -> PreTrainedModel:
         model = model_class(config).eval()
         for block, sizes in zip(stock_layers(model), about["layers"], strict=True):
             attention, inner = block.attention.self, block.intermediate.dense.out_features
-            missing = [[0, 0]] * (attention.num_attention_heads - len(sizes["heads"]))
-            keys, values = torch.tensor([*sizes["heads"], *missing]).T
+            removed = [[0, 0]] * (attention.num_attention_heads - len(sizes["heads"]))
+            keys, values = torch.tensor([*sizes["heads"], *removed]).T
             size = attention.attention_head_size
             neurons = first_of(torch.tensor(sizes["neurons"]), inner)
             shape_layer(block, neurons, first_of(keys, size), first_of(values, size))
         model.set_attn_implementation("sdpa")
-        load_weights(model, str(folder / "compact.safetensors"))
+        missing, more = load_weights(model, str(folder / "compact.safetensors"), strict=False)
+        if more or {*missing} != load_csr(model, folder / "csr.safetensors"):
+            raise ValueError(f"{len(missing)} weights are missing and {len(more)} do not fit")
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} has no compact.safetensors") from None
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OSError,

@@ -4,16 +4,23 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
+from smp.fast.compact_file import load_compact
+from smp.fast.products import compiled_products
+from smp.fast.sparse import SparseLinear
 from smp.files import cached_if_offline
-from smp.model.load import load_qa_model
+from smp.model.load import check_max_length, load_pretrained, load_qa_model
 from smp.model.question_answerer import QuestionAnswerer
 from smp.model.save import head_parts, model_fingerprint
-from smp.model.student import load_student
+from smp.model.student import label_word_head, load_student
 from smp.task.apply import apply_task
+from smp.task.formats import ABOUT, onnx_model, read_about
 from smp.task.mask_file import MASK_FILE
+from smp.task.openvino_model import openvino_model
 from smp.task.validate import check_task, load_any_masks
 from smp.text import first_line
 
@@ -63,17 +70,70 @@ def load_saved(name: str, max_length: int | None = None) -> tuple[nn.Module, Any
     return model.eval(), tokenizer
 
 
+def load_small(folder: Path, tokenizer: Any, products: list[str]) -> nn.Module:
+    """Return the question-answering model of a compact file.
+
+    products: names of matrices to multiply in CSR; without a C compiler they stay dense.
+    """
+    model: Any = load_compact(folder)
+    if not hasattr(model, "qa_outputs"):  # a label-word head is saved as its masked language model
+        host, model = model, AutoModelForQuestionAnswering.from_config(model.config)
+        setattr(model, model.base_model_prefix, host.base_model)
+        model.qa_outputs = label_word_head(host, tokenizer)
+    if products and compiled_products() is not None:
+        for name in products:
+            model.base_model.set_submodule(
+                name, SparseLinear(model.base_model.get_submodule(name)))
+    return model.eval().requires_grad_(False)
+
+
+def load_format(folder: Path | str, on_cpu: bool = True) -> tuple[nn.Module, Any, dict]:
+    """Return (model, tokenizer, content of smp_format.json) of a format that `smp export` wrote.
+
+    on_cpu: False for another device, where CSR products stay dense. Raises ValueError or
+    FileNotFoundError with one line if a file is missing or damaged.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    kind, tokens = about["format"], about["tokens"]
+    if kind == "dense" and not (folder / "compact.json").exists():
+        return *load_saved(str(folder)), about
+    tokenizer = load_pretrained(AutoTokenizer, str(folder), use_fast=True)
+    try:
+        if kind in ("dense", "csr"):
+            model = load_small(folder, tokenizer, about.get("products", []) if on_cpu else [])
+        elif kind == "onnx":
+            model = onnx_model(folder / "model.onnx", tokens)
+        else:
+            model = openvino_model(folder / "model.xml", tokens)
+    except ImportError as error:
+        raise ValueError(f"{folder}: {first_line(error)}; "
+                         f'pip install "bert-smp[{kind.split("-")[0]}]"') from None
+    except Exception as error:  # each engine raises types of its own
+        raise ValueError(f"{folder} cannot be loaded as {kind} ({first_line(error)}): export the "
+                         "run again") from None
+    return model, tokenizer, about
+
+
 def load_answerer(
     model: str, masks: Path | str | None = None, max_length: int | None = None,
-    stride: int = 128, precision: str = "fp32",
+    stride: int | None = None, precision: str = "fp32",
 ) -> QuestionAnswerer:
-    """Return a `QuestionAnswerer` of a saved model, or of a base model and a mask file.
+    """Return a `QuestionAnswerer` of a saved or exported model, or of a base model and a mask file.
 
-    model: folder or Hub name; masks: as in `find_mask_file`. Raises ValueError or
-    FileNotFoundError with one line if one is missing, or if the model has no trained head.
+    model: folder or Hub name; masks: as in `find_mask_file`; max_length, stride: those of the run
+    for an exported model, otherwise see `QuestionAnswerer`. Raises ValueError or FileNotFoundError
+    with one line if one is missing, or if the model has no trained head.
     """
-    if masks is None:
+    about: dict = {}
+    if masks is None and (Path(os.path.expanduser(model)) / ABOUT).is_file():
+        folder = Path(os.path.expanduser(model))
+        loaded, tokenizer, about = load_format(folder, not torch.cuda.is_available())
+        check_max_length(model, loaded, max_length)
+    elif masks is None:
         loaded, tokenizer = load_saved(model, max_length)
     else:
         loaded, tokenizer, _ = load_any_task(model, masks, max_length)
-    return QuestionAnswerer(loaded, tokenizer, max_length, stride, precision)
+    return QuestionAnswerer(
+        loaded, tokenizer, max_length or about.get("max_length"),
+        about.get("stride", 128) if stride is None else stride, precision)

@@ -1,11 +1,14 @@
-"""Export a saved run: model card, compact model, and the size and speed of each format.
+"""Export a saved run: model card, one folder for each format, and their accuracy and speed.
 
-The formats take turns on the same windows of the run's own questions, one window at a time. Their
-answers and logits are compared with those of the saved model.
+Each format is loaded from its folder. All answer the same questions of the run's own data, on the
+CPU, and take turns in the timing.
 """
 
 import copy
+import inspect
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,197 +17,181 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from smp.data.reading import load_squad
 from smp.data.windows import featurise
-from smp.fast.compact_file import save_compact
 from smp.fast.dead_units import prune_dead_units
-from smp.fast.sparse import accelerate
-from smp.files import replace_text_file
-from smp.model.load import find_model
-from smp.model.save import model_bytes
-from smp.model.student import STUDENT_HEADS, load_student, stock_model
-from smp.runs.record import read_record
-from smp.task.answerer import load_any_task, load_saved
-from smp.task.cards import model_card
-from smp.task.formats import (
-    export_onnx,
-    onnx_predictor,
-    predict_in_turns,
-    torch_predictor,
-    window_inputs,
+from smp.files import replace_folder, replace_text_file
+from smp.model.load import readable_tokens
+from smp.model.student import stock_model
+from smp.task.answerer import load_any_task, load_format, load_saved
+from smp.task.cards import format_card, model_card
+from smp.task.formats import ABOUT, FORMATS, why_not, write_csr, write_dense, write_onnx
+from smp.task.mask_file import MASK_FILE
+from smp.task.measure import (
+    OPENVINO_FP32,
+    PLAIN,
+    accuracy_rows,
+    answer_on_cpu,
+    choose_best,
+    measure_formats,
+    window_batches,
 )
-from smp.task.mask_file import MASK_FILE, TRAINED
-from smp.task.validate import load_any_masks
-from smp.text import as_millions, markdown_table
+from smp.task.openvino_model import convert, openvino_model, quantise, save_openvino
+from smp.task.saved_run import check_settings, measure_mask_file, questions_of_run, read_run
+from smp.text import first_line
 
-MASK_FIELDS = {"name", "label", "method", "base", "base_sha", "head", "settings", "data"}
+CALIBRATION = 128  # windows of the training questions
+WEIGHTS = (".safetensors", ".onnx", ".xml", ".bin")
 
 
-def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
-    """Return (record, result of `load_any_masks` or None without masks) of a saved run.
+def without_dead_units(model: nn.Module) -> tuple[nn.Module, dict | None]:
+    """Return (copy without dead units, report of `prune_dead_units`), or (the model, None).
 
-    If the folder contains a mask file and no model, the record is the file's metadata. Raises
-    ValueError or FileNotFoundError with one line.
+    The model stays as it is if nothing is dead, or if its layers are not stock layers of PRUNABLE.
     """
-    path, masks = folder / "record.json", folder / MASK_FILE
-    if masks.is_file() and not (folder / "config.json").exists():
-        found = load_any_masks(masks)
-        if missing := MASK_FIELDS - found[1].keys():
-            raise ValueError(f"{masks}: its metadata have no {', '.join(sorted(missing))}")
-        return found[1] | {"model": found[1]["base"], "model_sha": found[1]["base_sha"]}, found
-    find_model(str(folder))  # raises if the folder has no model
+    small = copy.deepcopy(model)
     try:
-        record = read_record(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} has no record.json: use a run in results/models"
-                                ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a record of a run: {error}") from None
-    if record["head"] not in STUDENT_HEADS:
-        raise ValueError(f"{path} is not a record of a run: its head is {record['head']!r}, "
-                         f"expected one of {', '.join(STUDENT_HEADS)}")
-    return record, load_any_masks(masks) if record["bytes_mask_file"] else None
+        removed = prune_dead_units(small)
+    except ValueError:
+        return model, None
+    before, after = removed["parameters"]
+    return (small, removed) if after < before else (model, None)
 
 
-def entropy_bytes(masks: dict[str, np.ndarray]) -> float:
-    """Return the entropy of the masks in bytes: n H(k / n) bits for k of n weights of a matrix."""
-    bits = 0.0
-    for mask in masks.values():
-        kept = np.count_nonzero(mask)
-        bits += sum(c * np.log2(mask.size / c) for c in (kept, mask.size - kept) if c)
-    return bits / 8
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that caused this one, because exporters wrap it in advice."""
+    return root_cause(error.__cause__) if error.__cause__ else error
 
 
-def measure_mask_file(path: Path, masks: dict, about: dict) -> dict:
-    """Return the bytes of a mask file and of its parts, and the entropy of its masks."""
-    size, bound = path.stat().st_size, entropy_bytes(masks)
-    head, vectors = (sum(each.nbytes for each in about.get(kind, {}).values()) for kind in TRAINED)
-    return {"bytes": size, "bytes_entropy_bound": round(bound), "bytes_head": head,
-            "bytes_vectors": vectors,
-            "above_bound": (size - head - vectors) / bound if bound else None}
+def pick_formats(asked: tuple[str, ...], best: bool, model: nn.Module) -> list[str]:
+    """Return the formats to write: those asked for, or all possible ones, and dense for `best`.
 
-
-def add_base_and_masks(forms: dict, folder: Path, base: str, head: str) -> None:
-    """Add the base model alone and with the mask file; print a line if there is no such base."""
-    try:
-        from_masks, _, _ = load_any_task(base, folder)
-        untouched, _, _ = load_student(base, head=head)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"The mask file is not measured without its base model: set --base ({error})")
-        return
-    size = (folder / MASK_FILE).stat().st_size
-    forms["base, not pruned"] = torch_predictor(untouched), untouched, None
-    forms["base + mask file"] = torch_predictor(from_masks), from_masks, size
-
-
-def add_compact(
-    forms: dict, folder: Path, model: nn.Module, tokenizer: Any, example: dict, base: str
-) -> tuple[dict, list[dict]]:
-    """Save the compact model; add it with dense and CSR products; return the results of both.
-
-    base: the name that the model, or the base model of its masks, was loaded by.
+    Raises ValueError if a requested one is not possible. Prints a line if another is not.
     """
-    small, host = copy.deepcopy(model), stock_model(model, base)
-    removed = prune_dead_units(small)
-    if host is not model:  # a label-word head is saved with its masked language model
-        prune_dead_units(host)
-    save_compact(small if host is model else host, tokenizer, folder / "compact")
-    fast = accelerate(copy.deepcopy(small), example)
-    forms["compact"] = torch_predictor(small), small, model_bytes(folder / "compact")
-    forms["compact, CSR"] = torch_predictor(fast), small, None
-    return removed, fast.acceleration
+    reasons = {kind: why_not(kind, model) for kind in asked or FORMATS}
+    for reason in reasons.values():
+        if reason and asked:
+            raise ValueError(reason)
+        if reason:
+            print(f"Not written: {reason}")
+    return list(dict.fromkeys(["dense"] * best + [k for k in reasons if not reasons[k]]))
 
 
-def questions_of_run(settings: dict, data: str | None) -> Dataset:
-    """Return the questions that the run was evaluated on, from `data` if it is given."""
-    try:
-        return load_squad(data or settings["data"], 1, 0, None, settings["data_seed"],
-                          settings.get("longest_passage"))["eval"]
-    except FileNotFoundError as error:  # a record contains only the last part of a path
-        line = f"{error}; set --data to the run's questions" if data is None else error
-        raise FileNotFoundError(line) from None
+def calibration_windows(train: Dataset, tokenizer: Any, length: tuple[int, int],
+                        names: list[str]) -> list[dict[str, torch.Tensor]]:
+    """Return CALIBRATION windows of training questions, the same in each call, as model inputs."""
+    rows = np.random.default_rng(0).permutation(len(train))[:CALIBRATION]
+    windows = featurise(train.select(rows), tokenizer, *length)
+    return [{name: torch.tensor([row[name]]) for name in names}
+            for row in windows.select(range(min(CALIBRATION, len(windows))))]
 
 
 def export_run(
-    folder: Path | str, data: str | None = None, base: str | None = None, onnx: bool = False,
-    questions: int = 200, into: Path | None = None,
+    folder: Path | str, data: str | None = None, base: str | None = None,
+    formats: tuple[str, ...] = (), questions: int = 200, into: Path | None = None,
+    best: bool = False, most_lost: float = 0.005, held_out: int = 1000,
 ) -> dict:
-    """Write a run's model card, compact/, model.onnx if `onnx`, and measurements in export.json.
+    """Write a run's model card, a folder for each format, and measurements in export.json.
 
     folder: a run in results/models/, or a folder with a mask file; data, base: its questions and
     its base model, if they differ from the record; into: the folder to write into, if it is another
-    one. Returns the content of export.json. Raises ValueError or FileNotFoundError with one line.
+    one; best, most_lost: choose as `choose_best`, on `held_out` training questions. Returns the
+    content of export.json. Raises ValueError or FileNotFoundError with one line.
     """
     folder = Path(folder)
     into = into or folder
     record, found = read_run(folder)
     settings = record["settings"]
-    asked = questions_of_run(settings, data)
-    asked = asked.select(range(min(questions, len(asked))))
-    base = base or (found[1].get("base", record["model"]) if found else None)
+    check_settings(folder, settings)
+    for name, count in (("questions", questions), ("held_out", held_out)):
+        if count < 1:
+            raise ValueError(f"{name} is {count}: expected 1 or more")
     is_model = (folder / "config.json").exists()
-    if is_model or not base:
-        model, tokenizer = load_saved(str(folder))
-    else:
-        model, tokenizer, _ = load_any_task(base, folder)
+    base = str(folder) if is_model else base or record["model"]
+    model, tokenizer = load_saved(base) if is_model else load_any_task(base, folder)[:2]
+    small, removed = without_dead_units(model)
+    host = stock_model(model, base)
+    if removed:
+        host = small if host is model else without_dead_units(host)[0]
+    kinds = pick_formats(formats, best, host)
+    try:
+        parts = questions_of_run(settings, data, held_out * (best or "openvino-int8" in kinds))
+    except ValueError as error:
+        if formats or best or "openvino-int8" not in kinds:
+            raise
+        print(f"Not written: openvino-int8 needs training questions: {error}")
+        kinds.remove("openvino-int8")
+        parts = questions_of_run(settings, data, 0)
+    asked = parts["eval"].select(range(min(questions, len(parts["eval"]))))
+    length, tokens = (settings["max_length"], settings["stride"]), readable_tokens(model)
+    features = featurise(asked, tokenizer, *length)
+    batches = window_batches(features, tokenizer, 1)
+    reads = inspect.signature(small.forward).parameters  # DistilBERT has no token types
+    window = {name: tensor for name, tensor in batches[len(batches) // 2].items() if name in reads}
+
+    def int8(draft: Path) -> dict:
+        held = parts["held out"], featurise(parts["held out"], tokenizer, *length), tokenizer
+        em = answer_on_cpu(model, *held)[0]["em"]
+        quantised, tried = quantise(
+            small, calibration_windows(parts["train"], tokenizer, length, [*window]),
+            lambda other: em - answer_on_cpu(other, *held)[0]["em"], tokens)
+        save_openvino(quantised, draft)
+        return {"packages": ["openvino", "transformers"], "int8": tried}
+
+    def bf16(draft: Path) -> dict:
+        save_openvino(convert(small, window), draft)
+        return {"packages": ["openvino", "transformers"]}
+
+    writers: dict[str, Callable[[Path], dict]] = {
+        "dense": partial(write_dense, host, tokenizer, removed is not None),
+        "csr": partial(write_csr, host, tokenizer, small, window),
+        "onnx": partial(write_onnx, small, window),
+        "openvino-bf16": bf16, "openvino-int8": int8}
+    about = {}
+
+    def write(kind: str, draft: Path) -> None:
+        draft.mkdir(parents=True)
+        about[kind] = {
+            "format": kind, "max_length": length[0], "stride": length[1], "tokens": tokens,
+            "head": record["head"], "compact": removed is not None, **writers[kind](draft)}
+        if not (draft / "config.json").exists():
+            model.config.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+        (draft / ABOUT).write_text(json.dumps(about[kind], indent=1) + "\n", "utf-8")
+        (draft / "README.md").write_text(format_card(record, about[kind]), "utf-8")
+
+    small.requires_grad_(False)
     into.mkdir(parents=True, exist_ok=True)
-    features = featurise(asked, tokenizer, settings["max_length"], settings["stride"])
-    windows = sorted(window_inputs(features), key=lambda window: window["input_ids"].shape[1])
-    example = windows[len(windows) // 2]
-    report = {"run": record["name"], "mask_file": None, "questions": len(asked)}
-    forms: dict[str, tuple] = {}  # {name: (predictor, model with its parameters, bytes or None)}
-    if found and base:
-        report["mask_file"] = measure_mask_file(folder / MASK_FILE, *found)
-        add_base_and_masks(forms, folder, base, record["head"])
-    forms["plain model"] = torch_predictor(model), model, model_bytes(folder) if is_model else None
-    if record["method"] != "fine-tuned":
-        report["compact"], report["csr"] = add_compact(
-            forms, into, model, tokenizer, example, str(folder) if is_model else str(base))
-    if onnx:
-        size = export_onnx(model, example, into / "model.onnx")
-        forms["ONNX"] = onnx_predictor(into / "model.onnx"), model, size
-    replace_text_file(into / "README.md", model_card(record))
-    runs = predict_in_turns({name: form[0] for name, form in forms.items()}, asked, features)
-    _, answers, logits = runs["plain model"]
-    texts, finite = [answer["prediction_text"] for answer in answers], np.isfinite(logits)
-    report["threads"] = torch.get_num_threads()
-    report["forms"] = [
-        {"form": name, "bytes": forms[name][2],
-         "parameters": sum(int(p.count_nonzero()) for p in forms[name][1].parameters()), **speed,
-         "same_answers": sum(a["prediction_text"] == text for a, text in zip(own, texts)),
-         "largest_difference": float(np.abs(theirs[finite] - logits[finite]).max())}
-        for name, (speed, own, theirs) in runs.items()
-    ]
+    for kind in list(kinds):
+        try:
+            replace_folder(into / kind, partial(write, kind))
+        except OSError:
+            raise
+        except Exception as error:  # exporters raise types of their own
+            line = f"{kind} cannot hold {record['name']}: {first_line(root_cause(error))}"
+            if formats:
+                raise ValueError(line) from None
+            print(f"Not written: {line}")
+            kinds.remove(kind)
+    models = {PLAIN: model} | {kind: load_format(into / kind)[0] for kind in kinds}
+    if "openvino-bf16" in models and models["openvino-bf16"].precision != "fp32":
+        models[OPENVINO_FP32] = openvino_model(into / "openvino-bf16/model.xml", tokens, "f32")
+    report: dict[str, Any] = {
+        "run": record["name"], "questions": len(asked), "threads": torch.get_num_threads(),
+        "mask_file": measure_mask_file(folder / MASK_FILE, *found) if found else None,
+        "dead_units": removed, "about": about,
+        "bytes": {kind: sum(path.stat().st_size for path in (into / kind).iterdir()
+                            if path.suffix in WEIGHTS) for kind in kinds},
+        "formats": measure_formats(models, tokenizer, asked, length)}
+    if best:
+        held = parts["held out"]
+        rows = accuracy_rows({name: models[name] for name in (PLAIN, *kinds)}, held,
+                             featurise(held, tokenizer, *length), tokenizer)
+        rows = {name: rows[name] | {"ms": report["formats"][name]["batch_1"]["ms"]}
+                for name in kinds}
+        kind, reason = choose_best(rows, most_lost)
+        report["best"] = {"format": kind, "reason": reason, "questions": len(held), "rows": rows,
+                          "folder": str(into / kind)}
+    if is_model:
+        replace_text_file(into / "README.md", model_card(record))
     replace_text_file(into / "export.json", json.dumps(report, indent=1) + "\n")
     return report
-
-
-def export_markdown(report: dict) -> str:
-    """Return the table and notes of a report of `export_run`, for a terminal."""
-    rows = [
-        [form["form"], "–" if form["bytes"] is None else f"{form['bytes'] / 1e6:.2f} MB",
-         as_millions(form["parameters"]), f"{form['ms']:.1f}", f"{form['times']:.2f}",
-         f"{form['same_answers']} of {report['questions']}", f"{form['largest_difference']:.1e}"]
-        for form in report["forms"]
-    ]
-    first = report["forms"][0]["form"]
-    header = ["Format", "Size on disk", "Parameters, not 0", "ms per question", "Speed-up",
-              "Answer agreement", "Max logit difference"]
-    lines = [
-        f"{report['run']}: {report['questions']} questions, one at a time, the formats in turns, "
-        f"{report['threads']} threads. Median time; speed-up over: {first}. Answers and logits are "
-        "compared with those of the plain model.", markdown_table(header, rows),
-    ]
-    if masks := report["mask_file"]:
-        lines.append(
-            f"Mask file: {masks['bytes']:,} bytes, of which the head takes {masks['bytes_head']:,} "
-            f"and biases and LayerNorms {masks['bytes_vectors']:,}. The rest is "
-            f"{masks['above_bound']:.3f} times the entropy of the masks, "
-            f"{masks['bytes_entropy_bound']:,} bytes."
-        )
-    if "compact" in report:
-        before, after = report["compact"]["parameters"]
-        sparse = sum(one["product"] != "dense" for one in report["csr"])
-        lines.append(f"Compact: {before:,} parameters became {after:,}. {sparse} of "
-                     f"{len(report['csr'])} matrices are faster as CSR.")
-    return "\n\n".join(lines)

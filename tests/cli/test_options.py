@@ -82,7 +82,7 @@ def test_a_wrong_value_prints_one_line(tmp_path, monkeypatch, capfd, arguments, 
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["export", "--onx", "r"], "export: unknown option --onx: did you mean --onnx?"),
+    (["export", "--bst", "r"], "export: unknown option --bst: did you mean --best?"),
     (["authors", "--mdel=x"], "authors: unknown option --mdel: did you mean --model?"),
     (["table", "--referenc"], "table: unknown option --referenc: did you mean --reference?"),
     (["sweep", "--speed=9"], "sweep: unknown option --speed: did you mean --seed?"),
