@@ -26,6 +26,7 @@ from smp.task.answerer import load_answerer, load_format, load_saved
 from smp.task.export import export_run, without_dead_units
 from smp.task.mask_file import MASK_FILE, load_masks, save_masks
 from smp.task.measure import export_markdown, window_batches
+from smp.task.openvino_model import quiet
 from smp.task.saved_run import entropy_bytes
 
 
@@ -82,10 +83,9 @@ OPENVINO = ("openvino-bf16", "openvino-int8")
 
 def needs(kind):
     """Skip the test without the packages of OpenVINO formats."""
-    if kind in OPENVINO:
-        pytest.importorskip("openvino")
-    if kind == "openvino-int8":
-        pytest.importorskip("nncf")
+    with quiet():
+        for package in ("openvino", "nncf") if kind in OPENVINO else ():
+            pytest.importorskip(package)
 
 
 @pytest.mark.parametrize("kind, head, most", [

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_export import save_run
+from test_export import needs, save_run
 from torch import nn
 from transformers import (
     BertForQuestionAnswering,
@@ -157,7 +157,7 @@ def test_the_layer_with_an_outlier_is_most_sensitive(tiny_qa, batch):
     ([0.005], 0), ([0.2, 0.1, 0.0], 2), ([0.02, 0.01, 0.03, 0.04], 1)])
 def test_int8_leaves_out_layers_until_em_is_kept(tiny_qa, synthetic, tokenizer, losses, left_out):
     """Of steps that all lose too much, the one that loses least is kept."""
-    pytest.importorskip("nncf")
+    needs("openvino-int8")
     features = featurise(synthetic["train"], tokenizer, 96, 32)
     windows = window_batches(features, tokenizer, 1)[:4]
     given = iter(losses)
@@ -261,7 +261,7 @@ def test_formats_without_their_packages_are_named(run, capsys, monkeypatch):
 
 def test_int8_needs_training_questions(run, tmp_path, synthetic, capsys):
     """By default the other formats are written; a request for int8 or --best fails."""
-    pytest.importorskip("nncf")
+    needs("openvino-int8")
     rows = synthetic["eval"].to_list()
     articles = [{"title": row["id"], "paragraphs": [{"context": row["context"], "qas": [{
         "id": row["id"], "question": row["question"], "answers": [{
