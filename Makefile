@@ -16,8 +16,8 @@ $(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): us
   $(foreach name,$(UNKNOWN),--$(shell echo $(name) | tr A-Z_ a-z-) $(value $(name))) instead)
 endif
 
-.PHONY: help run bench test test-newest test-colab test-browser test-recovery fuzz mutants notebooks check \
-  table pages lab lock clean
+.PHONY: help run bench test test-newest test-colab test-browser test-openvino test-recovery fuzz mutants \
+  notebooks check table pages lab lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,10 @@ test-colab: $(READY) .venv-colab/installed  ## run the notebooks with Colab's ve
 
 test-browser: $(READY)  ## test the notebooks in headless Chromium (not part of test)
 	@exec $(PYTHON) tools/browser.py
+
+test-openvino: $(READY)  ## install openvino and nncf, and test the formats of an export
+	@$(PYTHON) -m pip install --quiet --requirement tools/openvino.txt
+	@exec env OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/task
 
 test-recovery: $(READY)  ## kill a small training 100 times and check that its result is unchanged
 	@exec $(PYTHON) tools/recovery.py

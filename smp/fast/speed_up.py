@@ -126,14 +126,6 @@ def use_onednn() -> bool:
     return True
 
 
-def busy_cores(seconds: float = 0.3) -> float:
-    """Return the number of CPU cores that other processes use now; it takes `seconds`."""
-    own, began = time.process_time(), time.perf_counter()
-    share = psutil.cpu_percent(seconds) / 100
-    own = (time.process_time() - own) / (time.perf_counter() - began)
-    return max(0.0, share * (psutil.cpu_count() or 1) - own)
-
-
 @functools.cache
 def print_once(line: str) -> None:
     """Print a line that this process has not printed."""
@@ -142,9 +134,12 @@ def print_once(line: str) -> None:
 
 @functools.cache
 def print_load() -> None:
-    """Print a line, once, if other processes use the CPU."""
-    busy = busy_cores() if os.environ.get("WORLD_SIZE", "1") == "1" else 0
-    if busy > 0.3:
+    """Print a line, once, if other processes use the CPU. It takes 0.3 seconds."""
+    own, began = time.process_time(), time.perf_counter()
+    share = psutil.cpu_percent(0.3) / 100
+    own = (time.process_time() - own) / (time.perf_counter() - began)
+    busy = share * (psutil.cpu_count() or 1) - own  # the number of cores
+    if busy > 0.3 and os.environ.get("WORLD_SIZE", "1") == "1":
         print_once(f"Other processes use {busy:.1f} of {psutil.cpu_count()} cores, so a step may "
                    "take several times as long: stop them, or use fewer threads (--threads, or "
                    "OMP_NUM_THREADS before a notebook starts).")

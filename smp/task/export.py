@@ -8,6 +8,7 @@ import copy
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from smp.data.windows import featurise
 from smp.fast.dead_units import prune_dead_units
 from smp.files import replace_folder, replace_text_file
 from smp.model.load import readable_tokens
+from smp.model.predict import MODEL_INPUTS
 from smp.model.student import stock_model
 from smp.task.answerer import load_any_task, load_format, load_saved
 from smp.task.cards import format_card, model_card
@@ -85,6 +87,113 @@ def calibration_windows(train: Dataset, tokenizer: Any, length: tuple[int, int],
             for row in windows.select(range(min(CALIBRATION, len(windows))))]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A run that is ready to be written in formats.
+
+    base: the name it was loaded by; model: as it was saved; small: the model without dead units,
+    and host: the stock model that contains it; removed: report of `prune_dead_units`, or None;
+    length: (max_length, stride); names: the inputs of the model.
+    """
+
+    record: dict
+    masks: tuple[dict, dict] | None
+    model: nn.Module
+    tokenizer: Any
+    small: nn.Module
+    host: nn.Module
+    removed: dict | None
+    length: tuple[int, int]
+    names: list[str]
+
+    def featurise(self, questions: Dataset) -> Dataset:
+        """Return the windows of questions, with the run's lengths."""
+        return featurise(questions, self.tokenizer, *self.length)
+
+
+def load_run(folder: Path, base: str | None) -> Loaded:
+    """Load a run of results/models/, or a mask file with its base model."""
+    record, found = read_run(folder)
+    settings = record["settings"]
+    check_settings(folder, settings)
+    is_model = (folder / "config.json").exists()
+    base = str(folder) if is_model else base or record["model"]
+    model, tokenizer = load_saved(base) if is_model else load_any_task(base, folder)[:2]
+    small, removed = without_dead_units(model)
+    host = stock_model(model, base)
+    if removed:
+        host = small if host is model else without_dead_units(host)[0]
+    small.requires_grad_(False)
+    reads = inspect.signature(small.forward).parameters  # DistilBERT has no token types
+    return Loaded(record, found, model, tokenizer, small, host, removed,
+                  (settings["max_length"], settings["stride"]),
+                  [name for name in MODEL_INPUTS if name in reads
+                   and name in tokenizer.model_input_names])
+
+
+def write_int8(run: Loaded, parts: dict[str, Dataset], folder: Path) -> dict:
+    """Write OpenVINO in int8, calibrated on training questions and checked on held-out ones."""
+    held = parts["held out"], run.featurise(parts["held out"]), run.tokenizer
+    em = answer_on_cpu(run.model, *held)[0]["em"]
+    quantised, tried = quantise(
+        run.small, calibration_windows(parts["train"], run.tokenizer, run.length, run.names),
+        lambda other: em - answer_on_cpu(other, *held)[0]["em"], readable_tokens(run.model))
+    save_openvino(quantised, folder)
+    return {"packages": ["openvino", "transformers"], "int8": tried}
+
+
+def write_bf16(run: Loaded, window: dict[str, torch.Tensor], folder: Path) -> dict:
+    """Write OpenVINO in floating point."""
+    save_openvino(convert(run.small, window), folder)
+    return {"packages": ["openvino", "transformers"]}
+
+
+def write_format(run: Loaded, kind: str, writer: Callable[[Path], dict], folder: Path) -> dict:
+    """Write one folder: the model, the tokenizer, smp_format.json and a card. Return its about."""
+    folder.mkdir(parents=True)
+    about = {"format": kind, "max_length": run.length[0], "stride": run.length[1],
+             "tokens": readable_tokens(run.model), "head": run.record["head"],
+             "compact": run.removed is not None, **writer(folder)}
+    if not (folder / "config.json").exists():
+        run.model.config.save_pretrained(folder)
+        run.tokenizer.save_pretrained(folder)
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    (folder / "README.md").write_text(format_card(run.record, about), "utf-8")
+    return about
+
+
+def write_formats(run: Loaded, kinds: list[str], parts: dict[str, Dataset], into: Path,
+                  must: bool) -> dict[str, dict]:
+    """Write a folder in `into` for each format; return {format: its about}.
+
+    must: raise ValueError if a format cannot hold the model; otherwise print a line.
+    """
+    batches = window_batches(run.featurise(parts["eval"]), run.tokenizer, 1)
+    window = {name: batches[len(batches) // 2][name] for name in run.names}
+    writers: dict[str, Callable[[Path], dict]] = {
+        "dense": partial(write_dense, run.host, run.tokenizer, run.removed is not None),
+        "csr": partial(write_csr, run.host, run.tokenizer, run.small, window),
+        "onnx": partial(write_onnx, run.small, window),
+        "openvino-bf16": partial(write_bf16, run, window),
+        "openvino-int8": partial(write_int8, run, parts)}
+    about: dict[str, dict] = {}
+    into.mkdir(parents=True, exist_ok=True)
+    for kind in kinds:
+        def write(draft: Path, kind: str = kind) -> None:
+            about[kind] = write_format(run, kind, writers[kind], draft)
+
+        try:
+            replace_folder(into / kind, write)
+        except OSError:
+            raise
+        except Exception as error:  # exporters raise types of their own
+            line = f"{kind} cannot hold {run.record['name']}: {first_line(root_cause(error))}"
+            if must:
+                raise ValueError(line) from None
+            print(f"Not written: {line}")
+    return about
+
+
 def export_run(
     folder: Path | str, data: str | None = None, base: str | None = None,
     formats: tuple[str, ...] = (), questions: int = 200, into: Path | None = None,
@@ -99,20 +208,11 @@ def export_run(
     """
     folder = Path(folder)
     into = into or folder
-    record, found = read_run(folder)
-    settings = record["settings"]
-    check_settings(folder, settings)
     for name, count in (("questions", questions), ("held_out", held_out)):
         if count < 1:
             raise ValueError(f"{name} is {count}: expected 1 or more")
-    is_model = (folder / "config.json").exists()
-    base = str(folder) if is_model else base or record["model"]
-    model, tokenizer = load_saved(base) if is_model else load_any_task(base, folder)[:2]
-    small, removed = without_dead_units(model)
-    host = stock_model(model, base)
-    if removed:
-        host = small if host is model else without_dead_units(host)[0]
-    kinds = pick_formats(formats, best, host)
+    run = load_run(folder, base)
+    kinds, settings = pick_formats(formats, best, run.host), run.record["settings"]
     try:
         parts = questions_of_run(settings, data, held_out * (best or "openvino-int8" in kinds))
     except ValueError as error:
@@ -122,76 +222,28 @@ def export_run(
         kinds.remove("openvino-int8")
         parts = questions_of_run(settings, data, 0)
     asked = parts["eval"].select(range(min(questions, len(parts["eval"]))))
-    length, tokens = (settings["max_length"], settings["stride"]), readable_tokens(model)
-    features = featurise(asked, tokenizer, *length)
-    batches = window_batches(features, tokenizer, 1)
-    reads = inspect.signature(small.forward).parameters  # DistilBERT has no token types
-    window = {name: tensor for name, tensor in batches[len(batches) // 2].items() if name in reads}
-
-    def int8(draft: Path) -> dict:
-        held = parts["held out"], featurise(parts["held out"], tokenizer, *length), tokenizer
-        em = answer_on_cpu(model, *held)[0]["em"]
-        quantised, tried = quantise(
-            small, calibration_windows(parts["train"], tokenizer, length, [*window]),
-            lambda other: em - answer_on_cpu(other, *held)[0]["em"], tokens)
-        save_openvino(quantised, draft)
-        return {"packages": ["openvino", "transformers"], "int8": tried}
-
-    def bf16(draft: Path) -> dict:
-        save_openvino(convert(small, window), draft)
-        return {"packages": ["openvino", "transformers"]}
-
-    writers: dict[str, Callable[[Path], dict]] = {
-        "dense": partial(write_dense, host, tokenizer, removed is not None),
-        "csr": partial(write_csr, host, tokenizer, small, window),
-        "onnx": partial(write_onnx, small, window),
-        "openvino-bf16": bf16, "openvino-int8": int8}
-    about = {}
-
-    def write(kind: str, draft: Path) -> None:
-        draft.mkdir(parents=True)
-        about[kind] = {
-            "format": kind, "max_length": length[0], "stride": length[1], "tokens": tokens,
-            "head": record["head"], "compact": removed is not None, **writers[kind](draft)}
-        if not (draft / "config.json").exists():
-            model.config.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
-        (draft / ABOUT).write_text(json.dumps(about[kind], indent=1) + "\n", "utf-8")
-        (draft / "README.md").write_text(format_card(record, about[kind]), "utf-8")
-
-    small.requires_grad_(False)
-    into.mkdir(parents=True, exist_ok=True)
-    for kind in list(kinds):
-        try:
-            replace_folder(into / kind, partial(write, kind))
-        except OSError:
-            raise
-        except Exception as error:  # exporters raise types of their own
-            line = f"{kind} cannot hold {record['name']}: {first_line(root_cause(error))}"
-            if formats:
-                raise ValueError(line) from None
-            print(f"Not written: {line}")
-            kinds.remove(kind)
-    models = {PLAIN: model} | {kind: load_format(into / kind)[0] for kind in kinds}
+    about = write_formats(run, kinds, parts | {"eval": asked}, into, bool(formats))
+    models = {PLAIN: run.model} | {kind: load_format(into / kind)[0] for kind in about}
     if "openvino-bf16" in models and models["openvino-bf16"].precision != "fp32":
-        models[OPENVINO_FP32] = openvino_model(into / "openvino-bf16/model.xml", tokens, "f32")
+        models[OPENVINO_FP32] = openvino_model(
+            into / "openvino-bf16/model.xml", readable_tokens(run.model), "f32")
     report: dict[str, Any] = {
-        "run": record["name"], "questions": len(asked), "threads": torch.get_num_threads(),
-        "mask_file": measure_mask_file(folder / MASK_FILE, *found) if found else None,
-        "dead_units": removed, "about": about,
+        "run": run.record["name"], "questions": len(asked), "threads": torch.get_num_threads(),
+        "mask_file": measure_mask_file(folder / MASK_FILE, *run.masks) if run.masks else None,
+        "dead_units": run.removed, "about": about,
         "bytes": {kind: sum(path.stat().st_size for path in (into / kind).iterdir()
-                            if path.suffix in WEIGHTS) for kind in kinds},
-        "formats": measure_formats(models, tokenizer, asked, length)}
+                            if path.suffix in WEIGHTS) for kind in about},
+        "formats": measure_formats(models, run.tokenizer, asked, run.length)}
     if best:
         held = parts["held out"]
-        rows = accuracy_rows({name: models[name] for name in (PLAIN, *kinds)}, held,
-                             featurise(held, tokenizer, *length), tokenizer)
+        rows = accuracy_rows({name: models[name] for name in (PLAIN, *about)}, held,
+                             run.featurise(held), run.tokenizer)
         rows = {name: rows[name] | {"ms": report["formats"][name]["batch_1"]["ms"]}
-                for name in kinds}
+                for name in about}
         kind, reason = choose_best(rows, most_lost)
         report["best"] = {"format": kind, "reason": reason, "questions": len(held), "rows": rows,
                           "folder": str(into / kind)}
-    if is_model:
-        replace_text_file(into / "README.md", model_card(record))
+    if (folder / "config.json").exists():
+        replace_text_file(into / "README.md", model_card(run.record))
     replace_text_file(into / "export.json", json.dumps(report, indent=1) + "\n")
     return report

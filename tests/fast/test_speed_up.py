@@ -97,7 +97,7 @@ def test_evaluations_and_fp32_steps_keep_their_bits(tiny_qa, batch):
 
 def test_bf16_gradients_are_no_less_exact_than_with_torch(synthetic, tokenizer):
     model = load_qa_model(EMBEDDED_ENCODER, dropout=0.0)[0]
-    model.bert.encoder.layer = model.bert.encoder.layer[:2]  # many CPUs emulate bf16 slowly
+    model.bert.encoder.layer = model.bert.encoder.layer[:1]  # many CPUs emulate bf16 slowly
     windows = featurise(synthetic["train"], tokenizer, 160, 64)
     batches = [{name: batch[name] for name in (*MODEL_INPUTS, *LABELS)}
                for batch in make_loader(windows, tokenizer, 4, shuffle=False)][:3]
