@@ -4,10 +4,10 @@ import importlib.util
 import logging
 import tempfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering
 
 from benchmarks.measure import BEST, DEFAULT, children_in_turns, result
@@ -17,6 +17,8 @@ from smp.fast.sparse import accelerate
 from smp.fast.speed_up import speed_up
 from smp.model.encoder import encoder_linears
 from smp.model.predict import pick_precision
+from smp.task.formats import onnx_model
+from smp.task.openvino_model import openvino_model
 
 TOKENS = 384  # of the passage
 DENSITIES = (0.5, 0.1, 0.03)
@@ -44,50 +46,18 @@ def passage():
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def answer_with_torch(model, batch, kind=None):
+def answer_with(model, batch, kind=None):
     with torch.inference_mode(), torch.autocast("cpu", kind, enabled=kind is not None):
         model(**batch)
-
-
-class Logits(nn.Module):
-    """The model with tensors as inputs and outputs, as exporters need it."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask):
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        return out.start_logits, out.end_logits
-
-
-def with_onnx_runtime(path, batch):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # spinning threads would use the cores during the next turn
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    return partial(session.run, None, {name: tensor.numpy() for name, tensor in batch.items()})
-
-
-def with_openvino(path, batch, precision):
-    from openvino import Core
-
-    core = Core()
-    model = core.compile_model(core.read_model(path), "CPU", {
-        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    })
-    return partial(model, {name: tensor.numpy() for name, tensor in batch.items()})
 
 
 def function_of(way, batch, path):
     """Return the function that answers the batch in one of the ways."""
     if "ONNX" in way:
-        return with_onnx_runtime(path, batch)
+        return partial(answer_with, onnx_model(Path(path), None), batch)
     if "OpenVINO" in way:
-        return with_openvino(path, batch, "bf16" if "bf16" in way else "f32")
+        model = openvino_model(Path(path), None, "bf16" if "bf16" in way else "f32")
+        return partial(answer_with, model, batch)
     kept, _, sparse = way.partition("% kept")
     model = bert(float(kept) / 100 if sparse else 1.0)
     if sparse:
@@ -99,7 +69,7 @@ def function_of(way, batch, path):
             for linear in (block.attention.self.value, block.intermediate.dense):
                 linear.weight.data[: len(linear.weight) // 3] = 0
         prune_dead_units(model)
-    return partial(answer_with_torch, model, batch, torch.bfloat16 if "bf16" in way else None)
+    return partial(answer_with, model, batch, torch.bfloat16 if "bf16" in way else None)
 
 
 def answers(turn, way, path):
@@ -130,8 +100,9 @@ def measure():
         path = f"{folder}/model.onnx"
         if engines:
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about torchvision
-            torch.onnx.export(Logits(bert()).eval(), tuple(passage().values()), path, dynamo=True,
-                              input_names=list(passage()), verbose=False)
+            torch.onnx.export(
+                bert(), (), path, kwargs=passage(), input_names=list(passage()), dynamo=True,
+                output_names=["start_logits", "end_logits"], verbose=False)
         seconds, peaks = children_in_turns({
             way: (answers, {"way": way, "path": path}) for way in dense + others}, ROUNDS)
     best = min(dense, key=lambda way: np.median(seconds[way]))

@@ -133,7 +133,7 @@ def load_run(folder: Path, base: str | None) -> Loaded:
 
 def write_int8(run: Loaded, parts: dict[str, Dataset], folder: Path) -> dict:
     """Write OpenVINO in int8, calibrated on training questions and checked on held-out ones."""
-    held = parts["held out"], run.featurise(parts["held out"]), run.tokenizer
+    held = parts["held out"], parts["held out windows"], run.tokenizer
     em = answer_on_cpu(run.model, *held)[0]["em"]
     quantised, tried = quantise(
         run.small, calibration_windows(parts["train"], run.tokenizer, run.length, run.names),
@@ -166,9 +166,9 @@ def write_formats(run: Loaded, kinds: list[str], parts: dict[str, Dataset], into
                   must: bool) -> dict[str, dict]:
     """Write a folder in `into` for each format; return {format: its about}.
 
-    must: raise ValueError if a format cannot hold the model; otherwise print a line.
+    parts: questions, and their windows; must: raise ValueError, not print, if one cannot be held.
     """
-    batches = window_batches(run.featurise(parts["eval"]), run.tokenizer, 1)
+    batches = window_batches(parts["eval windows"], run.tokenizer, 1)
     window = {name: batches[len(batches) // 2][name] for name in run.names}
     writers: dict[str, Callable[[Path], dict]] = {
         "dense": partial(write_dense, run.host, run.tokenizer, run.removed is not None),
@@ -221,8 +221,10 @@ def export_run(
         print(f"Not written: openvino-int8 needs training questions: {error}")
         kinds.remove("openvino-int8")
         parts = questions_of_run(settings, data, 0)
-    asked = parts["eval"].select(range(min(questions, len(parts["eval"]))))
-    about = write_formats(run, kinds, parts | {"eval": asked}, into, bool(formats))
+    parts["eval"] = asked = parts["eval"].select(range(min(questions, len(parts["eval"]))))
+    parts |= {f"{name} windows": run.featurise(parts[name])
+              for name in ("eval", "held out") if name in parts}
+    about = write_formats(run, kinds, parts, into, bool(formats))
     models = {PLAIN: run.model} | {kind: load_format(into / kind)[0] for kind in about}
     if "openvino-bf16" in models and models["openvino-bf16"].precision != "fp32":
         models[OPENVINO_FP32] = openvino_model(
@@ -233,16 +235,15 @@ def export_run(
         "dead_units": run.removed, "about": about,
         "bytes": {kind: sum(path.stat().st_size for path in (into / kind).iterdir()
                             if path.suffix in WEIGHTS) for kind in about},
-        "formats": measure_formats(models, run.tokenizer, asked, run.length)}
+        "formats": measure_formats(models, asked, parts["eval windows"], run.tokenizer)}
     if best:
-        held = parts["held out"]
-        rows = accuracy_rows({name: models[name] for name in (PLAIN, *about)}, held,
-                             run.featurise(held), run.tokenizer)
+        rows = accuracy_rows({name: models[name] for name in (PLAIN, *about)}, parts["held out"],
+                             parts["held out windows"], run.tokenizer)
         rows = {name: rows[name] | {"ms": report["formats"][name]["batch_1"]["ms"]}
                 for name in about}
         kind, reason = choose_best(rows, most_lost)
-        report["best"] = {"format": kind, "reason": reason, "questions": len(held), "rows": rows,
-                          "folder": str(into / kind)}
+        report["best"] = {"format": kind, "reason": reason, "questions": len(parts["held out"]),
+                          "rows": rows, "folder": str(into / kind)}
     if (folder / "config.json").exists():
         replace_text_file(into / "README.md", model_card(run.record))
     replace_text_file(into / "export.json", json.dumps(report, indent=1) + "\n")

@@ -75,7 +75,7 @@ def why_not(kind: str, model: nn.Module) -> str | None:
     if (most := max(linear.in_features for linear in linears)) > 65536:
         return f"csr cannot hold a matrix with {most:,} columns: expected at most 65,536"
     if not any(is_sparse(linear.weight) for linear in linears):
-        return "csr cannot make the model smaller: a third of no matrix is zero"
+        return "csr cannot make the model smaller: no matrix has a third of its weights at zero"
     return None
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 
 from smp.data.answers import SquadMetric, decode_answers
-from smp.data.windows import featurise, make_loader
+from smp.data.windows import make_loader
 from smp.model.predict import MODEL_INPUTS
 from smp.runs.result import em_half_interval
 from smp.text import first_line, markdown_table
@@ -102,13 +102,12 @@ def accuracy_rows(models: dict[str, nn.Module], examples: Dataset, features: Dat
     }
 
 
-def measure_formats(models: dict[str, nn.Module], tokenizer: Any, examples: Dataset,
-                    length: tuple[int, int]) -> dict[str, dict]:
-    """Return {name: its accuracy and its speed at "batch_1" and "batch_8"}; length: see featurise.
+def measure_formats(models: dict[str, nn.Module], examples: Dataset, features: Dataset,
+                    tokenizer: Any) -> dict[str, dict]:
+    """Return {name: its accuracy and its speed at "batch_1" and "batch_8"}.
 
     models: those of `load_format`, and PLAIN.
     """
-    features = featurise(examples, tokenizer, *length)
     precisions = {name: getattr(model, "precision", "fp32") for name, model in models.items()}
     accuracy = accuracy_rows({name: model for name, model in models.items()
                               if name != OPENVINO_FP32}, examples, features, tokenizer)
