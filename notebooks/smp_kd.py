@@ -287,38 +287,17 @@ plot_training(run["history"])
 # %% [markdown]
 # ### 3.7 Where weights remain
 #
-# Each stripe is one attention head. Its colour is the share of kept weights divided by the model's
-# density: violet keeps more than average, orange less. The matrices intermediate and output have no heads.
-
-# %%
-from smp.look.mask_figures import plot_overview, plot_turnover
-from smp.look.overlap import compare_masks
-from smp.look.snapshots import Snapshots
-
-saved_masks = Snapshots(snapshots.path)
-plot_overview(saved_masks)
-
-# %% [markdown]
-# **Two masks of one encoder.** Of the weights that your newest run of `BERT_SMP.ipynb` keeps, how many
-# does this run keep? Both runs start from the same scores (`score_init` 1), so they agree far more than by
-# chance. Without such a run, the picture shows the weights removed and returned between snapshots.
-
-# %%
-def other_snapshots(folder):
-    for path in sorted(folder.glob("*.safetensors"), key=lambda path: -path.stat().st_mtime):
-        if "_smp-l_" in path.name or "_smp-s_" in path.name:
-            return Snapshots(path)
-
-other = other_snapshots(snapshots.path.parent)
-compare_masks(other, saved_masks) if other else plot_turnover(saved_masks)
-
-# %% [markdown]
-# **Explore.** Choose a step, a layer and a matrix, down to single weights.
+# The explorer of `BERT_SMP.ipynb`, with two masks of one encoder. A is this run. B is your newest run of
+# `BERT_SMP.ipynb`, if there is one. Both start from the same scores (`score_init` 1), so the masks agree far
+# more than by chance. Black weights are kept by both, orange ones only by A, blue ones only by B.
 
 # %%
 from smp.look.explorer import explore
 
-explore(snapshots.path)
+others = [path for path in snapshots.path.parent.glob("*.safetensors")
+          if "_smp-l_" in path.name or "_smp-s_" in path.name]
+newest = max(others, key=lambda path: path.stat().st_mtime, default=None)
+explore(snapshots.path, newest, masks)
 
 # %% [markdown]
 # **3.8 Merge and check.** The mask is multiplied into the weights and removed. The saved folder is a

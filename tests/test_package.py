@@ -70,7 +70,7 @@ def test_wheel_contains_smp_and_notebooks_only(tmp_path):
         metadata = archive.read(f"bert_smp-{smp.__version__}.dist-info/METADATA").decode()
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "smp").rglob("*.py")}
     notebooks = {f"smp/notebooks/{name}.ipynb" for name in NOTEBOOKS}
-    assert names == modules | notebooks | {"smp/py.typed"}
+    assert names == modules | notebooks | {"smp/py.typed", "smp/look/explorer.js"}
     assert f"Name: bert-smp\nVersion: {smp.__version__}\n" in metadata
 
 

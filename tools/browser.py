@@ -1,8 +1,9 @@
 """`make test-browser`: use the notebooks in JupyterLab and Notebook 7, in headless Chromium.
 
 A copy of each notebook with a small training is opened, measured, run to its end, and used with
-mouse and keyboard. JupyterLab's copy is then exported as a page and looked at in two widths.
-Screenshots are written to build/browser/. Only loopback can be reached. Needs Chromium.
+mouse and keyboard. JupyterLab's copy is then exported as a page and looked at in two widths; the
+explorer works in it without a kernel. Screenshots are written to build/browser/. Only
+loopback can be reached. Needs Chromium.
 """
 
 import argparse
@@ -71,12 +72,15 @@ def errors_kept(notebook: NotebookPage) -> Iterator[None]:
 def check_export(notebook: NotebookPage, saved: Path) -> None:
     """Export the saved notebook as a page; check that the page is not wider than the window."""
     path = write_page(saved, notebook.shots)
+    explorers = path.read_text("utf-8").count("data-smp-state=\"")
     for size in (PHONE, DESKTOP):
         notebook.page.set_viewport_size(size)
         notebook.page.goto(path.as_uri())
         wide = notebook.page.evaluate("document.documentElement.scrollWidth")
         notebook.expect(wide <= size["width"],
                         f"the exported page is {wide} px wide in a window of {size['width']} px")
+        found = notebook.page.locator(".smp canvas").count() / 4
+        notebook.expect(found == explorers, f"{found} of {explorers} explorers run in the page")
         notebook.page.screenshot(
             path=notebook.shots / f"page-{size['width']}.png", full_page=True,
             clip={"x": 0, "y": 0, "width": size["width"], "height": 8000})  # tall ones time out
@@ -95,7 +99,7 @@ def try_notebook(page: Page, path: Path, app: str, folder: Path) -> tuple[Row, l
     with errors_kept(notebook), jupyter(app, work, home) as address, errors_kept(notebook):
         page.goto(address(path.name))
         screens = notebook.open()
-        executed = notebook.use()
+        executed = notebook.use(work)
         if app == "lab":
             check_export(notebook, work / path.name)
     limit = next((LIMITS[name] for name in LIMITS if Path(name).name == path.name), screens)

@@ -1,16 +1,17 @@
 """A notebook that is open in JupyterLab or Notebook 7: what a reader sees and does there."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 from playwright.sync_api import Locator, Page
 
 from cut_executed import folded_sections
 from jupyter_apps import BrowserError, wait_until
 from notebook_rules import is_support
+from smp.look.snapshots import Snapshots
 
 MINUTES = 8  # at most, for all cells of a notebook
 QUESTION, OTHER_QUESTION = "Who built the bridge?", "How long is the bridge?"
@@ -124,34 +125,58 @@ class NotebookPage:
         self.expect(all(output.evaluate(INSIDE) for output in outputs.all()),
                     "the last code cell's output does not fit into the last screen")
 
-    def use_explorer(self, number: int) -> None:
-        """Click the explorer's slider and choose in its menu: each must change a picture."""
-        output = self.element(number).locator(".jp-OutputArea").first
-        output.locator("img, canvas").first.wait_for(timeout=30_000)
+    def use_explorer(self, number: int, saved: Snapshots) -> None:
+        """Use the explorer with mouse and keyboard; compare what it shows with the file."""
+        explorer = self.element(number).locator(".smp:visible").first
+        explorer.wait_for(timeout=30_000)
         self.shot("explorer", number)
+        overview, matrix, time, scores = explorer.locator("canvas").all()
+        words, tip, (step, last) = explorer.locator("output"), explorer.locator(".tip"), (
+            saved.steps[0], saved.steps[-1])
 
-        def drawn() -> list[bytes]:
-            pictures = output.locator("img:visible, canvas:visible").all()
-            return [picture.screenshot() for picture in pictures]
+        def says(place: Locator, text: str, what: str) -> None:
+            wait_until(lambda: text in place.inner_text(), 20, f"{what}: {text!r}")
 
-        def changes(act: Callable[..., Any], what: str, **options: Any) -> None:
-            before = drawn()
-            while (later := drawn()) != before:  # a slider draws several times
-                before = later
-            act(**options)
-            wait_until(lambda: drawn() != before, 20, f"{what} changes the explorer's picture")
-
-        slider = output.locator(".noUi-target:visible, input[type=range]:visible").first
-        two = self.page.locator("option + option")
-        menu = output.locator("select:visible").filter(has=two).first
-        self.expect(slider.count() + menu.count(), "the explorer has neither a slider nor a menu")
-        if box := slider.count() and slider.bounding_box():
-            changes(slider.click, "the slider",
-                    position={"x": box["width"] / 4, "y": box["height"] / 2})
-        if menu.count():
-            first = menu.evaluate("node => node.selectedIndex") == 0
-            changes(menu.select_option, "the menu", index=1 if first else 0)
-        self.shot("explorer-changed")
+        overview.hover(position={"x": 85, "y": 30})  # the first matrix
+        kept = saved.parts[last]["kept"][0]
+        says(tip, f"layer {saved.layers[0]} · {saved.types[0]}", "hover names the matrix")
+        says(tip, f"matrix {100 * kept / saved.sizes[0]:.3g}%", "hover has the matrix's share")
+        overview.click(position={"x": 85, "y": 30})
+        says(words, f"Layer {saved.layers[0]} · {saved.types[0]}", "a click chooses the matrix")
+        overview.press("ArrowDown")
+        says(words, f"Layer {saved.layers[1]} · {saved.types[0]}", "an arrow key moves")
+        overview.press("ArrowUp")
+        matrix.hover(position={"x": 200, "y": 150})
+        for _ in range(14):
+            self.page.mouse.wheel(0, -100)
+        matrix.hover(position={"x": 201, "y": 150})
+        says(tip, "row ", "the wheel zooms to single weights")
+        self.page.wait_for_timeout(1000)  # the kernel sends weights and scores
+        matrix.hover(position={"x": 203, "y": 150})
+        found = re.match(r"row (\d+), column (\d+).*?: (A )?(kept|removed)", tip.inner_text())
+        row, column, _, state = found.groups()
+        right = saved.mask(last, saved.names[0])[int(row), int(column)]
+        self.expect((state == "kept") == right, f"row {row}, column {column} is {state}")
+        self.expect("weight " in tip.inner_text(), "a single weight shows no value")
+        self.shot("explorer-weights", number)
+        explorer.get_by_title("Show the whole matrix").click()
+        scores.hover(position={"x": 200, "y": 90})
+        says(tip, "lowest kept", "hover reads a bar of the scores")
+        time.click(position={"x": 42, "y": 90})
+        says(words, f"Step {step:,}: the encoder keeps", "a click on the timeline chooses the step")
+        overview.press(".")
+        says(words, f"Step {saved.steps[1]:,}: the encoder keeps", "a key moves the step")
+        overview.press(" ")
+        says(words, f"Step {last:,}: the encoder keeps", "space plays the steps")
+        explorer.get_by_label("Compare with").select_option(index=1)  # the first step
+        first, now = (saved.mask(at, saved.names[0]) for at in (step, last))
+        says(words, f"kept by both {np.count_nonzero(first & now):,} ", "two steps are compared")
+        self.shot("explorer-compared", number)
+        with self.page.expect_download() as download:
+            explorer.get_by_title("Save what is shown as a PNG file").click()
+        download.value.save_as(self.shots / "explorer-saved.png")
+        png = (self.shots / "explorer-saved.png").read_bytes()
+        self.expect(png.startswith(b"\x89PNG") and len(png) > 20_000, "the saved picture is empty")
 
     def ask(self, number: int) -> None:
         """Replace the question of a cell by keyboard, run the cell again, expect an answer."""
@@ -179,15 +204,19 @@ class NotebookPage:
             self.shot("folded", section.start)
         return screens
 
-    def use(self) -> float:
-        """Run the open notebook, check it, use its controls, save it; return the screens."""
+    def use(self, work: Path) -> float:
+        """Run the open notebook, check it, use its controls, save it; return the screens.
+
+        work: the folder with its results.
+        """
         self.run_all()
         self.check_folding()
         self.check_outputs()
         screens = self.screens()
         self.check_result()
         for number in self.code_cells(r"(?<!def )\bexplore\("):
-            self.use_explorer(number)
+            self.use_explorer(number, Snapshots(max(work.glob("results/snapshots/*"),
+                                                    key=lambda path: path.stat().st_mtime)))
         for number in self.code_cells(re.escape(QUESTION))[-1:]:
             self.ask(number)
         self.page.evaluate("jupyterapp.commands.execute('docmanager:save')")

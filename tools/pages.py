@@ -1,11 +1,14 @@
 """`make pages`: export executed notebooks as HTML pages that contain all they show.
 
-A page runs no script and loads nothing: pictures and styles are in it, formulas are MathML, and its
-Content-Security-Policy forbids the rest. All text is escaped. Markdown and HTML outputs keep only
-the tags, attributes and styles that are listed below. Folded sections become one line.
+A page loads nothing: pictures and styles are in it, formulas are MathML, and its
+Content-Security-Policy forbids the rest. The only script is explorer.js, for outputs of the mask
+explorer. All text is escaped. Markdown and HTML outputs keep only the tags, attributes
+and styles that are listed below. Folded sections become one line.
 """
 
 import argparse
+import base64
+import hashlib
 import html
 import os
 import re
@@ -31,6 +34,8 @@ from smp.files import replace_text_file
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KINDS = ("text/html", "text/markdown", "image/png", "text/plain")  # in the order of preference
+STATE = re.compile(r'data-smp-state="([A-Za-z0-9+/=]+)"')  # of the mask explorer
+EXPLORER = ROOT / "smp" / "look" / "explorer.js"
 NOTE = "(Interactive output: run the notebook to use it.)"
 
 HEADINGS = {f"h{level}" for level in range(1, 7)}
@@ -78,7 +83,7 @@ TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'none';
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {{ allowed }};
  img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
@@ -95,12 +100,15 @@ TEMPLATE = """<!DOCTYPE html>
 <div class="output" tabindex="0">
 {%- if kind == "text/html" %}{{ value | clean }}
 {%- elif kind == "text/markdown" %}{{ value | markdown }}
+{%- elif kind == "explorer" %}<div data-smp-state="{{ value }}">
+<img alt="{{ output | caption }}" src="data:image/png;base64,{{ output.data["image/png"] }}"></div>
 {%- elif kind == "image/png" -%}
 <img alt="{{ output | caption }}" src="data:image/png;base64,{{ value }}">
 {%- else %}<pre class="{{ kind }}">{{ value }}</pre>
 {%- endif %}</div>
 {% endfor %}{% endif %}{% endfor -%}
 </main>
+{% if script %}<script type="module">{{ script }}</script>{% endif %}
 </body>
 </html>
 """
@@ -176,6 +184,8 @@ def shown(output: NotebookNode) -> tuple[str, str]:
         return output.name, strip_ansi(output.text)
     if output.output_type == "error":
         return "stderr", strip_ansi("\n".join(output.traceback))
+    if "image/png" in output.data and (state := STATE.search(output.data.get("text/html", ""))):
+        return "explorer", state[1]
     return next(((kind, output.data[kind]) for kind in KINDS if kind in output.data), ("", ""))
 
 
@@ -212,7 +222,13 @@ def page_of(notebook: NotebookNode, name: str) -> str:
     for function in (markdown, code, clean, shown, caption):
         environment.filters[function.__name__] = function
     css = Markup(CSS + HtmlFormatter().get_style_defs(".highlight"))
-    return environment.from_string(TEMPLATE).render(title=title, cells=cells, css=css)
+    script, allowed = "", "'none'"
+    if any(shown(output)[0] == "explorer" for cell in cells for output in cell.get("outputs", [])):
+        script = EXPLORER.read_text("utf-8")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed = f"'sha256-{digest}'"
+    return environment.from_string(TEMPLATE).render(
+        title=title, cells=cells, css=css, script=Markup(script), allowed=Markup(allowed))
 
 
 def write_page(path: Path, folder: Path) -> Path:

@@ -80,7 +80,8 @@ def tidy_outputs(cell: Any) -> None:
             kept.append(output)
     for stream in streams.values():
         stream.text = without_local_paths(terminal_text(stream.text))
-    cell.outputs = [output for output in kept if output.get("text", "-").strip()]
+    shown = [output for output in kept if output.get("data", {"-": "-"}) != {"text/plain": ""}]
+    cell.outputs = [output for output in shown if output.get("text", "-").strip()]
 
 
 def execute(path: Path, copy: Path, parameters: dict, screen: Screen) -> Any:

@@ -1,122 +1,194 @@
-"""The views of a run's masks behind controls: `explore` shows widgets in a notebook."""
+"""The mask explorer of a notebook: a view of a run's snapshots that answers to mouse and keys.
+
+explorer.js draws it, with anywidget in a live notebook and alone in a page without a kernel.
+"""
 
 import base64
-import os
-import textwrap
+import html
+import json
+import secrets
+import zlib
 from pathlib import Path
 from typing import Any
 
-from smp.look.mask_figures import Selection, check_same_matrices, overview, plot_overview
-from smp.look.matrix_figures import VIEWS
-from smp.look.snapshots import Snapshots
-from smp.plotting import View, as_html, png_bytes
+import numpy as np
 
-CONTROLS = ("view", "step", "layer", "matrix", "compare", "zoom", "row", "column")
+from smp.look.mask_figures import plot_overview
+from smp.look.snapshots import HEAD_SIDES, Snapshots
+from smp.plotting import png_bytes
+from smp.text import file_part, first_line
+
+MOST_VALUES = 64  # rows and columns of a window whose weights are sent
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def check_same_matrices(a: Snapshots, b: Snapshots) -> None:
+    """Raise ValueError unless both files are of the same matrices."""
+    if a.matrices != b.matrices:
+        raise ValueError(f"{b.path} is of another encoder than {a.path}: expected the same "
+                         "matrices, in shape and name")
+
+
+def run_arrays(saved: Snapshots) -> dict[str, np.ndarray]:
+    """Return {name: numbers of all steps, and of the last step only for scores, edges, grid}."""
+    steps, last = [saved.parts[step] for step in saved.steps], saved.parts[saved.steps[-1]]
+    again, largest = np.moveaxis(np.array([step["counts"] for step in steps]), 2, 0)
+
+    def empty(side: str) -> list:
+        return [[int((kept == 0).sum()) for kept in step[side].values()] for step in steps]
+
+    arrays = {"kept": [step["kept"] for step in steps], "again": again, "largest": largest,
+              "emptyRows": empty("rows"), "emptyColumns": empty("columns"),
+              "heads": [saved.head_counts(step) for step in saved.steps],
+              "scores": last["scores"]}
+    return {name: np.asarray(values, "<u4") for name, values in arrays.items()} | {
+        "edges": last["edges"].astype("<f4"), "grid": last["grid"]}
+
+
+def shared_weights(a: Snapshots, b: Snapshots) -> list[int]:
+    """Return the number of weights of each matrix that both last steps keep."""
+    return [int((a.mask(a.steps[-1], name) & b.mask(b.steps[-1], name)).sum()) for name in a.names]
+
+
+def pack(runs: list[Snapshots], key: str, values: bool = False) -> bytes:
+    """Return the state of explorer.js, compressed: length, JSON, and the arrays that it lists.
+
+    key: of the still picture that the widget hides; values: whether weights can be asked for.
+    """
+    first, arrays = runs[0], [run_arrays(run) for run in runs]
+    codes = {"u": "u4", "f": "f4"}
+    state = {
+        "key": key, "values": values, "layers": first.layers, "kinds": first.types,
+        "both": shared_weights(*runs) if len(runs) > 1 else None,
+        "matrices": [{"layer": layer, "kind": kind, "rows": rows, "columns": columns,
+                      "heads": first.heads_of(kind, (rows, columns)),
+                      "side": HEAD_SIDES.get(kind, "rows")}
+                     for _, layer, kind, (rows, columns) in first.matrices],
+        "runs": [{"label": run.title, "file": file_part(run.path.stem), "steps": run.steps,
+                  "arrays": [(name, "u1" if name == "grid" else codes[values.dtype.kind],
+                              values.size) for name, values in own.items()]}
+                 for run, own in zip(runs, arrays)]}
+    text = json.dumps(state).encode()
+    text += b" " * (-len(text) % 4)  # the arrays begin at a multiple of their bytes
+    numbers = b"".join(values.tobytes() for own in arrays for values in own.values())
+    return zlib.compress(len(text).to_bytes(4, "little") + text + numbers, 9)
+
+
+def weights_and_scores(masks: Any) -> dict[str, tuple]:
+    """Return {name: (weight, scores)} of attached masks, tensors that a merge does not change."""
+    ranks = masks.rankings()
+    try:
+        return {name: (linear.parametrizations.weight.original.detach(), ranks[name].detach())
+                for name, *_, linear in masks.matrices}
+    except AttributeError:
+        raise ValueError("the masks are merged, expected masks that are attached to a model: "
+                         "leave out masks=") from None
 
 
 class Explorer:
-    """The widgets of `explore`; the last line of a cell shows them. panel: the outermost one."""
+    """What `explore` returns; the last line of a cell shows it. Arguments: see `explore`."""
 
-    def __init__(self, path: Path | str, other: Path | str | None = None):
-        import ipywidgets as widgets
-
-        self.path, self.stamp = path, 0  # so that the first drawing reads the file again
+    def __init__(self, path: Path | str, other: Path | str | None = None, masks: Any = None):
         self.runs = [Snapshots(each) for each in (path, other) if each]
         check_same_matrices(self.runs[0], self.runs[-1])
-        self.make_widgets(widgets)
-        for name in CONTROLS:
-            getattr(self, name).observe(self.draw, "value")
-        self.draw()
+        self.values = weights_and_scores(masks) if masks else {}
+        if masks and [*self.values] != self.runs[0].names:
+            raise ValueError(f"{path} is of another encoder than `masks`: expected masks of its "
+                             "matrices")
+        self.key = secrets.token_hex(8)
+        self.widget: Any = None  # until it is displayed
+        self.stamp = self.runs[0].path.stat().st_mtime_ns
 
-    def make_widgets(self, w: Any) -> None:
-        """Create controls, picture and caption, each with a class name, and lay them out."""
-        wide, narrow = {"width": "26em"}, {"width": "15em"}  # a shared Layout would hide them all
-        self.view = w.ToggleButtons(options=list(VIEWS), style={"button_width": "auto"})
-        self.step = w.SelectionSlider(options=[("", -1)], description="step", layout=wide)
-        self.play = w.Play(min=0, max=0, interval=700, show_repeat=False)  # milliseconds
-        self.compare = w.Dropdown(options=[("no comparison", None)], layout=narrow)
-        self.layer = w.Dropdown(options=[(f"layer {n}", n) for n in self.runs[0].layers],
-                                value=self.runs[0].layers[-1], layout=narrow)
-        self.matrix = w.Dropdown(options=self.runs[0].types, layout=narrow)
-        zooms = [(f"{side} × {side} weights", side) for side in (256, 128, 64, 32, 16)]
-        self.zoom = w.Dropdown(options=[("whole matrix", None), *zooms], layout=narrow)
-        self.row, self.column = (w.IntSlider(0, 0, 0, description=side, layout=wide)
-                                 for side in ("from row", "from column"))
-        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%"))
-        self.caption = w.HTML()
-        self.offer_steps()
-        w.link((self.play, "value"), (self.step, "index"))
-        for name in (*CONTROLS, "play", "picture", "caption"):
-            getattr(self, name).add_class("smp-" + name)
-        run, self.where, self.window = (w.HBox(row, layout={"flex_flow": "row wrap"}) for row in (
-            [self.play, self.step, self.compare], [self.layer, self.matrix],
-            [self.zoom, self.row, self.column]))
-        self.panel = w.VBox([self.view, run, self.where, self.window, self.picture, self.caption])
-        self.panel.add_class("smp-explorer")
+    def state(self) -> bytes:
+        """Return the state of the front end."""
+        return pack(self.runs, self.key, bool(self.values))
 
-    def offer_steps(self) -> None:
-        """Update the steps of the runs; a chosen step stays, otherwise the last is selected."""
-        steps, step, compare = self.runs[0].steps, self.step.value, self.compare.value
-        self.step.options = [(f"{step:,}", step) for step in steps]
-        self.step.value, self.play.max = (step if step in steps else steps[-1]), len(steps) - 1
-        self.play.value = self.step.index
-        offered = [(number, step) for number, run in enumerate(self.runs) for step in run.steps]
-        self.compare.options = [("no comparison", None), *(
-            (f"with step {step:,}{' of the other run' * number}", (number, step))
-            for number, step in offered)]
-        self.compare.value = compare if compare in offered else None
+    def page(self, state: bytes) -> dict:
+        """Return the MIME bundle that needs no kernel: the picture, which a script replaces."""
+        view = plot_overview(self.runs[0])
+        picture = base64.b64encode(png_bytes(view.parts[0])).decode()
+        script = Path(__file__).with_suffix(".js").read_text("utf-8")
+        return {"text/plain": view.caption, "image/png": picture, "text/html": (
+            f'<div data-smp-explorer="{self.key}" '
+            f'data-smp-state="{base64.b64encode(state).decode()}">'
+            f'<img alt="{html.escape(view.caption)}" src="data:image/png;base64,{picture}"></div>'
+            f'<script type="module">{script}</script>')}
 
-    def selections(self) -> list[Selection]:
-        """Return A, and B if there is a comparison, as the controls are set."""
-        name = next((name for name, *place, _ in self.runs[0].matrices
-                     if place == [self.layer.value, self.matrix.value]), self.runs[0].names[0])
-        window = name, self.zoom.value, self.row.value, self.column.value
-        chosen = [(0, self.step.value)] + [self.compare.value] * bool(self.compare.value)
-        return [Selection(self.runs[run], step, *window) for run, step in chosen]
+    def mask_buffers(self, run: int, step: int, matrix: int) -> list[bytes]:
+        """Return [packed bits, scores, edges] of a matrix at a step."""
+        saved, name = self.runs[run], self.runs[run].names[matrix]
+        parts = saved.parts[step]
+        return [np.packbits(saved.mask(step, name)).tobytes(),
+                parts["scores"][matrix].astype("<u4").tobytes(),
+                parts["edges"][matrix].astype("<f4").tobytes()]
 
-    def update_controls(self) -> None:
-        """Read new snapshots, and show the controls that the view uses."""
-        stamp = os.stat(self.path).st_mtime_ns
-        if self.stamp != stamp:
-            self.runs[0], self.stamp = Snapshots(self.path), stamp
-            self.offer_steps()
-        view, shape = self.view.value, self.runs[0].shapes[self.selections()[0].name]
-        self.where.layout.display = None if view in ("one matrix", "scores") else "none"
-        self.window.layout.display = None if view == "one matrix" else "none"
-        for slider, side in zip((self.row, self.column), shape):
-            slider.max = max(0, side - (self.zoom.value or side))
+    def value_buffers(self, matrix: int, place: list[int]) -> list[bytes]:
+        """Return [weights, scores of now] of the window (row, column, height, width)."""
+        name, (row, column, high, wide) = self.runs[0].names[matrix], place
+        if max(high, wide) > MOST_VALUES:
+            raise ValueError(f"the window has {high} x {wide} weights, expected {MOST_VALUES}")
+        window = slice(row, row + high), slice(column, column + wide)
+        return [tensor[window].float().cpu().numpy().astype("<f4").tobytes()
+                for tensor in self.values[name]]
 
-    def draw(self, change: Any = None) -> None:
-        """Draw what is selected; the caption is the error if the file cannot be read."""
+    def follow(self) -> None:
+        """Read the file again if a training has added steps."""
+        stamp = self.runs[0].path.stat().st_mtime_ns
+        if stamp != self.stamp:
+            self.runs[0], self.stamp = Snapshots(self.runs[0].path), stamp
+            self.widget.state = self.state()
+
+    def answer(self, widget: Any, message: dict, buffers: Any = None) -> None:
+        """Answer a message of the front end; an error is sent as one line."""
+        reply, sent = {"id": message.get("id")}, []
         try:
-            self.update_controls()  # a control that this moves draws too
-            view = VIEWS[self.view.value](*self.selections())
-            self.picture.value, self.words = png_bytes(view.parts[0]), view.caption
+            kind = message["kind"]
+            if kind == "follow":
+                self.follow()
+            elif kind == "matrix":
+                sent = self.mask_buffers(message["run"], message["step"], message["matrix"])
+            elif kind == "values":
+                sent = self.value_buffers(message["matrix"], message["window"])
+        except (KeyError, IndexError, TypeError) as error:
+            reply["error"] = f"no such mask ({first_line(error)}): run the cell again"
         except (OSError, ValueError) as error:
-            self.words = str(error)
-        self.caption.value = f'<div style="max-width:60em">{as_html(self.words)}</div>'
+            reply["error"] = first_line(error)
+        widget.send(reply, sent)
+
+    def make_widget(self, state: bytes) -> Any:
+        """Return the widget of anywidget, None without that package."""
+        try:
+            import anywidget
+            import traitlets
+        except ImportError:
+            print("Without anywidget the explorer shows no single weights: pip install anywidget, "
+                  "then restart the kernel.")
+            return None
+
+        class MaskExplorer(anywidget.AnyWidget):
+            _esm = Path(__file__).with_suffix(".js").read_text("utf-8")
+            state = traitlets.Bytes().tag(sync=True)
+
+        widget = MaskExplorer(state=state)
+        widget.on_msg(self.answer)
+        return widget
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        view = overview(self.selections()[0])  # a picture with its caption, for other pages
-        words = textwrap.fill(view.caption, 125)
-        view.parts[0].text(0, -0.02, words, va="top", fontsize=9, parse_math=False)
-        display({"text/plain": words,
-                 "image/png": base64.b64encode(png_bytes(view.parts[0])).decode(),
-                 "application/vnd.jupyter.widget-view+json": {
-                     "version_major": 2, "version_minor": 0, "model_id": self.panel.model_id}},
-                raw=True)
+        state = self.state()
+        display(self.page(state), raw=True)  # the widget hides it; without a kernel it remains
+        self.widget = self.make_widget(state)
+        if self.widget:
+            display({"text/plain": "", VIEW: {"version_major": 2, "version_minor": 0,
+                                              "model_id": self.widget.model_id}}, raw=True)
 
 
-def explore(path: Path | str, other: Path | str | None = None) -> Explorer | View:
-    """Explore the masks of a run in a snapshot file, also compared with those of another file.
+def explore(path: Path | str, other: Path | str | None = None, masks: Any = None) -> Explorer:
+    """Explore the masks of a run in a snapshot file, also compared with another file.
 
-    Put it on the last line of a cell. Each move of a control reads what training has written
-    since. Without ipywidgets it is a picture. Raises ValueError or FileNotFoundError.
+    Put it on the last line of a cell. It follows a training that writes the file. masks: the
+    model's `Masks`, before a merge; they add weights and scores to the single weights. Raises
+    ValueError or FileNotFoundError.
     """
-    try:
-        return Explorer(path, other)
-    except ImportError:
-        print("The explorer needs ipywidgets: pip install ipywidgets, then restart the kernel.")
-        return plot_overview(Snapshots(path))
+    return Explorer(path, other, masks)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from smp.files import replaced_file
-from smp.look.snapshots import SCORE_BINS, SNAPSHOT_FORMAT, Snapshots
+from smp.look.snapshots import GRID, SCORE_BINS, SNAPSHOT_FORMAT, Snapshots
 from smp.model.mask_code import encode_mask
 
 
@@ -38,6 +38,15 @@ def keep_largest(sizes: np.ndarray, k: int) -> np.ndarray:
     mask = sizes > cut
     mask[np.flatnonzero(sizes == cut)[: k - np.count_nonzero(mask)]] = True
     return mask
+
+
+def coarse_mask(mask: np.ndarray) -> np.ndarray:
+    """Return 255 √(kept share) of GRID x GRID blocks, uint8, of a mask, bool (out, in)."""
+    starts = [np.arange(GRID + 1) * side // GRID for side in mask.shape]
+    sums = np.add.reduceat(np.add.reduceat(mask, starts[1][:-1], 1, dtype=np.int32),
+                           starts[0][:-1], 0)  # a side below GRID repeats its rows or columns
+    sizes = np.outer(*(np.maximum(1, np.diff(start)) for start in starts))
+    return np.rint(255 * np.sqrt(sums / sizes)).astype(np.uint8)
 
 
 @torch.no_grad()
@@ -133,12 +142,13 @@ class SnapshotWriter:
             numbers = mask_numbers(mask, ranks[name], linear.parametrizations.weight.original)
             mask = mask.cpu().numpy()
             parts[f"mask.{name}"] = encode_mask(mask)
+            numbers["grid"] = coarse_mask(mask)
             again = int((before[0].mask(before[1], name) & mask).sum()) if before else 0
             found.append(numbers | {"counts": np.array([again, numbers["largest"]], np.int64)})
         sides = np.min_scalar_type(max(side for row in matrix_rows(masks) for side in row[3]))
         for part in ("rows", "columns"):
             parts[part] = np.concatenate([numbers[part] for numbers in found]).astype(sides)
-        for part in ("scores", "edges", "counts"):
+        for part in ("scores", "edges", "counts", "grid"):
             parts[part] = np.stack([numbers[part] for numbers in found])
         return parts
 

@@ -1,8 +1,8 @@
 """The snapshot file: the masks of a run at some of its steps, read and validated.
 
 For each step and matrix it contains the mask (see smp/model/mask_code.py), the kept weights of each
-row and column, and a histogram of the scores. It also contains the numbers of kept weights that the
-last snapshot and magnitude pruning also keep.
+row and column, the shares of 32 x 32 blocks, and a histogram of the scores. It also contains the
+numbers of kept weights that the last snapshot and magnitude pruning also keep.
 """
 
 import json
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from smp.model.mask_code import MOST_WEIGHTS, decode_mask
-from smp.text import first_line
+from smp.model.mask_code import decode_mask
+from smp.text import as_percent, first_line, is_number
 
-SNAPSHOT_FORMAT = "smp-snapshots-1"
-SCORE_BINS = 64
+SNAPSHOT_FORMAT = "smp-snapshots-2"
+SCORE_BINS, GRID = 64, 32
+MOST_WEIGHTS = 2**26  # of one matrix: a few bytes can describe a mask of any size
 # the neurons of a head are neighbouring rows of query, key and value, and columns of the output
 HEAD_SIDES = {"query": "rows", "key": "rows", "value": "rows", "attention output": "columns"}
 
@@ -76,7 +77,7 @@ class Snapshots:
         """Return {part: array} of a snapshot without its masks. Raises ValueError."""
         n, (outs, wides) = len(self.names), np.array(list(self.shapes.values())).T
         shapes = {"rows": (outs.sum(),), "columns": (wides.sum(),), "counts": (n, 2),
-                  "scores": (n, SCORE_BINS, 2), "edges": (n, 3)}
+                  "scores": (n, SCORE_BINS, 2), "edges": (n, 3), "grid": (n, GRID, GRID)}
         parts = {part: file.get_tensor(f"{step}.{part}") for part in shapes}
         for part, shape in shapes.items():
             kinds = "f" if part == "edges" else "ui"
@@ -111,48 +112,27 @@ class Snapshots:
         """Return the share of all masked weights that is kept."""
         return int(self.parts[step]["kept"].sum()) / self.weights
 
-    def shares(self, step: int) -> np.ndarray:
-        """Return the share that each matrix keeps, (n_layers, n_types); NaN: no such matrix."""
-        table = np.full((len(self.layers), len(self.types)), np.nan)
-        for (_, layer, kind, _), share in zip(self.matrices, self.parts[step]["kept"] / self.sizes):
-            table[self.layers.index(layer), self.types.index(kind)] = share
-        return table
-
     def empty(self, step: int, part: str) -> int:
         """Return the number of empty "rows" or "columns" of all matrices."""
         return sum(int((kept == 0).sum()) for kept in self.parts[step][part].values())
 
-    def head_shares(self, step: int) -> dict[str, np.ndarray]:
-        """Return {matrix type: share of its weights that each head keeps (n_layers, n_heads)}.
+    def heads_of(self, kind: str, shape: tuple[int, int]) -> int:
+        """Return the number of heads of a matrix; 0 if it has none, or if they are unknown."""
+        heads, side = self.about.get("heads") or 0, HEAD_SIDES.get(kind)
+        return heads if heads and side and shape[side == "columns"] % heads == 0 else 0
 
-        Empty if the number of heads is unknown or the matrices are not named as in BERT.
-        """
-        heads, found = self.about.get("heads"), dict[str, list]()
-        for name, _, matrix, shape in self.matrices if heads else ():
-            side = HEAD_SIDES.get(matrix)
-            if side and shape[side == "columns"] % heads == 0:
-                kept = self.parts[step][side][name].reshape(heads, -1).sum(1)
-                found.setdefault(matrix, []).append(kept * heads / math.prod(shape))
-        return {matrix: np.array(rows) for matrix, rows in found.items()
-                if len(rows) == len(self.layers)}
+    def head_counts(self, step: int) -> list[int]:
+        """Return the kept weights of all heads, in the order of matrices and heads."""
+        counts = []
+        for name, _, kind, shape in self.matrices:
+            if heads := self.heads_of(kind, shape):
+                kept = self.parts[step][HEAD_SIDES[kind]][name]
+                counts += kept.reshape(heads, -1).sum(1).tolist()
+        return counts
 
-    def turnover(self) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Return (steps of the later snapshot, removed, returned) of successive snapshots.
-
-        removed: share of the weights kept before; returned: share of the weights kept now.
-        """
-        kept = np.array([self.parts[step]["kept"].sum() for step in self.steps])
-        both = np.array([self.parts[step]["counts"][:, 0].sum() for step in self.steps])[1:]
-        before, now = kept[:-1], kept[1:]
-        return (self.steps[1:], (before - both) / np.maximum(1, before),
-                (now - both) / np.maximum(1, now))
-
-    def magnitude_overlap(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (overlap, by chance) at each step, as shares of the kept weights of all matrices.
-
-        overlap: kept weights that magnitude pruning also keeps; by chance: that of random masks.
-        """
-        kept = np.array([self.parts[step]["kept"] for step in self.steps])  # (steps, matrices)
-        largest = np.array([self.parts[step]["counts"][:, 1] for step in self.steps])
-        total = np.maximum(1, kept.sum(1))
-        return largest.sum(1) / total, (kept**2 / self.sizes).sum(1) / total
+    @property
+    def title(self) -> str:
+        """The run in words: "all-MiniLM-L6-v2, SMP-L, 10%"."""
+        words = (self.about.get("model"), self.about.get("label"), self.about.get("density_target"))
+        return ", ".join(as_percent(word) if is_number(word) else str(word)
+                         for word in words if word is not None) or self.path.name

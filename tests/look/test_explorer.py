@@ -1,8 +1,12 @@
-"""Figures show the masks, and the controls of the explorer change the figures."""
+"""The explorer's state, messages and pages equal the masks; explorer.js shows them."""
 
 import base64
-import builtins
+import json
+import re
 import shutil
+import subprocess
+import zlib
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -10,21 +14,48 @@ import pytest
 
 matplotlib.use("Agg")
 
-from smp.look.explorer import Explorer, explore
-from smp.look.mask_figures import Selection, plot_overview, plot_turnover, scores
-from smp.look.matrix_figures import VIEWS, matrix, plot_strip, pool_mask
-from smp.look.overlap import compare_masks
-from smp.look.snapshot_writer import SnapshotWriter
+from smp.look import explorer as explorer_module
+from smp.look.explorer import VIEW, Explorer, explore, pack
+from smp.look.mask_figures import plot_overview
+from smp.look.snapshot_writer import SnapshotWriter, coarse_mask
 from smp.look.snapshots import Snapshots
-from smp.plotting import png_bytes
 from smp.text import as_percent
 
-PNG = b"\x89PNG"
+SCRIPT = Path(explorer_module.__file__).with_suffix(".js")
+QUERY = "encoder.layer.1.attention.self.query"
 
 
-@pytest.fixture
-def saved(kept_masks):
-    return Snapshots(kept_masks[0])
+class Front:
+    """The end of a widget to which the explorer sends."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, content, buffers):
+        self.sent.append((content, buffers))
+
+
+def ask(explorer, **message):
+    """Return (content, buffers) of the answer to a message."""
+    front = Front()
+    explorer.answer(front, {"id": "1"} | message)
+    ((content, buffers),) = front.sent
+    assert content.pop("id") == "1"
+    return content, buffers
+
+
+def unpack(state):
+    """Return (JSON, one {name: array} a run) of a packed state."""
+    raw = zlib.decompress(state)
+    length = int.from_bytes(raw[:4], "little")
+    about, at, runs = json.loads(raw[4 : 4 + length]), 4 + length, []
+    for run in about["runs"]:
+        runs.append({})
+        for name, kind, size in run["arrays"]:
+            runs[-1][name] = np.frombuffer(raw, f"<{kind}", size, at)
+            at += runs[-1][name].nbytes
+    assert at == len(raw)
+    return about, runs
 
 
 @pytest.fixture
@@ -33,269 +64,238 @@ def other(kept_masks, tmp_path):
     return shutil.copy(kept_masks[0], tmp_path / "other.safetensors")
 
 
-def images(view):
-    """Return the arrays that a view draws, one per panel."""
-    return [ax.images[0].get_array() for ax in view.parts[0].axes if ax.images]
+@pytest.fixture
+def live(tmp_path):
+    """Return (masks, path of their snapshot file)."""
+    from test_snapshots import small_masks
+
+    masks, path = small_masks(), tmp_path / "live.safetensors"
+    SnapshotWriter(path, heads=4).keep(0, masks)
+    return masks, path
 
 
-# All matrices
+# The still picture
 
 
-def test_overview_shows_heads_relative_to_the_density(saved, kept_masks):
-    view, masks = plot_overview(saved, 20), kept_masks[1][20]
-    density = saved.density(20)
-    drawn = [mesh.get_array() for mesh in view.parts[0].axes[0].collections[:6]]
-    for name, layer, kind, _ in saved.matrices:
-        mask, place = masks[name][0], saved.types.index(kind)
-        parts = [mask]
-        if place < 4:  # attention matrices, four heads
-            parts = np.split(mask, 4, axis=1 if kind == "attention output" else 0)
-        expected = [max(part.mean() / density, 1e-9) for part in parts]
-        np.testing.assert_allclose(drawn[place][layer], expected)
+def test_overview_shows_heads_relative_to_the_density(kept_masks):
+    saved = Snapshots(kept_masks[0])
+    view, masks, density = plot_overview(saved, 20), kept_masks[1][20], saved.density(20)
+    drawn = [mesh.get_array().ravel() for mesh in view.parts[0].axes[0].collections]
+    for shown, (name, _, kind, _) in zip(drawn, saved.matrices, strict=True):
+        mask = masks[name][0]
+        heads = kind not in ("intermediate", "output")
+        parts = np.split(mask, 4, int(kind == "attention output")) if heads else [mask]
+        np.testing.assert_allclose(shown, [max(part.mean() / density, 1e-9) for part in parts])
 
 
-def test_overview_caption_has_counts_and_extremes(saved, kept_masks):
-    words, masks = plot_overview(saved, 20).caption, kept_masks[1][20]
+def test_overview_caption_has_counts_and_extremes(kept_masks):
+    saved, masks = Snapshots(kept_masks[0]), kept_masks[1][20]
+    words = plot_overview(saved, 20).caption
     kept = sum(mask.sum() for mask, _, _ in masks.values())
     assert f"Step 20: the encoder keeps {kept:,} of {saved.weights:,} weights" in words
-    shares = {f"layer {layer}, {kind}": masks[name][0].mean()
-              for name, layer, kind, _ in saved.matrices}
-    least = min(shares, key=shares.get)
-    assert f"{least} keeps least ({as_percent(shares[least])})." in words
     heads = {}
-    for name, layer, kind, _ in saved.matrices:
-        axis = {"attention output": 1, "intermediate": None, "output": None}.get(kind, 0)
-        for head, part in enumerate(np.split(masks[name][0], 4, axis) if axis is not None else ()):
-            heads.setdefault(f"head {head} of layer {layer}", []).append(part.mean())
+    for name, layer, kind, shape in saved.matrices:
+        if saved.heads_of(kind, shape):
+            parts = np.split(masks[name][0], 4, int(kind == "attention output"))
+            for head, part in enumerate(parts):
+                heads.setdefault(f"head {head} of layer {layer}", []).append(part.mean())
     most = max(heads, key=lambda head: np.mean(heads[head]))
-    assert f"{most} keeps most ({as_percent(np.mean(heads[most]))})" in words
-    empty = sum(not row.any() for mask, _, _ in masks.values() for row in mask)
-    assert f" {empty:,} rows and " in words
-    assert "Every matrix keeps the same share" in plot_overview(saved, 0).caption
-    assert "Step 30" in plot_overview(saved).caption
-
-
-def test_overview_without_a_number_of_heads(saved):
+    assert f"{most.capitalize()} keeps most ({as_percent(np.mean(heads[most]))})" in words
     saved.about = {}
-    view = plot_overview(saved, 20)
-    assert "head" not in view.caption and "keeps most" in view.caption
-    meshes = view.parts[0].axes[0].collections[:6]
-    assert [mesh.get_array().shape for mesh in meshes] == [(2, 1)] * 6
+    assert "head" not in plot_overview(saved).caption and "Step 30" in plot_overview(saved).caption
 
 
-def test_turnover_caption_has_the_shares_of_the_last_step(saved):
-    steps, removed, returned = saved.turnover()
-    overlap, chance = saved.magnitude_overlap()
-    view = plot_turnover(saved)
-    left, right = view.parts[0].axes
-    np.testing.assert_allclose(left.lines[0].get_ydata(), 100 * removed)
-    np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * overlap)
-    peak = removed.argmax()
-    assert f"highest at step {steps[peak]}: {as_percent(removed[peak])} of" in view.caption
-    assert (f"From step 20 to 30, {as_percent(removed[-1])} are removed and "
-            f"{as_percent(returned[-1])} return.") in view.caption
-    assert f"At step 30, {as_percent(overlap[-1])} of the kept weights" in view.caption
-    assert f"by chance: {as_percent(chance[-1])}." in view.caption
+# The state
 
 
-# One matrix
+def test_state_has_the_numbers_of_all_steps(kept_masks, other):
+    runs = [Snapshots(kept_masks[0]), Snapshots(other)]
+    about, (first, second) = unpack(pack(runs, "abc"))
+    assert about["key"] == "abc" and about["runs"][0]["steps"] == [0, 10, 20, 30]
+    assert about["kinds"][0] == "query" and about["layers"] == [0, 1]
+    n = len(about["matrices"])
+    before = None
+    for place, masks in enumerate(kept_masks[1].values()):
+        masks = [mask for mask, _, _ in masks.values()]
+        part = slice(place * n, (place + 1) * n)
+        assert first["kept"][part].tolist() == [mask.sum() for mask in masks]
+        again = [(a & b).sum() for a, b in zip(masks, before)] if before else [0] * n
+        assert first["again"][part].tolist() == again
+        assert first["emptyRows"][part].tolist() == [(~mask.any(1)).sum() for mask in masks]
+        assert first["emptyColumns"][part].tolist() == [(~mask.any(0)).sum() for mask in masks]
+        before = masks
+    assert about["both"] == [mask.sum() for mask in masks]  # B has the same masks
+    grids = first["grid"].reshape(n, 32, 32)
+    np.testing.assert_array_equal(grids[3], coarse_mask(masks[3]))
+    assert first["heads"].size == 4 * 8 * 4  # steps, matrices with heads, heads
+    assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_matrix_pools_and_its_window_shows_weights(saved, kept_masks):
-    name, mask = saved.names[4], kept_masks[1][20][saved.names[4]][0]
-    view = matrix(Selection(saved, 20, name, side=16, row=8, column=30))
-    whole, window = images(view)[:2]
-    np.testing.assert_array_equal(whole, pool_mask(mask, 128)[0])
-    np.testing.assert_array_equal(window, mask[8:24, 16:32])  # moved inside the matrix
-    words = view.caption
-    assert f"{mask.sum():,} of {mask.size:,} weights are kept ({as_percent(mask.mean())})" in words
-    rows, columns = (sum(not line.any() for line in lines) for lines in (mask, mask.T))
-    assert f"{rows:,} rows and {columns:,} columns are empty." in words
-    assert f"rows 8 to 23 and columns 16 to 31, {mask[8:24, 16:32].sum():,} of 256 are" in words
-    assert words.endswith("A point is one weight; kept weights are yellow.")
+def test_a_page_of_bert_base_has_at_most_300_kilobytes(tmp_path):
+    """Numbers of BERT-base's shape, 24 snapshots, without the masks."""
+    from types import SimpleNamespace
+
+    rng, names = np.random.default_rng(0), ("query", "key", "value", "attention output",
+                                            "intermediate", "output")
+    shapes = {name: (768, 768) for name in names} | {"intermediate": (3072, 768),
+                                                     "output": (768, 3072)}
+    steps = list(range(24))
+    matrices = [[f"{layer}.{kind}", layer, kind, list(shapes[kind])]
+                for layer in range(12) for kind in names]
+    kept = np.array([int(0.1 * shape[0] * shape[1]) for *_, shape in matrices])
+    part = {"kept": kept, "counts": np.stack([kept, kept], 1) - rng.integers(0, 9000, (72, 2)),
+            "rows": {str(i): rng.integers(0, 99, 768) for i in range(72)},
+            "columns": {str(i): rng.integers(0, 99, 768) for i in range(72)},
+            "scores": rng.integers(0, 200_000, (72, 64, 2)), "edges": rng.random((72, 3)),
+            "grid": rng.integers(60, 100, (72, 32, 32)).astype(np.uint8)}
+    saved = SimpleNamespace(
+        steps=steps, parts=dict.fromkeys(steps, part), matrices=matrices, path=Path("run"),
+        title="BERT", layers=list(range(12)), types=list(names),
+        heads_of=lambda kind, shape: 12 if kind in names[:4] else 0,
+        head_counts=lambda step: rng.integers(3000, 9000, 576))
+    page = 4 / 3 * len(pack([saved], "key")) + SCRIPT.stat().st_size
+    assert 50_000 < page < 260_000  # 40 kB remain for the picture
 
 
-def test_matrix_counts_the_weights_of_a_and_b(saved, kept_masks):
-    name = saved.names[0]
-    a, b = (kept_masks[1][step][name][0] for step in (10, 20))
-    for window, part in ((), ...), ((16, 4, 4), (slice(4, 20), slice(4, 20))):
-        view = matrix(*(Selection(saved, step, name, *window) for step in (10, 20)))
-        counts = [(kind[part]).sum() for kind in (a & b, a & ~b, b & ~a)]
-        assert "kept in A and B {:,}, only in A {:,}, only in B {:,}.".format(*counts
-                                                                             ) in view.caption
-        assert [int(drawn.sum()) for drawn in images(view)[:3]] == counts
+# Messages
 
 
-def test_scores_have_every_weight_once(saved, kept_masks):
-    name, (mask, _, _) = saved.names[2], kept_masks[1][10][saved.names[2]]
-    view = scores(Selection(saved, 10, name))
-    both, kept = (patch.get_data().values for patch in view.parts[0].axes[0].patches[:2])
-    assert (both.sum(), kept.sum()) == (mask.size, mask.sum())
-    assert f"{mask.sum():,} of {mask.size:,} scores are at least" in view.caption
-
-
-@pytest.mark.parametrize("place", [0, 4, 5])  # square, tall, wide
-def test_strip_shows_first_and_last_step(saved, kept_masks, place):
-    name = saved.names[place]
-    view = plot_strip(saved, name, blocks=8, most=3)
-    panels = view.parts[0].axes[:3]
-    masks = [kept_masks[1][step][name][0] for step in (0, 20, 30)]
-    assert [ax.get_title(loc="left").split()[1] for ax in panels] == ["0", "20", "30"]
-    for drawn, mask in zip(images(view), masks):
-        np.testing.assert_array_equal(drawn, pool_mask(mask, 8)[0])
-    assert ", ".join(as_percent(mask.mean()) for mask in masks) in view.caption
-    if place == 0:
-        heads = [part.mean() for part in np.split(masks[-1], 4)]
-        least = int(np.argmin(heads))
-        assert (f"head {least} (rows {8 * least} to {8 * least + 7}) keeps least "
-                f"({as_percent(heads[least])}).") in view.caption
-    with pytest.raises(ValueError, match="no matrix 'x'"):
-        plot_strip(saved, "x")
-
-
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("compare", [None, 0, 10])
-def test_every_view_draws_every_step_with_a_caption(saved, view, compare):
-    b = None if compare is None else Selection(saved, compare, saved.names[1])
-    for step in saved.steps if b is None else (0, 30):
-        shown = VIEWS[view](Selection(saved, step, saved.names[1]), b)
-        words = shown.caption
-        assert png_bytes(shown.parts[0]).startswith(PNG)
-        assert words[:1].isalpha() and words.endswith(".") and "nan" not in words
-
-
-# Two runs
-
-
-def test_compare_masks_counts_weights_that_both_keep(saved, kept_masks, other):
-    """Run B is A's file cut after step 10, so its last masks are those of another step."""
-    second = Snapshots(other)
-    second.steps = [0, 10]
-    a, b = ({name: mask for name, (mask, _, _) in kept_masks[1][step].items()}
-            for step in (30, 10))
-    view = compare_masks(saved, second)
-    bars = [patch.get_height() for patch in view.parts[0].axes[0].patches]
-    for kind, bar in zip(saved.types, bars, strict=True):
-        names = [name for name, _, its_kind, _ in saved.matrices if its_kind == kind]
-        kept, both = (sum(mask.sum() for mask in masks) for masks in (
-            [a[name] for name in names], [a[name] & b[name] for name in names]))
-        assert bar == pytest.approx(100 * both / kept)
-    kept, both = sum(mask.sum() for mask in a.values()), sum((a[n] & b[n]).sum() for n in a)
-    assert f"keeps {kept:,} weights." in view.caption
-    assert f"{both / kept:.2%} of them" in view.caption
-    chance = sum(a[name].sum() * b[name].mean() for name in a) / kept
-    by_chance = float(view.caption.split("chance: ")[1].rstrip("%."))
-    assert by_chance == pytest.approx(100 * chance, 0.01)
-
-
-# The explorer
-
-
-def test_controls_change_picture_and_caption(kept_masks):
-    explorer = explore(kept_masks[0])
-    assert bytes(explorer.picture.value).startswith(PNG) and "Step 30" in explorer.caption.value
-    seen = {bytes(explorer.picture.value)}
-    for view in VIEWS:
-        explorer.view.value = view
-        seen.add(bytes(explorer.picture.value))
-    assert len(seen) == len(VIEWS)
-    explorer.view.value = "one matrix"
-    explorer.layer.value, explorer.matrix.value, explorer.step.value = 0, "key", 10
-    mask = kept_masks[1][10]["encoder.layer.0.attention.self.key"][0]
-    assert f"Layer 0, key (32 × 32) at step 10: {mask.sum():,} of" in explorer.words
-    explorer.zoom.value, explorer.row.value = 16, 9
-    assert f"rows 9 to 24 and columns 0 to 15, {mask[9:25, :16].sum():,} of 256" in explorer.words
-    explorer.play.value = 2  # as when it plays
-    assert explorer.step.value == 20 and "at step 20" in explorer.words
-
-
-def test_explorer_hides_unused_controls(kept_masks):
-    explorer = explore(kept_masks[0])
-
-    def shown():
-        return {name for name in ("where", "window")
-                if getattr(explorer, name).layout.display != "none"}
-
-    assert shown() == set()
-    explorer.view.value = "scores"
-    assert shown() == {"where"}
-    explorer.view.value = "one matrix"
-    assert shown() == {"where", "window"}
-
-
-def test_explorer_compares_two_runs(kept_masks, other, tmp_path):
+def test_a_matrix_is_answered_with_its_mask_and_scores(kept_masks, other):
     explorer = explore(kept_masks[0], other)
-    explorer.view.value, explorer.step.value = "one matrix", 10
-    explorer.compare.value = (1, 20)
-    assert "step 10 of the first run" in explorer.words
-    assert "B is step 20 of the other run" in explorer.words
-    name = "encoder.layer.1.attention.self.query"
-    a, b = (kept_masks[1][step][name][0] for step in (10, 20))
-    assert f"kept in A and B {(a & b).sum():,}" in explorer.words
-    explorer.compare.value = (0, 20)
-    assert "B is step 20 (" in explorer.words
-    assert len(explore(kept_masks[0]).compare.options) == 5
-    from test_snapshots import small_masks
-
-    SnapshotWriter(tmp_path / "small").keep(0, small_masks())
-    for compare in (explore, lambda *paths: compare_masks(*map(Snapshots, paths))):
-        with pytest.raises(ValueError, match="is of another encoder than"):
-            compare(kept_masks[0], tmp_path / "small")
+    for run, step in ((0, 10), (1, 30)):
+        content, (bits, scores, edges) = ask(explorer, kind="matrix", run=run, step=step, matrix=6)
+        mask = kept_masks[1][step][QUERY][0]
+        assert content == {}
+        assert np.unpackbits(np.frombuffer(bits, np.uint8)).tolist() == mask.ravel().tolist()
+        scores = np.frombuffer(scores, "<u4").reshape(64, 2)
+        assert scores.sum(0).tolist() == [mask.size - mask.sum(), mask.sum()]
+        assert np.frombuffer(edges, "<f4").size == 3
 
 
-def test_explorer_reads_new_steps_when_a_control_moves(tmp_path):
-    from test_snapshots import small_masks
+def test_values_are_the_weights_and_scores_of_a_window(live):
+    masks, path = live
+    explorer = explore(path, masks=masks)
+    content, buffers = ask(explorer, kind="values", matrix=4, window=[3, 5, 20, 11])
+    name, *_, linear = masks.matrices[4]
+    tensors = linear.parametrizations.weight.original, masks.rankings()[name]
+    assert content == {}
+    for buffer, tensor in zip(buffers, tensors, strict=True):
+        np.testing.assert_array_equal(np.frombuffer(buffer, "<f4").reshape(20, 11),
+                                      tensor.detach().numpy()[3:23, 5:16])
+    assert unpack(explorer.state())[0]["values"] is True
+    masks.merge()
+    assert ask(explorer, kind="values", matrix=4, window=[3, 5, 20, 11])[1] == buffers
+    with pytest.raises(ValueError, match="the masks are merged"):
+        explore(path, masks=masks)
 
-    masks, path = small_masks(), tmp_path / "run.safetensors"
-    keeper = SnapshotWriter(path, heads=4)
-    keeper.keep(0, masks)
+
+@pytest.mark.parametrize("message", [
+    {"kind": "matrix", "run": 0, "step": 11, "matrix": 0},
+    {"kind": "matrix", "run": 2, "step": 10, "matrix": 0},
+    {"kind": "matrix", "run": 0, "step": 10, "matrix": 99},
+    {"kind": "matrix", "run": 0, "step": [1], "matrix": "x"}, {"kind": "matrix"}, {},
+    {"kind": "values", "matrix": 0, "window": [0, 0, 9, 9]},
+    {"kind": "values", "matrix": 0, "window": [0, 0, 999, 9]},
+    {"kind": "values", "matrix": 0, "window": [0]},
+])
+def test_a_wrong_message_is_answered_with_one_line(kept_masks, message):
+    content, buffers = ask(explore(kept_masks[0]), **message)
+    assert buffers == [] and content["error"] and "\n" not in content["error"]
+
+
+def test_it_follows_a_training_and_names_a_damaged_file(live):
+    masks, path = live
     explorer = explore(path)
-    explorer.compare.value = (0, 0)
+    explorer.widget = type("Widget", (), {"state": b""})
+    assert ask(explorer, kind="follow")[0] == {} and explorer.widget.state == b""
     masks.refresh(0.5)
-    keeper.keep(7, masks)
-    explorer.view.value = "scores"
-    assert [step for _, step in explorer.step.options] == [0, 7] and explorer.step.value == 0
-    assert explorer.compare.value == (0, 0) and len(explorer.compare.options) == 3
-    explorer.compare.value, explorer.step.value, explorer.view.value = None, 7, "overview"
-    assert "Step 7" in explorer.words and explorer.play.max == explorer.play.value == 1
+    SnapshotWriter(path, heads=4).keep(7, masks)
+    explorer.stamp = 0  # the file can be younger by less than the clock's step
+    assert ask(explorer, kind="follow")[0] == {}
+    assert unpack(explorer.widget.state)[0]["runs"][0]["steps"] == [0, 7]
     path.write_bytes(b"damaged")
-    explorer.view.value = "scores"
-    assert "is not a snapshot file of this project" in explorer.caption.value
+    explorer.stamp = 0
+    assert "not a snapshot file of this project" in ask(explorer, kind="follow")[0]["error"]
 
 
-def test_explorer_displays_widgets_and_a_static_overview(kept_masks, monkeypatch):
-    explorer = explore(kept_masks[0])
-    for name in ("view", "step", "play", "layer", "matrix", "compare", "zoom", "row", "column",
-                 "picture", "caption"):
-        assert f"smp-{name}" in getattr(explorer, name)._dom_classes
-    assert "smp-explorer" in explorer.panel._dom_classes
+# Display
+
+
+def displayed(explorer, monkeypatch):
+    """Return the MIME bundles that a cell shows."""
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle))
     explorer._ipython_display_()
-    (bundle,) = shown
-    view = bundle["application/vnd.jupyter.widget-view+json"]
-    assert view == {"version_major": 2, "version_minor": 0, "model_id": explorer.panel.model_id}
-    assert base64.b64decode(bundle["image/png"]).startswith(PNG)
-    assert " ".join(bundle["text/plain"].split()) == explorer.words
+    return shown
 
 
-def test_explore_without_ipywidgets_returns_a_picture(kept_masks, monkeypatch, capsys):
-    real = builtins.__import__
-
-    def without_widgets(name, *rest):
-        if name == "ipywidgets":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_widgets)
-    view = explore(kept_masks[0])
-    assert not isinstance(view, Explorer) and "Step 30" in view.caption
-    assert capsys.readouterr().out.count("pip install ipywidgets") == 1
+def test_a_cell_shows_the_page_and_the_widget(kept_masks, monkeypatch):
+    explorer = explore(kept_masks[0])
+    page, live = displayed(explorer, monkeypatch)
+    assert live[VIEW]["model_id"] == explorer.widget.model_id and live["text/plain"] == ""
+    assert explorer.widget.state == explorer.state()
+    assert base64.b64decode(page["image/png"]).startswith(b"\x89PNG")
+    packed = re.search('data-smp-state="([^"]+)"', page["text/html"])[1]
+    assert base64.b64decode(packed) == explorer.state()
+    assert f'data-smp-explorer="{explorer.key}"' in page["text/html"]
+    assert page["text/html"].count("</script>") == 1 and VIEW not in page
 
 
-def test_explore_of_a_missing_or_foreign_file_raises(tmp_path):
+def test_without_anywidget_a_cell_shows_the_page(kept_masks, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
+    (page,) = displayed(explore(kept_masks[0]), monkeypatch)
+    assert "text/html" in page and capsys.readouterr().out.count("pip install anywidget") == 1
+
+
+def test_a_name_with_html_is_only_text_in_the_page(tmp_path):
+    from test_snapshots import small_masks
+
+    masks, path = small_masks(), tmp_path / "<b>x.safetensors"
+    masks.matrices = [(name, '"><script>alert(1)</script>', layer, linear)
+                      for name, _, layer, linear in masks.matrices]
+    SnapshotWriter(path, model="<img src=x>", label="</script>").keep(0, masks)
+    explorer = explore(path)
+    page = explorer.page(explorer.state())["text/html"]
+    assert page.count("<script") == page.count("</script>") == page.count("<img") == 1
+    assert unpack(explorer.state())[0]["runs"][0]["file"] == "b-x"
+
+
+# Bad input
+
+
+def test_missing_foreign_and_other_files_raise_one_line(kept_masks, live, tmp_path):
     with pytest.raises(FileNotFoundError, match="no snapshots there"):
         explore(tmp_path / "none")
     (tmp_path / "x").write_text("hello")
     with pytest.raises(ValueError, match="is not a snapshot file of this project"):
         explore(tmp_path / "x")
+    masks, path = live
+    with pytest.raises(ValueError, match="is of another encoder than"):
+        explore(kept_masks[0], path)
+    with pytest.raises(ValueError, match="is of another encoder than `masks`"):
+        Explorer(kept_masks[0], masks=masks)
+
+
+# explorer.js
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+def test_the_script_in_node(kept_masks, tmp_path):
+    """explorer.test.mjs compares its numbers with those of `expected`."""
+    saved = Snapshots(kept_masks[0])
+    mask, earlier = (kept_masks[1][step][QUERY][0] for step in (20, 10))
+    state = tmp_path / "state.bin"
+    state.write_bytes(pack([saved], "key"))
+    expected = {
+        "bits": np.packbits(mask).tolist(), "mask": mask.ravel().astype(int).tolist(),
+        "earlier": earlier.ravel().astype(int).tolist(), "columns": mask.shape[1],
+        "density": saved.density(20), "kept": int(mask.sum()),
+        "head": int(mask[8:16].sum()), "both": int((mask & earlier).sum()),
+        "window": int(mask[4:20, 8:24].sum()),
+    }
+    (tmp_path / "expected.json").write_text(json.dumps(expected))
+    shutil.copy(SCRIPT, tmp_path / "explorer.mjs")
+    shutil.copy(Path(__file__).with_name("explorer.test.mjs"), tmp_path)
+    run = subprocess.run(["node", "--test", "explorer.test.mjs"], cwd=tmp_path, text=True,
+                         capture_output=True)
+    assert run.returncode == 0, run.stdout[-3000:]

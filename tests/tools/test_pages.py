@@ -1,5 +1,7 @@
 """A page of an executed notebook loads nothing, runs nothing and shows hostile text as text."""
 
+import base64
+import hashlib
 import html.parser
 import re
 import xml.etree.ElementTree as ElementTree
@@ -111,6 +113,19 @@ def test_the_check_finds_each_dangerous_page():
     assert dangers("<style>@import 'a.css'; b {background: url(b.png)}</style>")
     assert dangers('<a href="javascript:x()">') and dangers('<p onclick="x()">')
     assert not dangers('<img src="data:image/png;base64,AA"><style>a {b: url(data:x)}')
+
+
+def test_an_explorer_is_shown_with_the_script_of_this_project():
+    script = (ROOT / "smp/look/explorer.js").read_text("utf-8")
+    output = display(png="AA==", text="picture",
+                     page='<div data-smp-state="eJw="><img src=x></div><script>evil()</script>')
+    page = shown(output, output)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in page and page.count("<script") == 1
+    assert f'<script type="module">{script}</script>' in page and "evil" not in page
+    assert page.count('<div data-smp-state="eJw=">') == 2
+    hostile = display(png="AA==", text="a", page='<div data-smp-state="eJ\'w="><script>evil()</script>')
+    assert dangers(shown(hostile)) == [] and "script-src 'none'" in shown(hostile)
 
 
 HOSTILE = [
