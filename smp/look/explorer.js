@@ -6,7 +6,7 @@ const TYPES = { u1: Uint8Array, u4: Uint32Array, f4: Float32Array };
 const BINS = 64, GRID = 32, MOST_VALUES = 64; // bars of scores, coarse blocks, window with weights
 const PATIENCE = 5000, FOLLOW = 3000, FRAME = 700; // milliseconds
 const LEFT = 34, TOP = 10, TIME = 40; // of the mask and of the timeline in their canvases
-const SIZES = { Overview: [440, 316], Matrix: [404, 316], Time: [440, 150], Scores: [404, 150] };
+const SIZES = { Overview: [428, 316], Matrix: [392, 316], Time: [428, 150], Scores: [392, 150] };
 const MODES = { kept: "kept share", turnover: "exchanged", magnitude: "largest weights" };
 const KEYS = "Arrows move; + and − zoom; 0 shows the whole matrix; space plays; , and . change the step.";
 const LIGHT = {
@@ -22,7 +22,7 @@ const DARK = {
 const CSS = `
 .smp { font: 13px/1.4 system-ui, sans-serif; max-width: 880px; position: relative; padding: 4px;
   color: var(--ink); background: var(--paper); }
-.smp .bar { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; }
+.smp .bar { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
 .smp figure { margin: 0; max-width: 100%; }
 .smp figcaption { font-weight: 600; height: 1.5em; overflow: hidden; white-space: nowrap; }
 .smp canvas { display: block; max-width: 100%; }
@@ -33,7 +33,9 @@ const CSS = `
 .smp output { display: block; min-height: 5.6em; }
 .smp .tip { position: absolute; pointer-events: none; max-width: 300px; padding: 2px 6px;
   border-radius: 4px; color: var(--paper); background: var(--ink); }
-.smp [hidden] { display: none; }`;
+.smp [hidden] { display: none; }
+.jp-OutputArea-child:has(.jupyter-widgets):not(:has(canvas)):has(+ * [data-smp-explorer]) { display: none; }`;
+// The last rule hides JupyterLab's line "model not found" above the page of a reopened notebook.
 
 /** Return the state that `pack` wrote. bytes: compressed by zlib. */
 export async function unpack(bytes) {
@@ -457,7 +459,7 @@ class Explorer {
       turnover: ["Exchanged since the step before", "exchanged, √"],
       magnitude: ["Kept weights among the largest", "among the largest"] }[this.mode];
     const compared = this.b && ratio;
-    this.text(ctx, `${ratio ? 4 : "100%"}   ${compared ? "share of B / share of A" : scale}`, 314, high - 9, "left", 124);
+    this.text(ctx, `${ratio ? 4 : "100%"}   ${compared ? "share of B / share of A" : scale}`, 314, high - 9, "left", 112);
     return compared ? `B (${this.bName}) beside A (step ${count(this.at.step)})` : words;
   }
 
@@ -473,7 +475,7 @@ class Explorer {
   get blocks() {
     const { found, foundB, state, b } = this, [rows, columns] = this.shape, [row, column, high, wide] = this.window;
     if (found && (!b || foundB)) return pool(found.mask, b && foundB.mask, columns, this.window, this.area);
-    if (b || this.place !== state.runs[0].steps.length - 1) return null;
+    if (this.place !== state.runs[0].steps.length - 1) return null;
     const grid = state.runs[0].grid.subarray(this.matrix * GRID * GRID, (this.matrix + 1) * GRID * GRID);
     const top = Math.floor((row * GRID) / rows), down = Math.ceil(((row + high) * GRID) / rows) - top;
     const left = Math.floor((column * GRID) / columns), across = Math.ceil(((column + wide) * GRID) / columns) - left;
@@ -485,14 +487,17 @@ class Explorer {
   /** Draw the window of the matrix: each pixel or cell is a block of weights. */
   drawMask(ctx, { a, b, both, size, across, down, coarse }) {
     const { colours } = this, [wide, high] = this.area, image = new ImageData(across, down);
-    const [none, ink, orange, blue, violet] =
-      [colours.none, colours.ink, colours.orange, colours.blue, colours.violet].map(rgb);
-    a.forEach((kept, i) => {
-      const parts = this.b ? [[both[i], ink], [kept - both[i], orange], [b[i] - both[i], blue]] : [[kept, violet]];
-      const some = total(parts.map(([weights]) => weights)), strength = Math.sqrt(some / size[i]); // 3% differs from 0
-      const mixed = (k) => total(parts.map(([weights, colour]) => (weights / (some || 1)) * colour[k]));
-      image.data.set([0, 1, 2].map((k) => none[k] + strength * (mixed(k) - none[k])).concat(255), 4 * i);
-    });
+    const two = this.b && !coarse;
+    const [none, ink, blue, own] =
+      [colours.none, colours.ink, colours.blue, two ? colours.orange : colours.violet].map(rgb);
+    for (let i = 0; i < a.length; i++) {
+      const shared = two ? both[i] : 0, onlyA = a[i] - shared, onlyB = two ? b[i] - shared : 0;
+      const some = shared + onlyA + onlyB, strength = Math.sqrt(some / size[i]); // 3% differs from 0
+      for (let k = 0; k < 3; k++)
+        image.data[4 * i + k] = none[k] + (some &&
+          strength * ((shared * ink[k] + onlyA * own[k] + onlyB * blue[k]) / some - none[k]));
+      image.data[4 * i + 3] = 255;
+    }
     const small = node("canvas", { width: across, height: down });
     small.getContext("2d").putImageData(image, 0, 0);
     ctx.imageSmoothingEnabled = false;
@@ -632,9 +637,8 @@ class Explorer {
       words.push(`In the window: kept by both ${count(both[0])} (${black}), only by A ${count(a[0] - both[0])} (orange), ` +
         `only by B ${count(other[0] - both[0])} (blue), by none ${count(size[0] - a[0] - other[0] + both[0])}.`);
     }
-    if (message || !this.ask)
-      words.push(`${message || "This page has no kernel."} Single weights need one; ` +
-        "the last step's matrix is shown in blocks.");
+    if (message) words.push(message);
+    if (!this.ask) words.push("This page has no kernel: it shows the matrix of the last step in blocks.");
     return words.join(" ");
   }
 
@@ -712,7 +716,7 @@ class Explorer {
     ctx.font = "bold 13px system-ui, sans-serif";
     this.text(ctx, state.runs[0].label, 10, 12, "left", 860);
     Object.keys(SIZES).forEach((name, i) => {
-      const [x, y] = [i % 2 ? 464 : 10, i < 2 ? 24 : 362];
+      const [x, y] = [i % 2 ? 452 : 10, i < 2 ? 24 : 362];
       this.text(ctx, this.canvases[name].caption.textContent, x, y + 8, "left", 400);
       ctx.drawImage(this.canvases[name], x, y + 18, ...SIZES[name]);
     });
@@ -750,8 +754,9 @@ function kernelOf(model) {
 /** Show the widget of anywidget, and follow a training that writes the file. */
 async function render({ model, el }) {
   const state = () => unpack(bytesOf(model.get("state"))), ask = kernelOf(model);
-  const explorer = new Explorer(el, await state(), ask), { key } = explorer.state;
-  document.querySelectorAll(`[data-smp-explorer="${key}"]`).forEach((still) => { still.hidden = true; });
+  const explorer = new Explorer(el, await state(), ask);
+  const rule = `[data-smp-explorer="${explorer.state.key}"] { display: none; }`; // the cell's own page
+  explorer.root.append(node("style", { textContent: rule }));
   const update = async () => explorer.update(await state());
   model.on("change:state", update);
   let waits = false;

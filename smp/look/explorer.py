@@ -53,7 +53,7 @@ def shared_weights(a: Snapshots, b: Snapshots) -> list[int]:
 def pack(runs: list[Snapshots], key: str, values: bool = False) -> bytes:
     """Return the state of explorer.js, compressed: length, JSON, and the arrays that it lists.
 
-    key: of the still picture that the widget hides; values: whether weights can be asked for.
+    key: of the page that the widget hides; values: whether weights can be asked for.
     """
     first, arrays = runs[0], [run_arrays(run) for run in runs]
     codes = {"u": "u4", "f": "f4"}
@@ -177,11 +177,11 @@ class Explorer:
         from IPython.display import display
 
         state = self.state()
-        display(self.page(state), raw=True)  # the widget hides it; without a kernel it remains
         self.widget = self.make_widget(state)
         if self.widget:
             display({"text/plain": "", VIEW: {"version_major": 2, "version_minor": 0,
                                               "model_id": self.widget.model_id}}, raw=True)
+        display(self.page(state), raw=True)  # the widget hides it; without a kernel it remains
 
 
 def explore(path: Path | str, other: Path | str | None = None, masks: Any = None) -> Explorer:

@@ -10,17 +10,21 @@ from smp.text import as_percent
 SCALE = ("#8F4700", ORANGE, "#DDDDDD", "#A87FC7", "#4B1279")  # orange to violet
 
 
-def named_shares(saved: Snapshots, step: int) -> tuple[dict, dict]:
-    """Return {(layer, type): shares kept by the heads, or [share of the matrix]}, {name: share}.
+def kept_shares(saved: Snapshots, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return ({type: share of its heads or of it (n_layers, heads or 1)}, {name: share}).
 
-    The names are those of heads if there are any, with the mean over the parts of a head.
+    NaN: no such matrix. The names are those of heads if there are any, with the mean over the
+    parts of a head.
     """
-    counts, cells, names = saved.head_counts(step), dict[tuple, list](), dict[str, list]()
+    counts, names, cells = saved.head_counts(step), dict[str, list](), dict[str, np.ndarray]()
+    some = bool(counts)
     for (_, layer, kind, shape), kept in zip(saved.matrices, saved.parts[step]["kept"]):
         size, heads = shape[0] * shape[1], saved.heads_of(kind, shape)
-        cells[layer, kind] = [counts.pop(0) * heads / size for _ in range(heads)] or [kept / size]
-        for head, share in enumerate(cells[layer, kind]):
-            if heads or not saved.head_counts(step):
+        own = [counts.pop(0) * heads / size for _ in range(heads)] or [kept / size]
+        cells.setdefault(kind, np.full((len(saved.layers), len(own)), np.nan))
+        cells[kind][saved.layers.index(layer)] = own
+        for head, share in enumerate(own):
+            if heads or not some:
                 name = f"head {head} of layer {layer}" if heads else f"layer {layer}, {kind}"
                 names.setdefault(name, []).append(share)
     return cells, {name: float(np.mean(shares)) for name, shares in names.items()}
@@ -29,15 +33,16 @@ def named_shares(saved: Snapshots, step: int) -> tuple[dict, dict]:
 def plot_overview(saved: Snapshots, step: int | None = None) -> View:
     """Draw the kept share of each matrix and head, divided by the density; default: last step."""
     step = saved.steps[-1] if step is None else step
-    density, (cells, names) = saved.density(step), named_shares(saved, step)
+    density, (cells, names) = saved.density(step), kept_shares(saved, step)
     layers, types = saved.layers, saved.types
     fig, ((ax,),) = new_figure(1, 1, 8.6, max(1.5, 0.34 * len(layers)) + 0.9)
-    for (layer, kind), shares in cells.items():
-        place, row = types.index(kind), layers.index(layer)
-        ratios = np.maximum(np.array([shares]) / max(density, 1e-9), 1e-9)
-        image = ax.pcolormesh(np.linspace(place + 0.03, place + 0.97, len(shares) + 1),
-                              [row, row + 0.92], ratios, norm=LogNorm(1 / 4, 4),
-                              cmap=LinearSegmentedColormap.from_list("ratio", SCALE))
+    colours = LinearSegmentedColormap.from_list("ratio", SCALE)
+    for place, shares in enumerate(cells.values()):
+        image = ax.pcolormesh(np.linspace(place + 0.03, place + 0.97, shares.shape[1] + 1),
+                              np.arange(len(layers) + 1),
+                              np.maximum(shares / max(density, 1e-9), 1e-9),
+                              norm=LogNorm(1 / 4, 4), cmap=colours)
+    ax.hlines(range(1, len(layers)), 0, len(types), "white", linewidth=3)
     ax.set(xlim=(0, len(types)), ylim=(len(layers), 0))
     ax.set_yticks(np.arange(len(layers)) + 0.5, [f"layer {layer}" for layer in layers])
     ax.set_xticks(np.arange(len(types)) + 0.5, types, parse_math=False)

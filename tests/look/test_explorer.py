@@ -80,12 +80,13 @@ def live(tmp_path):
 def test_overview_shows_heads_relative_to_the_density(kept_masks):
     saved = Snapshots(kept_masks[0])
     view, masks, density = plot_overview(saved, 20), kept_masks[1][20], saved.density(20)
-    drawn = [mesh.get_array().ravel() for mesh in view.parts[0].axes[0].collections]
-    for shown, (name, _, kind, _) in zip(drawn, saved.matrices, strict=True):
+    drawn = [mesh.get_array() for mesh in view.parts[0].axes[0].collections]
+    for name, layer, kind, _ in saved.matrices:
         mask = masks[name][0]
         heads = kind not in ("intermediate", "output")
         parts = np.split(mask, 4, int(kind == "attention output")) if heads else [mask]
-        np.testing.assert_allclose(shown, [max(part.mean() / density, 1e-9) for part in parts])
+        np.testing.assert_allclose(drawn[saved.types.index(kind)][layer],
+                                   [max(part.mean() / density, 1e-9) for part in parts])
 
 
 def test_overview_caption_has_counts_and_extremes(kept_masks):
@@ -231,7 +232,7 @@ def displayed(explorer, monkeypatch):
 
 def test_a_cell_shows_the_page_and_the_widget(kept_masks, monkeypatch):
     explorer = explore(kept_masks[0])
-    page, live = displayed(explorer, monkeypatch)
+    live, page = displayed(explorer, monkeypatch)
     assert live[VIEW]["model_id"] == explorer.widget.model_id and live["text/plain"] == ""
     assert explorer.widget.state == explorer.state()
     assert base64.b64decode(page["image/png"]).startswith(b"\x89PNG")

@@ -124,7 +124,8 @@ def test_an_explorer_is_shown_with_the_script_of_this_project():
     assert f"script-src 'sha256-{digest}';" in page and page.count("<script") == 1
     assert f'<script type="module">{script}</script>' in page and "evil" not in page
     assert page.count('<div data-smp-state="eJw=">') == 2
-    hostile = display(png="AA==", text="a", page='<div data-smp-state="eJ\'w="><script>evil()</script>')
+    hostile = display(png="AA==", text="a",
+                      page='<div data-smp-state="eJ\'w="><script>evil()</script>')
     assert dangers(shown(hostile)) == [] and "script-src 'none'" in shown(hostile)
 
 
