@@ -1,5 +1,6 @@
 """Files and folders that are replaced as a whole, and the Hugging Face Hub without a network."""
 
+import ctypes
 import functools
 import os
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 HUB_TIMEOUT = 5  # seconds
 
@@ -35,20 +37,42 @@ def replace_text_file(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
+def swap(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step, with Linux's renameat2; return whether that was possible."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    rename: Any = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "renameat2", None)
+    return rename is not None and not rename(
+        here, os.fsencode(one), here, os.fsencode(other), exchange)
+
+
+def recover_folder(folder: str | Path) -> None:
+    """Restore the old folder if a kill between two renames of `replace_folder` left none."""
+    folder = Path(folder)
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+
+
 def replace_folder(folder: str | Path, write: Callable[[Path], object]) -> Path:
-    """Replace a folder with the one that write(draft) makes, after it is complete."""
+    """Replace a folder with the one that write(draft) makes, after it is complete on the disk."""
     folder = Path(folder)
     draft, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    recover_folder(folder)
     for leftover in (draft, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         write(draft)
-    except BaseException:
+        for path in [path for path in draft.rglob("*") if path.is_file()]:
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(draft)
+        if not (folder.exists() and swap(draft, folder)):
+            if folder.exists():
+                folder.rename(old)
+            draft.rename(folder)
+        sync_folder(folder.parent)
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
     return folder
 

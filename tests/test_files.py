@@ -133,3 +133,43 @@ def test_a_failed_write_leaves_the_old_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         files.replace_folder(tmp_path / "model", write)
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path, monkeypatch, atomic):
+    """The kill is an exception at each step after the draft is complete."""
+    class Kill(BaseException):
+        pass
+
+    def text_of(folder):
+        files.recover_folder(folder)
+        return (folder / "a.txt").read_text()
+
+    def write(text):
+        return lambda draft: files.replace_text_file(draft / "a.txt", text)
+
+    swap, seen = files.swap, set()
+    for step in range(4):
+        folder, done = tmp_path / f"{atomic}{step}" / "model", []
+        files.replace_folder(folder, write("old"))
+
+        def killed(act, done=done, step=step):
+            def acting(*arguments, **options):
+                done.append(act)
+                if len(done) > step:
+                    raise Kill
+                return act(*arguments, **options)
+            return acting
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "swap", killed(swap if atomic else lambda *_: False))
+            patch.setattr(Path, "rename", killed(Path.rename))
+            patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # a kill cleans nothing
+            try:
+                files.replace_folder(folder, write("new"))
+            except Kill:
+                pass
+        seen.add(text_of(folder))
+        files.replace_folder(folder, write("last"))
+        assert text_of(folder) == "last" and list(folder.parent.iterdir()) == [folder]
+    assert seen == {"old", "new"}

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+import psutil
 
 from smp.cli.screen import INDENT, Screen
 from smp.files import replace_text_file
@@ -19,21 +21,29 @@ KERNEL_LOGS = ["--log-level=50", "--IPKernelApp.exec_lines="
                "__import__('logging').getLogger('tornado.general').setLevel(60)"]
 
 
-class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM, which ends a run like Ctrl-C."""
-
-
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Raise Terminated in the block when SIGTERM arrives."""
-    def stop(*_: Any) -> NoReturn:
-        raise Terminated
+def interrupted_kernels(arrived: list[int]) -> Iterator[None]:
+    """Interrupt the kernel on Ctrl-C or SIGTERM in the block; its training writes a checkpoint.
 
-    before = signal.signal(signal.SIGTERM, stop)
+    arrived: a list to which the signals are added. The second one, or one without a kernel, raises
+    KeyboardInterrupt at once.
+    """
+    def stop(number: int, _: Any) -> None:
+        arrived.append(number)
+        kernels = [child for child in psutil.Process().children()
+                   if child.status() != psutil.STATUS_ZOMBIE
+                   and "ipykernel" in str(child.cmdline())]
+        if len(arrived) > 1 or not kernels:
+            raise KeyboardInterrupt
+        for kernel in kernels:
+            kernel.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def terminal_text(text: str) -> str:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from smp.cli.notebooks import (
-    Terminated,
     error_line,
+    interrupted_kernels,
     prepare_environment,
     record_name,
     run_notebook,
-    sigterm_as_interrupt,
 )
 from smp.cli.parameters import relative_parameters
 from smp.cli.paths import NOTEBOOKS, REFERENCE, minutes_since, notebook_path, shown_path
@@ -58,15 +57,17 @@ def run_all(paths: list[Path], results: Path, parameters: dict) -> list[dict] | 
     executed, records = results / "executed" / parameters["PROFILE"], []
     for number, path in enumerate(paths, 1):
         print(f"[{number}/{len(paths)}] {path.name}", flush=True)
-        failed = executed / f"{path.stem}.failed.ipynb"
+        failed, signals = executed / f"{path.stem}.failed.ipynb", list[int]()
         try:
-            with sigterm_as_interrupt():
+            with interrupted_kernels(signals):
                 executed.mkdir(parents=True, exist_ok=True)
                 records.append(run_one(path, executed, results, parameters))
-        except KeyboardInterrupt as stop:
-            print(f"run: interrupted; {path.name} left no executed copy", file=sys.stderr)
-            return 143 if isinstance(stop, Terminated) else 130
-        except Exception as error:  # any error of a notebook is printed as one line
+        except (Exception, KeyboardInterrupt) as error:  # any error is printed as one line
+            if signals:
+                failed.unlink(missing_ok=True)
+                print(f"run: interrupted; {path.name} left no executed copy; the same command "
+                      "resumes its training", file=sys.stderr)
+                return 128 + signals[0]
             copy = "no executed copy was written"
             if failed.exists():
                 copy = f"outputs until then: {shown_path(failed)}"

@@ -32,11 +32,14 @@ class Checkpoints:
     """The last two checkpoints of one run, in `folder`.
 
     about: more values that identify the run (hashes of model and data), compared on resume.
-    minutes: minimum time between two, 0 for every step; writing takes at most 2% of the time.
+    minutes: minimum time between two, 0 for every step; writing takes at most 2% of the time;
+    lock: of the run, released by `clear`.
     """
 
-    def __init__(self, folder: str | Path, about: dict | None = None, minutes: float = 5.0):
+    def __init__(self, folder: str | Path, about: dict | None = None, minutes: float = 5.0,
+                 lock: Any = None):
         self.folder, self.about, self.minutes = Path(folder), about or {}, minutes
+        self.lock = lock
         self.last, self.cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
@@ -86,8 +89,13 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove all checkpoints, after the run's record is written."""
+        """Remove all checkpoints, after the run's record is written, and release the lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.lock:
+            lock = Path(self.lock.lock_file)
+            lock.with_suffix(".owner").unlink(missing_ok=True)
+            self.lock.release(force=True)
+            lock.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -12,12 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from smp.files import replace_text_file
+from filelock import FileLock, Timeout
+
+from smp.files import recover_folder, replace_text_file
+from smp.model.predict import is_first_process
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.methods import FINE_TUNED, method_label
 from smp.runs.record import SCHEMA, record_json, run_name, thin_history, write_record
 from smp.runs.settings import Settings
 from smp.text import file_part, is_number
+
+# A repository's own configuration can name programs for git to run; these are not needed.
+GIT_SETTINGS = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat")
 
 
 def git_output(folder: str | Path, *arguments: str) -> str | None:
@@ -25,12 +31,24 @@ def git_output(folder: str | Path, *arguments: str) -> str | None:
     # Inside a git hook these variables point at the repository of the hook, not of the folder.
     hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     environment = {key: value for key, value in os.environ.items() if key not in hook}
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(folder)]
+    for setting in GIT_SETTINGS:
+        command += ["-c", setting]
+    command += arguments
     try:
         answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     except OSError:
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def without_filters(folder: str | Path) -> list[str]:
+    """Return options of git that switch off the filters in its configuration."""
+    names = git_output(folder, "config", "--includes", "--name-only", "--get-regexp", r"^filter\.")
+    filters = {line.rpartition(".")[0] for line in (names or "").splitlines()}
+    return [part for name in sorted(filters)
+            for value in ("clean=", "smudge=", "process=", "required=false")
+            for part in ("-c", f"{name}.{value}")]
 
 
 def provenance(folder: str | Path = ".") -> dict:
@@ -54,7 +72,8 @@ def provenance(folder: str | Path = ".") -> dict:
     if not top or not git_output(top, "ls-files", "--", "BERT_FINETUNE_QA.ipynb"):
         return {"versions": versions, "commit": None, "dirty": None}
     outside = ("--", ".", ":(exclude)results", ":(exclude)README.md")
-    changed = git_output(top, "status", "--porcelain", "--untracked-files=no", *outside)
+    changed = git_output(top, *without_filters(top), "status", "--porcelain",
+                         "--untracked-files=no", "--ignore-submodules=all", *outside)
     code = ("smp", "notebooks", "tools", "experiments")
     new = git_output(top, "ls-files", "--others", "--exclude-standard", "--", *code)
     dirty = None if changed is None or new is None else bool(changed or new)
@@ -107,12 +126,35 @@ def finish_record(begun: dict, run: dict, scores: dict, params_total: int,
     }
 
 
+def own_run(path: Path) -> FileLock:
+    """Return the acquired lock of a run. Raises ValueError if another process has it.
+
+    The system releases the lock when its process ends, so no lock is stale.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0, is_singleton=True)
+    owner = path.with_suffix(".owner")
+    try:
+        lock.acquire()
+    except Timeout:
+        process = owner.read_text() if owner.exists() else "unknown"
+        raise ValueError(f"{path.stem} is being trained by another process ({process}): wait until "
+                         "it ends, or change the seed or the folder of results") from None
+    replace_text_file(owner, f"{os.getpid()} on {platform.node()}")
+    return lock
+
+
 def run_checkpoints(begun: dict, results: str | Path, folder: str | Path | None = None
                     ) -> Checkpoints:
-    """Return the `Checkpoints` of a run, in <folder or results/checkpoints>/<its name>."""
+    """Return the `Checkpoints` of a run, in <folder or results/checkpoints>/<its name>.
+
+    Raises ValueError with one line if another process trains this run.
+    """
     place = Path(results) / "checkpoints" if folder is None else Path(folder)
-    about = {"model_sha": begun["model_sha"], "teacher": begun["teacher"]}
-    return Checkpoints(place / begun["name"], about)
+    lock = own_run(place / f"{begun['name']}.lock") if is_first_process() else None
+    about = {"model_sha": begun["model_sha"], "teacher": begun["teacher"],
+             "commit": begun["commit"]}
+    return Checkpoints(place / begun["name"], about, lock=lock)
 
 
 def keep_record(record: dict, results: str | Path, model_folder: str | Path,
@@ -148,7 +190,11 @@ def find_teacher(results: str | Path, model_sha: str, data: str, name: str = "*"
     pattern.
     """
     wanted, found = (FINE_TUNED, model_sha, file_part(data)), []
+    for old in Path(results).glob(f"models/{name}.old"):
+        recover_folder(old.with_name(old.name.removesuffix(".old")))
     for path in sorted(Path(results).glob(f"models/{name}/record.json")):
+        if path.parent.name.endswith((".part", ".old")):  # of a replacement that was killed
+            continue
         saved = read_model_record(path)
         if saved and (saved["method"], saved["model_sha"], saved["data"]) == wanted:
             found.append((path.stat().st_mtime, path.parent, saved))

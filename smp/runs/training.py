@@ -2,6 +2,8 @@
 
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,7 +30,8 @@ class Watch:
     state: the `TrainingState` of the run, which holds the curves. pruning: a `Pruning`, or None to
     fine-tune. validate: model -> {"em", "f1"}, called settings.n_validations times. checkpoints: a
     `Checkpoints`; the run resumes from the newest. snapshots: a `SnapshotWriter` for masks.
-    `first_step` is the number of steps that were done before it resumed.
+    `first_step` is the number of steps that were done before it resumed. The first Ctrl-C or
+    SIGTERM of a training with checkpoints ends it after the step, with a checkpoint.
     """
 
     def __init__(
@@ -53,13 +56,31 @@ class Watch:
         self.snapshot_steps = self.snapshots.begin(
             steps, pruning.density_at, settings.n_mask_snapshots, self.first_step
         ) if self.snapshots else ()
+        self.stopped, self.handlers = False, dict[int, Any]()
         self.began = time.perf_counter() - state.curves["seconds"]
         self.bar = progress_bar(steps, settings.stage, "steps", initial=self.first_step,
                                 disable=not self.first)
 
+    def catch_signals(self) -> None:
+        """Let the first Ctrl-C or SIGTERM set `stopped`; the second acts as before."""
+        def stop(*_: Any) -> None:
+            self.stopped = True
+            self.release_signals()
+
+        if self.checkpoints and threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, stop)
+                             for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def release_signals(self) -> None:
+        """Restore the handlers of the signals."""
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
+
     def masked(self, step: int) -> None:
         """Record density and lambda after the masks of a step are chosen; write a snapshot."""
         pruning = self.pruning
+        if step == self.first_step:
+            self.catch_signals()
         self.history["density"].append(pruning.density if pruning else 1.0)
         self.history["lambda"].append(pruning.weight if pruning else 0.0)
         self.snapshot(step)
@@ -78,13 +99,17 @@ class Watch:
             self.bar.set_postfix(loss=f"{recent:.2f}", density=f"{self.history['density'][-1]:.0%}")
         if done < self.steps:
             self.validate_at(done)
-        if self.first and self.checkpoints is not None and self.checkpoints.due():
+        stop = self.stopped  # a signal that arrives later ends the next step
+        if self.first and self.checkpoints is not None and (stop or self.checkpoints.due()):
             self.check_finite(float(self.losses[-1]), done)
             self.state.save(self.checkpoints, done, time.perf_counter() - self.began)
         self.bar.update()
+        if stop:
+            raise KeyboardInterrupt(f"stopped after step {done:,}: run it again to resume")
 
     def finished(self) -> None:
         """Write the last snapshot and validate, after the final masks are chosen."""
+        self.release_signals()
         self.snapshot(self.steps)
         self.validate_at(self.steps)
         self.bar.close()
@@ -197,16 +222,18 @@ def prepare_training(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     trained = {names[id(parameter)]: parameter
                for group in optimizer.param_groups for parameter in group["params"]}
+    more = checkpoints.about if checkpoints is not None else {}
     about = {
         "settings": asdict(settings), "base": getattr(model, "setup", {}),
         "data": windows_fingerprint(features),
-        **(checkpoints.about if checkpoints is not None else {}),
+        **{name: value for name, value in more.items() if name != "commit"},
         "versions": {
-            **package_versions(), "device": accelerator.device.type,
+            **package_versions(), "commit": more.get("commit"), "device": accelerator.device.type,
             "zeros": getattr(pruning and pruning.masks, "zeros", "multiplied"),
             "attention": model.config._attn_implementation,
             "precision": pick_precision(settings.precision),
             "threads": torch.get_num_threads() if accelerator.device.type == "cpu" else None,
+            "processes": accelerator.num_processes,
         },
     }
     model, optimizer = accelerator.prepare(model, optimizer)

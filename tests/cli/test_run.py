@@ -179,7 +179,8 @@ def test_a_signal_prints_one_line_and_removes_files_and_kernel(project, name, co
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=600)
     assert process.returncode == code
-    assert errors.strip() == "run: interrupted; BERT_FINETUNE_QA.ipynb left no executed copy"
+    assert errors.strip() == ("run: interrupted; BERT_FINETUNE_QA.ipynb left no executed copy; the "
+                              "same command resumes its training")
     assert list((project / "results/executed/quick").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int((project / "started").read_text()), 0)

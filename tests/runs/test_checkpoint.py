@@ -1,8 +1,13 @@
 """Checkpoints: a stopped and resumed run equals an uninterrupted one, bit for bit."""
 
 import copy
+import json
+import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import asdict
 
 import hypothesis
@@ -28,6 +33,7 @@ from smp.runs.checkpoint import (
     read_checkpoint,
     restore_random_states,
 )
+from smp.runs.run import run_checkpoints
 from smp.runs.settings import choose_settings
 
 SHORT = dict(n_validations=3, n_mask_snapshots=6, batch_size=8, epochs=2, dropout=0.1,
@@ -70,7 +76,8 @@ def run_of(model, windows, tokenizer, kind, folder=None, stop=None, kept=None, *
             raise Killed
         return loss(*arguments)
 
-    checkpoints = None if folder is None else Checkpoints(folder, {"model": "m"}, minutes=0)
+    checkpoints = folder if isinstance(folder, Checkpoints | None) else Checkpoints(
+        folder, {"model": "m"}, minutes=0)
     run = train(model, windows, tokenizer, settings, pruning, watched,
                 validate=lambda model: {"em": float(torch.rand(1)), "f1": 0.5},
                 checkpoints=checkpoints, snapshots=kept and SnapshotWriter(kept))
@@ -133,6 +140,50 @@ def test_checkpoints_contain_no_frozen_weights(tiny_qa, windows, tokenizer, tmp_
     assert masked < stored < masked + 200  # the scores and the new head
     assert not any("embeddings" in name for name in tensors)
     assert state["run"]["settings"]["density"] == 0.2 and "torch" in state["run"]["versions"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_step_and_writes_a_checkpoint(
+        name, tiny_qa, windows, tokenizer, tmp_path):
+    whole = run_of(tiny_qa, windows, tokenizer, "SMP-L")
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    class Stopping(Checkpoints):
+        def due(self):
+            os.kill(os.getpid(), getattr(signal, name))
+            return False
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 2: run it again to resume"):
+        run_of(tiny_qa, windows, tokenizer, "SMP-L", Stopping(tmp_path / "c", {"model": "m"}))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert read_checkpoint(Checkpoints(tmp_path / "c").paths()[0])[1]["step"] == 2
+    resumed = run_of(tiny_qa, windows, tokenizer, "SMP-L", tmp_path / "c")
+    assert resumed[1]["calls"] == whole[1]["calls"] - 2
+    assert_same(whole, resumed)
+
+
+def test_a_run_has_one_process_and_a_dead_one_is_no_owner(tmp_path):
+    from records import make_record
+
+    record, code = make_record(), (
+        "import json, os, sys, time; from smp.runs.run import run_checkpoints;"
+        "kept = run_checkpoints(json.loads(sys.argv[1]), sys.argv[2]);"
+        "print(os.getpid(), flush=True); time.sleep(600)")
+    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(record), str(tmp_path)],
+                               stdout=subprocess.PIPE, text=True)
+    try:
+        owner = process.stdout.readline().strip()
+        with pytest.raises(ValueError, match=f"by another process \\({owner} on ") as error:
+            run_checkpoints(record, tmp_path)
+        assert record["name"] in str(error.value) and "\n" not in str(error.value)
+    finally:
+        process.kill()
+        process.wait()
+    first = run_checkpoints(record, tmp_path)
+    again = run_checkpoints(record, tmp_path)  # the cell of a notebook runs twice
+    first.clear()
+    again.clear()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "foreign"])

@@ -692,6 +692,24 @@ def test_dirty_is_true_for_uncommitted_code_only(clone, name, dirty):
     assert provenance(clone / "smp")["dirty"] is dirty
 
 
+def test_a_clone_whose_configuration_names_programs_runs_none(clone):
+    program, ran = clone.parent / "program", clone.parent / "ran"
+    program.write_text(f"#!/bin/sh\necho $0 $* >> {ran}\ncat\n")
+    program.chmod(0o755)
+    (clone / ".gitattributes").write_text("*.py filter=evil diff=evil\n")
+    git(clone, "add", "-A")
+    git(clone, "commit", "-q", "-m", "second")
+    for key in ("core.fsmonitor", "core.pager", "filter.evil.clean", "filter.evil.process",
+                "diff.evil.command", "diff.external", "core.sshCommand"):
+        git(clone, "config", key, str(program))
+    git(clone, "config", "filter.evil.required", "true")
+    git(clone, "config", "core.hooksPath", str(clone.parent))
+    (clone / "smp/a.py").write_text("2")
+    here = provenance(clone)
+    assert here["dirty"] is True and len(here["commit"]) == 40
+    assert not ran.exists()
+
+
 def test_commit_is_none_outside_a_clone_and_without_git(clone, tmp_path, monkeypatch):
     nothing = {"commit": None, "dirty": None}
     foreign = tmp_path / "foreign"

@@ -72,7 +72,8 @@ def test_a_checkpoint_contains_data_settings_and_versions(tiny_qa, windows, toke
     device = training["accelerator"].device.type
     assert run["versions"] == package_versions() | {
         "device": device, "precision": "fp32", "zeros": "skipped in a test",
-        "attention": "sdpa", "threads": torch.get_num_threads() if device == "cpu" else None}
+        "attention": "sdpa", "commit": None, "processes": 1,
+            "threads": torch.get_num_threads() if device == "cpu" else None}
     assert state.curves == {"history": {name: [] for name in CURVES}, "losses": [], "seconds": 0.0}
     names = dict(tiny_qa.named_parameters())
     trained = [p for group in training["optimizer"].param_groups for p in group["params"]]
