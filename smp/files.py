@@ -14,6 +14,13 @@ from typing import Any
 HUB_TIMEOUT = 5  # seconds
 
 
+def check_regular(path: str | Path) -> None:
+    """Raise ValueError for a pipe or a device: reading it would block, or never end."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError("it is a pipe or a device, expected a file")
+
+
 @contextmanager
 def replaced_file(path: str | Path) -> Iterator[Path]:
     """Yield the path of a draft, which replaces `path` on the disk if the block raises nothing."""

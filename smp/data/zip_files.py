@@ -4,12 +4,16 @@ import lzma
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from smp.data.squad_file import most_unpacked
+from smp.files import check_regular
+
+MOST_NAMES = 100_000  # a checkpoint has one for each tensor
 
 
 @contextmanager
@@ -19,14 +23,20 @@ def open_zip(path: Path | str | BinaryIO) -> Iterator[zipfile.ZipFile]:
     Raises FileNotFoundError, or ValueError if it is corrupted (also in the block), encrypted or not
     a zip. A name that leads out of the zip or occurs twice is an error too. No error has the path.
     """
+    if isinstance(path, Path | str):
+        check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in (names := archive.namelist()):
+            names = archive.namelist()
+            if len(names) > MOST_NAMES:
+                raise ValueError(f"the zip has {len(names):,} files, at most {MOST_NAMES:,} are "
+                                 "expected")
+            for name in names:
                 parts = re.split(r"[/\\]", name)
                 if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
                     raise ValueError(f"the zip contains {name!r}, a path that leads out of it")
             if len(set(names)) < len(names):
-                twice = next(name for name in names if names.count(name) > 1)
+                twice = Counter(names).most_common(1)[0][0]
                 raise ValueError(f"the zip contains {twice!r} twice, expected each file once")
             yield archive
     except FileNotFoundError:

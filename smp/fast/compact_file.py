@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from smp.fast.dead_units import NarrowSelfAttention, shape_layer, stock_layers
 from smp.files import replace_folder
 from smp.model.encoder import encoder_layers
-from smp.model.load import load_pretrained
+from smp.model.load import check_weights, load_pretrained
 from smp.model.save import check_merged
 from smp.model.student import LabelWordHead
 from smp.text import first_line
@@ -102,12 +102,17 @@ def load_compact(folder: Path | str) -> PreTrainedModel:
         raise FileNotFoundError(f"{folder} has no compact.json; name a folder of save_compact")
     config = load_pretrained(transformers.AutoConfig, str(folder))
     try:
+        config._attn_implementation = None  # it might name code from the Hub
         about = json.loads((folder / "compact.json").read_text())
         if about["format"] != COMPACT_FORMAT:
             raise ValueError(f"format is {about['format']!r}, expected {COMPACT_FORMAT!r}")
         model_class = getattr(transformers, about["class"])
         if not issubclass(model_class, PreTrainedModel):
             raise ValueError(f"class is {about['class']!r}, expected a model of transformers")
+        if len(about["layers"]) != config.num_hidden_layers:
+            raise ValueError(f"it has {len(about['layers'])} layers, and config.json "
+                             f"{config.num_hidden_layers}")
+        check_weights(config, [*folder.glob("*.safetensors")], model_class)
         model = model_class(config).eval()
         for block, sizes in zip(stock_layers(model), about["layers"], strict=True):
             attention, inner = block.attention.self, block.intermediate.dense.out_features

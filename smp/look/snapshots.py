@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from smp.files import check_regular
 from smp.model.mask_code import decode_mask
 from smp.text import as_percent, first_line, is_number
 
@@ -33,6 +34,7 @@ class Snapshots:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         try:
+            check_regular(self.path)
             with safe_open(self.path, framework="numpy") as file:
                 self.read_file(file)
         except FileNotFoundError:

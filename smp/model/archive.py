@@ -41,7 +41,7 @@ def folder_of_state_dict(names: Iterable[str]) -> str:
 def file_names(folder: Path) -> list[str]:
     """Return the names of ARCHIVE_FILES that a folder and its subfolders contain."""
     return [path.relative_to(folder).as_posix() for name in ARCHIVE_FILES
-            for pattern in (name, f"*/{name}") for path in folder.glob(pattern)]
+            for pattern in (name, f"*/{name}") for path in folder.glob(pattern) if path.is_file()]
 
 
 def is_archive(name: str) -> bool:
@@ -124,6 +124,8 @@ def check_tensors(tensors: dict, expected: Mapping[str, torch.Tensor], source: s
         if not floats or tensor.device.type != "cpu":
             raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, "
                              "expected dense floats on the CPU")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} repeats values that the file has once, expected its weights")
         if not tensor.isfinite().all():
             raise ValueError(f"{name} contains NaN or infinity, expected finite weights")
 

@@ -20,7 +20,8 @@ from smp.model.save import model_setup
 from smp.text import first_line
 
 EMBEDDED_ENCODER = "all-MiniLM-L6-v2"
-MOST_LAYERS = 1000  # a config with a billion layers would fill the memory
+MOST_LAYERS = 200  # a config with a billion layers would fill the memory
+MOST_NEW = 2**24  # weights that a model can have and its files lack, such as a new head
 
 
 def find_model(name: str) -> str:
@@ -70,6 +71,25 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
                          "encoder such as BERT or RoBERTa with complete files") from None
 
 
+def check_weights(config: Any, files: list[Path], model_class: Any) -> None:
+    """Raise ValueError if a config describes far more weights than the weights' files have bytes.
+
+    It builds the model without memory, so a wrong config does not fill it. files: none if the size
+    is not known, for a model on the Hub.
+    """
+    layers, size = getattr(config, "num_hidden_layers", 1), sum(map(os.path.getsize, files))
+    if not 1 <= layers <= MOST_LAYERS:
+        raise ValueError(f"config.json has {layers} layers, expected 1 to {MOST_LAYERS}")
+    try:
+        with torch.device("meta"):
+            weights = sum(parameter.numel() for parameter in model_class(config).parameters())
+    except Exception:  # transformers raises many types; loading the model reports them
+        return
+    if files and weights > 4 * size + MOST_NEW:
+        raise ValueError(f"config.json describes {weights:,} weights, but their files have "
+                         f"{size:,} bytes; use the config.json of these weights")
+
+
 def load_model(auto_class: Any, name: str) -> tuple[nn.Module, list[str]]:
     """Return (stock model in fp32, names of the weights that are missing from the checkpoint).
 
@@ -77,11 +97,13 @@ def load_model(auto_class: Any, name: str) -> tuple[nn.Module, list[str]]:
     contains NaN, and raises as `load_pretrained`.
     """
     config = load_pretrained(transformers.AutoConfig, name, num_labels=2)  # start and end logit
-    layers = getattr(config, "num_hidden_layers", 1)
-    if not 1 <= layers <= MOST_LAYERS:
-        raise ValueError(f"model {name!r}: config.json has {layers} layers, expected 1 to "
-                         f"{MOST_LAYERS}")
     config._attn_implementation = None  # it might name code from the Hub
+    folder = Path(find_model(name))
+    saved = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
+    try:
+        check_weights(config, saved, auto_class.from_config)
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: {error}") from None
     model, info = load_pretrained(
         auto_class, name, config=config, dtype=torch.float32, output_loading_info=True,
         ignore_mismatched_sizes=True,

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from smp.files import sync_folder
+from smp.files import check_regular, sync_folder
 from smp.runs.settings import SETTING_DEFAULTS
 
 CHECKPOINT_FORMAT = "smp-checkpoint-1"
@@ -100,6 +100,7 @@ class Checkpoints:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """Return ({name: tensor}, state) of a file of `Checkpoints`; ValueError for any other file."""
+    check_regular(path)
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:16]
     if path.stem.split("-")[-1] != digest:

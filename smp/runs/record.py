@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smp.files import replace_text_file
+from smp.files import check_regular, replace_text_file
 from smp.runs.methods import DISTILLATIONS, FINE_TUNED
 from smp.runs.settings import SETTING_DEFAULTS
 from smp.text import file_part, is_number
@@ -113,6 +113,7 @@ def check_record(record: dict) -> dict:
 
 def read_record(path: Path) -> dict:
     """Return the record in a file; raise OSError, ValueError or RecursionError for another file."""
+    check_regular(path)
     return check_record(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from smp.files import recover_folder, replace_text_file
+from smp.files import check_regular, recover_folder, replace_text_file
 from smp.model.predict import is_first_process
 from smp.runs.checkpoint import Checkpoints
 from smp.runs.methods import FINE_TUNED, method_label
@@ -172,6 +172,7 @@ def keep_record(record: dict, results: str | Path, model_folder: str | Path,
 def read_model_record(path: Path) -> dict | None:
     """Return the record in a model's folder; print a line and return None if it is damaged."""
     try:
+        check_regular(path)
         saved = json.loads(path.read_text(encoding="utf-8"))
         if is_number(saved["em"], 0, 1) and {"method", "model_sha", "data", "data_sha"} <= {*saved}:
             return saved

@@ -19,7 +19,7 @@ from smp.fast.compact_file import compact_as_csr, save_compact
 from smp.fast.dead_units import PRUNABLE
 from smp.fast.products import compiled_products
 from smp.fast.sparse import accelerate, linears_to_accelerate
-from smp.files import replaced_file
+from smp.files import check_regular, replaced_file
 from smp.model.save import save_model
 from smp.text import first_line, is_number
 
@@ -144,6 +144,7 @@ def read_about(folder: Path) -> dict:
     """Return the content of a format's smp_format.json. Raises ValueError if it is damaged."""
     path = folder / ABOUT
     try:
+        check_regular(path)
         about = json.loads(path.read_text("utf-8"))
         numbers = [about["max_length"], about["stride"], about["tokens"] or 1]
         fits = about["format"] in FORMATS and all(

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from smp.files import replaced_file
+from smp.files import check_regular, replaced_file
 from smp.model.mask_code import decode_mask, encode_mask
 from smp.text import first_line
 
@@ -74,6 +74,7 @@ def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, 
     kind. `load_any_masks` also reads older formats and validates files from elsewhere.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}

@@ -14,6 +14,7 @@ import pickle
 import re
 import shutil
 import struct
+import warnings
 import zipfile
 from types import SimpleNamespace
 
@@ -467,10 +468,15 @@ NOT_FINITE = ("model '…': … contains NaN or infinity; expected finite weight
 NOT_TENSORS = ("model '…': pytorch_model.bin is damaged, or contains objects other than tensors, "
                "which may be code; if you trust it, convert it to safetensors")
 NOT_THERE = "model '…' is neither a complete local folder nor reachable on the Hub (…): …"
-LAYERS = "model '…': config.json has … layers, expected 1 to 1000"
+LAYERS = "model '…': config.json has … layers, expected 1 to 200"
+TOO_LARGE = ("model '…': config.json describes … weights, but their files have … bytes; use the "
+             "config.json of these weights")
 SAFE = "model.safetensors"
 MODELS = {
     "a whole model": (qa, with_files(), Right((2, True))),
+    "a config of a large model": (
+        qa, config(hidden_size=65_536, intermediate_size=2**18, num_hidden_layers=150), TOO_LARGE),
+    "a config of a large vocabulary": (qa, config(vocab_size=2**31), TOO_LARGE),
     "no tokenizer": (qa, with_files(without("tokenizer.json", "tokenizer_config.json")), NO_WORDS),
     "half a tokenizer": (qa, with_files(without("tokenizer.json")), NO_WORDS),
     "a tokenizer that is no JSON": (qa, with_files(holding("tokenizer.json", b"{")), NOT_LOADED),
@@ -507,7 +513,7 @@ MODELS = {
     "a layer more than saved": (qa, config(num_hidden_layers=3), NOT_WHOLE),
     "more words than saved": (qa, config(vocab_size=41), NOT_WHOLE),
     "fewer words than saved": (qa, config(vocab_size=39), NOT_WHOLE),
-    "a trillion words": (qa, config(vocab_size=10**12), NOT_LOADED),
+    "a trillion words": (qa, config(vocab_size=10**12), TOO_LARGE),
     "labels that are text": (qa, config(id2label="x"), NOT_LOADED),
     "a quantisation that is a number": (qa, config(quantization_config=3), NOT_LOADED),
     "a kind that comes with code": (
@@ -595,6 +601,24 @@ def archive(world, compression=zipfile.ZIP_STORED, **tensors):
     return path
 
 
+def piped(name):
+    """Return a function for a pipe, which nobody writes."""
+    return lambda w: os.mkfifo(w.folder / name) or w.folder / name
+
+
+def zip_of(names):
+    """Return a function for a zip of empty files with these names."""
+    def make(world):
+        path = world.folder / "teacher.zip"
+        with zipfile.ZipFile(path, "w") as new, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a name that is there twice
+            for name in names:
+                new.writestr(name, b"")
+        return path
+
+    return make
+
+
 def zip_bomb(world):
     path = world.folder / "teacher.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
@@ -630,6 +654,22 @@ TEACHERS = {
         teacher, lambda w: archive(w, qa_outputs__bias=torch.tensor([0, torch.nan])),
         "teacher '…teacher.zip': qa_outputs.bias contains NaN or infinity, expected finite "
         "weights"),
+    "an archive of repeated values": (
+        teacher, lambda w: archive(w, qa_outputs__weight=torch.zeros(1).expand(2, 8)),
+        "teacher '…teacher.zip': qa_outputs.weight repeats values that the file has once, expected "
+        "its weights"),
+    "an archive that is a pipe": (
+        teacher, piped("teacher.zip"),
+        "teacher '…teacher.zip': it is a pipe or a device, expected a file"),
+    "an archive that is a device": (
+        teacher, lambda w: (w.folder / "t.zip").symlink_to("/dev/zero") or w.folder / "t.zip",
+        "teacher '…t.zip': it is a pipe or a device, expected a file"),
+    "an archive of too many names": (
+        teacher, zip_of(f"{number}" for number in range(100_001)),
+        "teacher '…teacher.zip': the zip has 100,001 files, at most 100,000 are expected"),
+    "an archive of one name twice, the last": (
+        teacher, zip_of([*map(str, range(50_000)), "49999"]),
+        "teacher '…teacher.zip': the zip contains '49999' twice, expected each file once"),
     "an archive that is a bomb": (
         teacher, bounded("ALWAYS_UNPACKED", 2**20, zip_bomb),
         "teacher '…teacher.zip': pytorch_model.bin unpacks to 10,000,000 bytes, expected at most "
@@ -714,6 +754,8 @@ NO_MASKS = "…m is not a mask file of this project: …"
 NOT_THEIRS = "…m.npy… is not a mask file of the authors for this model: …"
 MASKS = {
     "a mask file": (masks, mask_file({"w": [2, 4]}), Right({"w": (2, 4)})),
+    "a pipe of masks": (masks, piped("m"), "…m is not a mask file of this project: it is a pipe or "
+                        "a device, expected a file"),
     "a mask of three dimensions": (
         masks, mask_file({"w": [2, 2, 2]}),
         "…m is not a mask file of this project: w has shape [2, 2, 2], expected [out, in]"),
@@ -930,6 +972,9 @@ def saved_record(content):
 
 FOUND = {
     "a saved teacher": (found_teacher, saved_record(json.dumps(GOOD)), Right("m")),
+    "a teacher's record that is a pipe": (
+        found_teacher, lambda w: w.file("models/m/x", "") and piped("models/m/record.json")(w),
+        PASSED_OVER),
     "a teacher's record, empty": (found_teacher, saved_record(""), PASSED_OVER),
     "a teacher's record, cut": (found_teacher, saved_record(json.dumps(GOOD)[:20]), PASSED_OVER),
     "a teacher's record, a list": (found_teacher, saved_record("[]"), PASSED_OVER),
