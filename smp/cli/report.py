@@ -150,6 +150,6 @@ def closing_lines(records: list[dict], reference: list[dict], results: Path, exe
         last = records[-1]
         density = "0.1" if last["density_target"] == 0.3 else "0.3"
         model = shlex.quote(shown_path(results / "models" / last["name"]))
-        tries += [f"{smp} run --profile {last['profile']} --density {density}",
+        tries += [f"{smp} run --profile {shlex.quote(last['profile'])} --density {density}",
                   f'{smp} ask --model {model} --passage FILE --question "..."']
     return [*lines, "Next: " + "; ".join(tries)]

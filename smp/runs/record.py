@@ -27,6 +27,7 @@ RECORD_FIELDS = (  # null: not measured, or not known; data_note, what is not of
     "bytes_mask_file bytes_model em f1 exact_matches ms_per_question n_train n_eval epochs steps "
     "seconds device precision threads versions commit dirty teacher settings layers history"
 ).split()
+NAME = "a name, without < ` $ \\ or line breaks"
 REMOVED = {"regulariser_rule": "cubic"}  # settings of older records: their default
 
 
@@ -43,6 +44,11 @@ def plain_value(value: Any, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [plain_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
     raise ValueError(f"{where} is of type {type(value).__name__}, expected plain JSON values")
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a text can stand in tables, pages and printed commands."""
+    return isinstance(value, str) and not re.search(r"[<`$\\\x00-\x1f\x7f]", value)
 
 
 def is_layer(entry: Any) -> bool:
@@ -86,9 +92,7 @@ def check_record(record: dict) -> dict:
          is_number, "a number from 0 to 1e18")
     need("bytes_mask_file bytes_model ms_per_question threads",
          lambda v: v is None or is_number(v), "null or a number from 0 to 1e18")
-    need("label model model_sha data data_sha",  # in the headings of the tables
-         lambda v: isinstance(v, str) and not re.search(r"[<\x00-\x1f]", v),
-         "a name, without < or line breaks")
+    need("label model model_sha data data_sha profile device precision head", is_name, NAME)
     need("versions settings history", lambda v: isinstance(v, dict), "a dict")
     if not isinstance(record["layers"], list) or not all(map(is_layer, record["layers"])):
         raise ValueError("layers is expected to be a list of {layer, matrix, kept, total}")
@@ -98,7 +102,7 @@ def check_record(record: dict) -> dict:
          and "<" not in v, "null or text, without < or line breaks")
     need("density_target", lambda v: is_number(v, 0, 1), "in [0, 1]")
     need("teacher", lambda v: v is None or isinstance(v, dict) and {"name", "em"} <= v.keys()
-         and isinstance(v["name"], str), "null or a name and its em")
+         and is_name(v["name"]), f"null, or {NAME}, and its em")
     need("settings", lambda v: v.get("distill") in DISTILLATIONS,
          f"distill to be one of {', '.join(DISTILLATIONS)}")
     need("settings", lambda v: isinstance(v.get("method", ""), str), "method to be a name")

@@ -930,13 +930,13 @@ RECORDS = {
     "a layer in a list": (records, layer(layer=[0]), LAYER),
     "a hash in a list": (
         records, record_with(model_sha=["a"]),
-        no_record("model_sha is ['a'], expected a name, without < or line breaks")),
+        no_record("model_sha is ['a'], expected a name, without < ` $ \\ or line breaks")),
     "HTML for a name": (
         records, record_with(model="<script>"),
-        no_record("model is '<script>', expected a name, without < or line breaks")),
+        no_record("model is '<script>', expected a name, without < ` $ \\ or line breaks")),
     "a heading for a name": (
         records, record_with(data="a\n# b"),
-        no_record("data is 'a\\n# b', expected a name, without < or line breaks")),
+        no_record("data is 'a\\n# b', expected a name, without < ` $ \\ or line breaks")),
     "a record of the first edition": (
         records, record_text(lambda record: json.dumps(
             {name: value for name, value in record.items() if name != "schema"})),
@@ -947,6 +947,16 @@ RECORDS = {
         records, record_with(settings={"distill": ["logits"]}),
         no_record("settings is {'distill': ['logits']}, expected distill to be one of none, "
                   "logits, hidden")),
+    "a command for a device": (
+        records, record_with(device="$(rm -rf ~)"),
+        no_record("device is '$(rm -rf ~)', expected a name, without < ` $ \\ or line breaks")),
+    "HTML for a precision": (
+        records, record_with(precision="<img src=x>"),
+        no_record("precision is '<img src=x>', expected a name, without < ` $ \\ or line breaks")),
+    "a command for a teacher": (
+        records, record_with(teacher={"name": "`id`", "em": 0.5}),
+        no_record("teacher is …, expected null, or a name, without < ` $ \\ or line breaks, and "
+                  "its em")),
     "no target density": (
         records, record_with(density_target=None),
         no_record("density_target is None, expected in [0, 1]")),
