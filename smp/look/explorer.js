@@ -211,10 +211,14 @@ const button = (textContent, title, onclick) =>
 const label = (text, input) => node("label", {}, `${text} `, input);
 const bar = (...children) => node("div", { className: "bar" }, ...children);
 
-/** Return whether an element's text is lighter than a middle grey. */
+/** Return whether the page behind an element is dark. */
 function isDark(element) {
-  const [red, green, blue] = getComputedStyle(element).color.match(/[\d.]+/g) || [0, 0, 0];
-  return 0.3 * red + 0.6 * green + 0.1 * blue > 128;
+  for (let at = element; at; at = at.parentElement) {
+    const parts = getComputedStyle(at).backgroundColor.match(/[\d.]+/g) || [];
+    if (parts.length && (parts.length < 4 || +parts[3] > 0.5))
+      return 0.3 * parts[0] + 0.6 * parts[1] + 0.1 * parts[2] < 128;
+  }
+  return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
 /** Build the explorer in an element. ask: message -> Promise of buffers; null: no kernel. */
@@ -445,7 +449,7 @@ function build(element, first, ask) {
     Overview(wide, high) {
       const ratio = mode === "kept", compared = b && ratio, named = Math.ceil(13 / cellHigh);
       state.kinds.forEach((kind, i) => write(
-        kind.replace("attention", "att."), 52 + (i + 0.47) * cellWide, 9, "center", cellWide));
+        kind.replace("attention", "att."), 52 + (i + 0.47) * cellWide, 9, "center", 0.94 * cellWide));
       state.layers.forEach((layer, i) =>
         i % named || write(`layer ${layer}`, 2, 18 + (i + 0.45) * cellHigh));
       state.matrices.forEach((one, i) => {

@@ -129,8 +129,10 @@ afterEach(() => stop());
 /** Return the model, the parts of the page and functions that use it. */
 async function shown(file) {
   globalThis.document = { createElement: (tag) => new Element(tag), querySelectorAll: () => [] };
-  globalThis.getComputedStyle = () => ({ color: "rgb(0, 0, 0)" });
-  globalThis.ImageData = class { constructor(wide, high) { this.data = new Uint8ClampedArray(4 * wide * high); } };
+  globalThis.getComputedStyle = () => ({ backgroundColor: "rgb(255, 255, 255)" });
+  globalThis.ImageData = class {
+    constructor(wide, high) { this.data = new Uint8ClampedArray(4 * wide * high); }
+  };
   const model = new Model(file), el = new Element("div");
   stop = await explorer.default.render({ model, el });
   const all = el.all, [root] = el.children, named = (name) => all.find((each) => each.name === name);
@@ -144,7 +146,8 @@ async function shown(file) {
     text: () => parts.words.textContent,
     key: (key, target = root) => root.onkeydown(event({ key, target })),
     at: (name, what, x, y, more) => {
-      const made = event({ type: what, currentTarget: named(name), offsetX: x, offsetY: y, clientX: x, clientY: y, ...more });
+      const made = event({ type: what, currentTarget: named(name), offsetX: x, offsetY: y, clientX: x,
+        clientY: y, ...more });
       named(name)[`on${what}`](made);
       return made.prevented;
     } };
