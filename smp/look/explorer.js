@@ -3,29 +3,37 @@
 // texts. A kernel sends what is larger: the mask of a matrix, and weights and scores of a window.
 
 const TYPES = { u1: Uint8Array, u4: Uint32Array, f4: Float32Array };
-const BINS = 64, GRID = 32, MOST_VALUES = 64; // bars of scores, coarse blocks, window with weights
+const BINS = 64, GRID = 32; // bars of scores, coarse blocks
+const MOST_VALUES = 64, MOST_ANSWERS = 8; // sides of a window with weights, answers in memory
 const PATIENCE = 5000, FOLLOW = 3000, FRAME = 700; // milliseconds
-const LEFT = 34, TOP = 10, TIME = 40; // of the mask and of the timeline in their canvases
 const SIZES = { Overview: [428, 316], Matrix: [392, 316], Time: [428, 150], Scores: [392, 150] };
-const MODES = { kept: "kept share", turnover: "exchanged", magnitude: "largest weights" };
-const KEYS = "Arrows move; + and − zoom; 0 shows the whole matrix; space plays; , and . change the step.";
-const LIGHT = {
-  paper: "#ffffff", ink: "#333333", faint: "#dddddd", none: "#f0f0f0", grey: "#8c8c8c",
-  orange: "#e69f00", blue: "#0072b2", red: "#d55e00", violet: "#6b3fa0",
-  ratio: ["#8f4700", "#e69f00", "#dddddd", "#a87fc7", "#4b1279"], share: ["#f0f0f0", "#56b4e9", "#0b3c5d"],
+const LEFT = 34, TOP = 10, AREA = [330, 288]; // of the mask in its canvas; AREA: width, height
+const AXIS = 40, BASE = 132, TIME_END = 298; // left end and height of the lower axes, end of the time
+const FONT = "11px system-ui, sans-serif";
+const MODES = { // words of the menu, title, scale, its ends
+  kept: ["kept share", "Kept share of each matrix and head", "share / density", "1/4", "4"],
+  turnover: ["exchanged", "Exchanged since the step before", "exchanged, √", "0%", "100%"],
+  magnitude: ["largest weights", "Kept weights among the largest", "among the largest", "0%", "100%"],
 };
-const DARK = {
-  paper: "#1e1e1e", ink: "#dddddd", faint: "#444444", none: "#2c2c2c", grey: "#8c8c8c",
-  orange: "#e69f00", blue: "#56b4e9", red: "#ff8c42", violet: "#c39bf0",
-  ratio: ["#ffcf70", "#b87900", "#444444", "#8e63b5", "#dcb8ff"], share: ["#2c2c2c", "#2b7fb8", "#cfeaff"],
+const LINES = [["kept", "ink", []], ["here", "violet", [6, 3]], ["removed", "orange", [2, 2]],
+  ["returned", "red", [1, 3]], ["among largest", "blue", [8, 3, 2, 3]]]; // differ without colours too
+const KEYS = "Arrows move; + and − zoom; 0 shows the whole matrix; space plays; , and . change the step.";
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const ZOOMS = { "+": 2, "=": 2, "-": 0.5, "−": 0.5, 0: 0 }, STEPS = { ",": -1, ".": 1 };
+const COLOURS = { // in the light and in the dark theme
+  paper: ["#ffffff", "#1e1e1e"], ink: ["#333333", "#dddddd"], faint: ["#dddddd", "#444444"],
+  none: ["#f0f0f0", "#2c2c2c"], grey: ["#8c8c8c", "#8c8c8c"], orange: ["#e69f00", "#e69f00"],
+  blue: ["#0072b2", "#56b4e9"], red: ["#d55e00", "#ff8c42"], violet: ["#6b3fa0", "#c39bf0"],
+  ratio: [["#8f4700", "#e69f00", "#dddddd", "#a87fc7", "#4b1279"],
+    ["#ffcf70", "#b87900", "#444444", "#8e63b5", "#dcb8ff"]],
+  share: [["#f0f0f0", "#56b4e9", "#0b3c5d"], ["#2c2c2c", "#2b7fb8", "#cfeaff"]],
 };
 const CSS = `
 .smp { font: 13px/1.4 system-ui, sans-serif; max-width: 880px; position: relative; padding: 4px;
-  color: var(--ink); background: var(--paper); }
+  color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
 .smp .bar { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; }
-.smp figure { margin: 0; max-width: 100%; }
+.smp figure, .smp canvas { display: block; margin: 0; max-width: 100%; }
 .smp figcaption { font-weight: 600; height: 1.5em; overflow: hidden; white-space: nowrap; }
-.smp canvas { display: block; max-width: 100%; }
 .smp :focus-visible { outline: 2px solid var(--blue); outline-offset: 1px; }
 .smp input { flex: 1; min-width: 120px; accent-color: var(--blue); }
 .smp button, .smp select { font: inherit; color: inherit; background: var(--none);
@@ -34,10 +42,11 @@ const CSS = `
 .smp .tip { position: absolute; pointer-events: none; max-width: 300px; padding: 2px 6px;
   border-radius: 4px; color: var(--paper); background: var(--ink); }
 .smp [hidden] { display: none; }
-.jp-OutputArea-child:has(.jupyter-widgets):not(:has(canvas)):has(+ * [data-smp-explorer]) { display: none; }`;
+.jp-OutputArea-child:has(.jupyter-widgets):not(:has(canvas)):has(+ * [data-smp-explorer]) {
+  display: none; }`;
 // The last rule hides JupyterLab's line "model not found" above the page of a reopened notebook.
 
-/** Return the state that `pack` wrote. bytes: compressed by zlib. */
+/** Return what `pack` wrote, the state or an answer. bytes: compressed by zlib. */
 export async function unpack(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const buffer = await new Response(stream).arrayBuffer();
@@ -55,25 +64,29 @@ export async function unpack(bytes) {
 const count = (number) => number.toLocaleString("en-US");
 const total = (numbers) => numbers.reduce((a, b) => a + b, 0);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const round = (value) => +value.toPrecision(3);
+
+/** Return a function from values, of which `low` is at `from` and `high` at `to`, to their places. */
+const scale = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
 
 /** Format a fraction with three digits, like `as_percent`: 0.1 -> 10%. */
-export const percent = (share) => `${+(100 * share).toPrecision(3)}%`;
+export const percent = (share) => `${round(100 * share)}%`;
 
 /** Return the numbers of one run at one step. place: of the step, among the run's steps. */
 export function stepOf(state, runNumber, place) {
   const run = state.runs[runNumber], n = state.matrices.length;
   const part = (name, at = place) => run[name].subarray(at * n, (at + 1) * n);
-  const sizes = state.matrices.map((matrix) => matrix.rows * matrix.columns);
-  const kept = part("kept"), all = total(kept), both = total(part("again"));
-  const before = place ? total(part("kept", place - 1)) : 0;
+  const [kept, again, largest] = ["kept", "again", "largest"].map((name) => part(name));
+  const sizes = state.matrices.map(({ rows, columns }) => rows * columns), all = total(kept);
+  const both = total(again), before = place ? total(part("kept", place - 1)) : 0;
   return {
-    runNumber, place, run, step: run.steps[place], sizes, kept, all,
-    again: part("again"), largest: part("largest"),
+    runNumber, place, run, step: run.steps[place], sizes, kept, all, again, largest,
     emptyRows: part("emptyRows"), emptyColumns: part("emptyColumns"),
     density: all / total(sizes), before: place ? run.steps[place - 1] : null,
     removed: before ? (before - both) / before : 0, returned: place && all ? (all - both) / all : 0,
-    overlap: all ? total(part("largest")) / all : 0,
-    chance: all ? total(kept.map((k, i) => (k * k) / sizes[i])) / all : 0,
+    exchanged: Array.from(kept, (k, i) => (place && k ? 1 - again[i] / k : 0)), // since the step before
+    overlap: total(largest) / (all || 1),
+    chance: total(Array.from(kept, (k, i) => (k * k) / sizes[i])) / (all || 1),
   };
 }
 
@@ -82,6 +95,12 @@ export function headsOf(state, at, matrix) {
   const starts = state.matrices.map((each) => each.heads);
   const first = at.place * total(starts) + total(starts.slice(0, matrix));
   return at.run.heads.subarray(first, first + starts[matrix]);
+}
+
+/** Return the kept share of a matrix, or of one of its heads, at a step. */
+export function shareOf(state, at, matrix, head = null) {
+  const heads = headsOf(state, at, matrix), size = at.sizes[matrix];
+  return (head === null ? at.kept[matrix] : heads[head] * heads.length) / size;
 }
 
 /** Return the name of a matrix, with a head if one is given: "layer 5 · query · head 1". */
@@ -93,24 +112,17 @@ export function nameOf(state, matrix, head = null) {
 /** Return the hover text of a matrix or head of the overview. */
 export function matrixText(state, at, matrix, head = null) {
   const { rows, columns, heads, side } = state.matrices[matrix], size = rows * columns;
-  const kept = at.kept[matrix], share = percent(kept / size);
-  if (head !== null) {
-    const each = (side === "rows" ? rows : columns) / heads, own = headsOf(state, at, matrix)[head];
-    return `${nameOf(state, matrix, head)} · ${side} ${head * each}–${(head + 1) * each - 1}: ` +
-      `${count(own)} of ${count(size / heads)} weights kept (${percent((own * heads) / size)}); ` +
-      `matrix ${share}; ${changes(at, matrix)}`;
-  }
-  return `${nameOf(state, matrix)} · ${count(rows)} × ${count(columns)}: ${count(kept)} of ` +
-    `${count(size)} weights kept (${share}); empty rows ${at.emptyRows[matrix]}, columns ` +
-    `${at.emptyColumns[matrix]}; ${changes(at, matrix)}`;
-}
-
-function changes(at, matrix) {
-  const kept = at.kept[matrix] || 1;
-  const since = at.before === null ? "" :
-    `${percent(at.again[matrix] / kept)} of them kept at step ${count(at.before)}; `;
-  return `${since}${percent(at.largest[matrix] / kept)} among the largest (chance ` +
-    `${percent(at.kept[matrix] / at.sizes[matrix])}); step ${count(at.step)}`;
+  const kept = at.kept[matrix], among = (part) => percent(part[matrix] / (kept || 1));
+  const words = (share) => `weights kept (${percent(share)})`, share = shareOf(state, at, matrix, head);
+  const since = at.before === null ? "" : `${among(at.again)} of them kept at step ${count(at.before)}; `;
+  const rest = `${since}${among(at.largest)} among the largest (chance ${percent(kept / size)}); ` +
+    `step ${count(at.step)}`, name = nameOf(state, matrix, head);
+  if (head === null)
+    return `${name} · ${count(rows)} × ${count(columns)}: ${count(kept)} of ${count(size)} ` +
+      `${words(share)}; empty rows ${at.emptyRows[matrix]}, columns ${at.emptyColumns[matrix]}; ${rest}`;
+  const each = (side === "rows" ? rows : columns) / heads, own = headsOf(state, at, matrix)[head];
+  return `${name} · ${side} ${head * each}–${(head + 1) * each - 1}: ${count(own)} ` +
+    `of ${count(size / heads)} ${words(share)}; matrix ${percent(kept / size)}; ${rest}`;
 }
 
 /** Return the hover text of a step of the timeline. */
@@ -122,56 +134,66 @@ export function stepText(at) {
 }
 
 /** Return the hover text of a bar of scores. found: {scores, edges} of a matrix. */
-export function barText({ scores, edges }, bar) {
-  const [low, high, cut] = edges, width = (high - low) / BINS, round = (x) => +x.toPrecision(3);
-  return `scores ${round(low + bar * width)} to ${round(low + (bar + 1) * width)}: ` +
-    `${count(scores[2 * bar + 1])} kept, ${count(scores[2 * bar])} removed; lowest kept ${round(cut)}`;
-}
-
-/** Return one byte for each weight from packed bits, first bit first. */
-export function unpackBits(bits, size) {
-  const mask = new Uint8Array(size);
-  for (let i = 0; i < size; i++) mask[i] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
-  return mask;
+export function barText({ scores, edges: [low, high, cut] }, bar) {
+  const edge = scale(0, BINS, low, high);
+  return `scores ${round(edge(bar))} to ${round(edge(bar + 1))}: ${count(scores[2 * bar + 1])} kept, ` +
+    `${count(scores[2 * bar])} removed; lowest kept ${round(cut)}`;
 }
 
 /** Return the window after a zoom by `factor`, which keeps the weight at the fractions (x, y). */
-export function zoomed(window, shape, area, factor, x = 0.5, y = 0.5) {
-  const [row, column, high, wide] = window;
-  const [down, across] = [area[1] / high, area[0] / wide]; // pixels a weight
-  const [tall, broad] = [high === shape[0], wide === shape[1]]; // all rows, all columns
+export function zoomed(window, shape, area, factor, x = 0.5, y = 0.5) { // factor 0: the whole matrix
+  const sizes = window.slice(2), pixels = sizes.map((size, axis) => area[1 - axis] / size); // a weight
+  const [tall, broad] = sizes.map((size, axis) => size === shape[axis]); // all rows, all columns
   if (tall && broad && factor < 1) return window;
-  const scale = factor * (tall === broad ? Math.sqrt(down * across) : tall ? across : down);
-  const newHigh = Math.round(clamp(area[1] / scale, Math.min(4, shape[0]), shape[0]));
-  const newWide = Math.round(clamp(area[0] / scale, Math.min(4, shape[1]), shape[1]));
-  return [
-    Math.round(clamp(row + y * (high - newHigh), 0, shape[0] - newHigh)),
-    Math.round(clamp(column + x * (wide - newWide), 0, shape[1] - newWide)), newHigh, newWide];
+  const wanted = factor * (tall === broad ? Math.sqrt(pixels[0] * pixels[1]) : pixels[tall ? 1 : 0]);
+  const next = shape.map((side, axis) => Math.round(clamp(area[1 - axis] / wanted, Math.min(4, side), side)));
+  const from = next.map((size, axis) => window[axis] + [y, x][axis] * (sizes[axis] - size));
+  return [...from.map((low, axis) => Math.round(clamp(low, 0, shape[axis] - next[axis]))), ...next];
 }
 
-/** Return {a, b, both, size: counts of weights in blocks, down, across} of a window of masks. */
+// The first of each of n parts of a side, and its end.
+const starts = (first, size, n) =>
+  Array.from({ length: n + 1 }, (_, i) => first + Math.floor((i * size) / n));
+
+/** Return blocks of a window of masks: {a, b, both, size: counts of weights; ys, xs: their starts}. */
 export function pool(mask, other, columns, [row, column, high, wide], [across, down]) {
-  const nx = Math.min(wide, across), ny = Math.min(high, down), n = nx * ny;
-  const [a, b, both, size] = [0, 0, 0, 0].map(() => new Uint32Array(n));
-  const places = Uint32Array.from({ length: wide }, (_, j) => Math.floor((j * nx) / wide));
-  for (let i = 0; i < high; i++) {
-    const first = Math.floor((i * ny) / high) * nx, from = (row + i) * columns + column;
-    for (let j = 0; j < wide; j++) {
-      const to = first + places[j], m = mask[from + j], o = other ? other[from + j] : 0;
-      size[to]++;
-      a[to] += m;
-      b[to] += o;
-      both[to] += m & o;
+  const ys = starts(row, high, Math.min(high, down)), xs = starts(column, wide, Math.min(wide, across));
+  const n = (ys.length - 1) * (xs.length - 1);
+  const [a, b, both, size] = [0, 0, 0, 0].map(() => new Float64Array(n));
+  for (let i = 0, k = 0; i < ys.length - 1; i++)
+    for (let j = 0; j < xs.length - 1; j++, k++) {
+      size[k] = (ys[i + 1] - ys[i]) * (xs[j + 1] - xs[j]);
+      for (let r = ys[i]; r < ys[i + 1]; r++)
+        for (let w = r * columns + xs[j]; w < r * columns + xs[j + 1]; w++) {
+          a[k] += mask[w];
+          if (other) [b[k], both[k]] = [b[k] + other[w], both[k] + (mask[w] & other[w])];
+        }
     }
-  }
-  return { a, b, both, size, across: nx, down: ny };
+  return { a, b, both, size, ys, xs };
+}
+
+/** Return for each weight the kept share of its coarse block. grid: the shares in the state. */
+export function coarseMask(grid, rows, columns) {
+  const [down, across] = [rows, columns].map((side) => // the last block that begins there
+    Array.from({ length: side }, (_, i) => Math.ceil(((i + 1) * GRID) / side) - 1));
+  const shares = Array.from(grid, (byte) => (byte / 255) ** 2), mask = new Float32Array(rows * columns);
+  for (let row = 0, i = 0; row < rows; row++)
+    for (let column = 0; column < columns; column++, i++) mask[i] = shares[down[row] * GRID + across[column]];
+  return mask;
+}
+
+/** Return [number, first row, last row, first column, last column] of the block at a weight. */
+export function blockAt({ ys, xs }, row, column) {
+  const [i, j] = [[ys, row], [xs, column]].map(([from, at]) => from.findLastIndex((each) => each <= at));
+  return [i * (xs.length - 1) + j, ys[i], ys[i + 1] - 1, xs[j], xs[j + 1] - 1];
 }
 
 const rgb = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
 
 /** Return [r, g, b] at t in [0, 1] between colours at equal distances. */
 export function blend(colours, t) {
-  const place = clamp(t || 0, 0, 1) * (colours.length - 1), i = Math.min(Math.floor(place), colours.length - 2);
+  const place = clamp(t || 0, 0, 1) * (colours.length - 1);
+  const i = Math.min(Math.floor(place), colours.length - 2);
   const [low, high] = [rgb(colours[i]), rgb(colours[i + 1])];
   return low.map((value, k) => Math.round(value + (place - i) * (high[k] - value)));
 }
@@ -181,6 +203,13 @@ function node(tag, properties = {}, ...children) {
   made.append(...children);
   return made;
 }
+
+const whole = ({ rows, columns }) => [0, 0, rows, columns]; // an area: row, column, height, width
+const option = (value, textContent) => node("option", { value, textContent });
+const button = (textContent, title, onclick) =>
+  node("button", { type: "button", textContent, title, onclick });
+const label = (text, input) => node("label", {}, `${text} `, input);
+const bar = (...children) => node("div", { className: "bar" }, ...children);
 
 /** Return whether the page behind an element is dark. */
 function isDark(element) {
@@ -192,546 +221,443 @@ function isDark(element) {
   return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-/** The explorer in an element. ask: message -> Promise of {content, buffers}; null: no kernel. */
-class Explorer {
-  constructor(element, state, ask) {
-    Object.assign(this, { state, ask, mode: "kept", head: null, values: null, message: "" });
-    this.loaded = new Map(); // {"run,step,matrix": mask, scores, edges}
-    this.matrix = Math.max(0, state.matrices.length - state.kinds.length);
-    this.place = state.runs[0].steps.length - 1;
-    this.other = state.runs.length > 1 ? [1, state.runs[1].steps.length - 1] : null; // run, place
-    this.build(element);
-    this.window = [0, 0, ...this.shape]; // row, column, height, width
-    this.offer();
-    this.show();
+/** Build the explorer in an element. ask: message -> Promise of buffers; null: no kernel. */
+function build(element, first, ask) {
+  const theme = Number(isDark(element));
+  const colours = Object.fromEntries(Object.entries(COLOURS).map(([name, both]) => [name, both[theme]]));
+  const start = Math.max(0, first.matrices.length - first.kinds.length); // the first of the last layer
+  const chosen = { matrix: start, head: null, mode: "kept", place: 0, area: whole(first.matrices[start]),
+    other: first.runs.length > 1 ? [1, first.runs[1].steps.length - 1] : null }; // other: run, place
+  const cellWide = (SIZES.Overview[0] - 52) / first.kinds.length;
+  const cellHigh = Math.min(34, (SIZES.Overview[1] - 44) / first.layers.length);
+  let state, last = 0, all, loaded, problems, silent; // see `update`
+  let matrix, head, mode, place, area, other; // `chosen`
+  let at, b, own, shape, found, values, blocks; // what is shown; see `show`
+  let ctx, timer, hovered, follows;
+
+  /** Take a state: the first, or one to which training has added steps; stay at the last step. */
+  function update(next) {
+    const end = next.runs[0].steps.length - 1;
+    chosen.place = chosen.place === last ? end : Math.min(chosen.place, end);
+    [state, last, loaded, problems, silent] = [next, end, new Map(), {}, 0];
+    all = state.runs.map((run, i) => run.steps.map((_, step) => stepOf(state, i, step)));
+    if (other && !all[other[0]][other[1]]) chosen.other = null;
+    slider.max = last;
+    compare.replaceChildren(option("", "nothing"), ...state.runs.map((run, i) =>
+      node("optgroup", { label: i ? `B: ${run.label}` : "this run" },
+        ...all[i].map((one) => option(`${i} ${one.place}`, nameOfStep(one))))));
+    show();
   }
 
-  build(element) {
-    const label = (text, input) => node("label", {}, `${text} `, input);
-    const button = (textContent, title, onclick) => node("button", { type: "button", textContent, title, onclick });
-    const menu = (choose, ...options) => node("select", { onchange: ({ target }) => {
-      choose(target.value);
-      this.show();
-    } }, ...options);
-    this.canvases = {};
-    const view = (name) => {
-      const [wide, high] = SIZES[name], ratio = globalThis.devicePixelRatio || 1;
-      const canvas = node("canvas", { tabIndex: 0, width: wide * ratio, height: high * ratio,
-        style: `width: ${wide}px; aspect-ratio: ${wide} / ${high}`, caption: node("figcaption"),
-        onpointermove: (event) => this.hover(name, event), onpointerleave: () => { this.tip.hidden = true; } });
-      canvas.setAttribute("role", "img");
-      this.canvases[name] = canvas;
-      return node("figure", {}, canvas.caption, canvas);
-    };
-    this.slider = node("input", { type: "range", min: 0, oninput: () => this.move(this.slider.value - this.place) });
-    this.compare = menu((value) => { this.other = value ? value.split(" ").map(Number) : null; });
-    this.colour = menu((value) => { this.mode = value; },
-      ...Object.entries(MODES).map(([value, text]) => node("option", { value, textContent: text })));
-    this.player = button("▶", "Play the steps", () => this.play());
-    [this.stepWords, this.title] = [node("span"), node("b")];
-    this.words = node("output");
-    this.tip = node("div", { className: "tip", hidden: true });
-    this.root = node("div", { className: "smp", onkeydown: (event) => this.key(event) },
-      node("style", { textContent: CSS }),
-      node("div", { className: "bar" }, this.title, label("Colour", this.colour), label("Compare with", this.compare),
-        button("Save picture", "Save what is shown as a PNG file", () => this.save())),
-      node("div", { className: "bar" }, view("Overview"), view("Matrix")),
-      node("div", { className: "bar" }, this.player, label("Step", this.slider), this.stepWords,
-        button("−", "Zoom out", () => this.zoom(1 / 2)), button("+", "Zoom in", () => this.zoom(2)),
-        button("Whole matrix", "Show the whole matrix", () => this.zoom(0))),
-      node("div", { className: "bar" }, view("Time"), view("Scores")), this.words,
-      node("small", { textContent: KEYS }), this.tip);
-    this.root.setAttribute("role", "group");
-    this.root.setAttribute("aria-label", "Mask explorer");
-    this.root.dataset.lmSuppressShortcuts = "true"; // of JupyterLab
-    const { Overview, Matrix, Time } = this.canvases;
-    Overview.onclick = (event) => this.choose(this.cellAt(event));
-    Time.onclick = (event) => this.move(this.placeAt(event) - this.place);
-    Matrix.onwheel = (event) => {
-      event.preventDefault();
-      this.zoom(event.deltaY < 0 ? 1.5 : 1 / 1.5, ...this.fraction(event));
-    };
-    element.append(this.root);
-    const dark = isDark(element);
-    this.colours = dark ? DARK : LIGHT;
-    for (const [name, value] of Object.entries(this.colours)) this.root.style.setProperty(`--${name}`, value);
-    this.root.style.colorScheme = dark ? "dark" : "light";
+  const nameOfStep = ({ step, runNumber }) => `step ${count(step)}${runNumber ? " of the other run" : ""}`;
+  const ownName = () => nameOf(state, matrix, head).replace("layer", "Layer");
+
+  function choose(changes) {
+    Object.assign(chosen, changes);
+    show();
   }
 
-  /** Fill the slider and the list of steps to compare with. */
-  offer() {
-    this.slider.max = this.state.runs[0].steps.length - 1;
-    this.compare.replaceChildren(node("option", { value: "", textContent: "nothing" }),
-      ...this.state.runs.map(({ label, steps }, run) => node("optgroup", { label: run ? `B: ${label}` : "this run" },
-        ...steps.map((step, place) => node("option", { value: `${run} ${place}`,
-          textContent: `step ${count(step)}${run ? " of the other run" : ""}` })))));
+  const chooseCell = (cell) =>
+    choose(cell.matrix === matrix ? cell : { ...cell, area: whole(state.matrices[cell.matrix]) });
+  const move = (to) => choose({ place: clamp(to, 0, last) });
+  const zoom = (...how) => choose({ area: zoomed(area, shape, AREA, ...how) });
+
+  function wheel(event) {
+    const how = [event.deltaY < 0 ? 1.5 : 1 / 1.5, ...fraction(...point(event))];
+    if (!event.deltaY || zoomed(area, shape, AREA, ...how) === area) return; // the page scrolls
+    event.preventDefault();
+    zoom(...how);
   }
 
-  /** Take a new state of the same run, to which training has added steps; stay at the last. */
-  update(state) {
-    const steps = state.runs[0].steps.length - 1;
-    this.place = this.place === +this.slider.max ? steps : Math.min(this.place, steps);
-    if (this.other?.[0] === 0 && this.other[1] > steps) this.other = null;
-    this.state = state;
-    this.loaded.clear();
-    this.offer();
-    this.show();
+  function pan(...by) {
+    const [row, column] = by.map((part, axis) => clamp(
+      area[axis] + Math.round((part * area[axis + 2]) / 4), 0, shape[axis] - area[axis + 2]));
+    choose({ area: [row, column, area[2], area[3]] });
   }
 
-  // Moves
-
-  choose(cell) {
-    if (!cell) return;
-    if (cell.matrix !== this.matrix) [this.window, this.values] = [null, null];
-    Object.assign(this, cell);
-    this.window ||= [0, 0, ...this.shape];
-    this.show();
+  function play(on = !timer) {
+    clearInterval(timer);
+    const next = () => (place < last && root.isConnected ? move(place + 1) : play(false));
+    timer = on && setInterval(next, FRAME);
+    player.textContent = on ? "⏸" : "▶";
+    if (on && place === last) move(0);
   }
 
-  move(by) {
-    this.place = clamp(this.place + by, 0, +this.slider.max);
-    this.show();
+  function chooseNeighbour(down, across) {
+    const { matrices, layers, kinds } = state;
+    const layer = layers[layers.indexOf(own.layer) + down], kind = kinds[kinds.indexOf(own.kind) + across];
+    const to = matrices.findIndex((each) => each.layer === layer && each.kind === kind);
+    if (to >= 0) chooseCell({ matrix: to, head: null });
   }
 
-  get shape() {
-    const { rows, columns } = this.state.matrices[this.matrix];
-    return [rows, columns];
-  }
-
-  /** Zoom at the fractions (x, y) of the window; factor 0 shows the whole matrix. */
-  zoom(factor, x, y) {
-    this.window = factor ? zoomed(this.window, this.shape, this.area, factor, x, y) : [0, 0, ...this.shape];
-    this.show();
-  }
-
-  pan(down, across) {
-    const [row, column, high, wide] = this.window, [rows, columns] = this.shape;
-    this.window = [clamp(row + Math.round((down * high) / 4), 0, rows - high),
-      clamp(column + Math.round((across * wide) / 4), 0, columns - wide), high, wide];
-    this.show();
-  }
-
-  play() {
-    const stop = () => { clearInterval(this.timer); this.timer = null; this.player.textContent = "▶"; };
-    if (this.timer) return stop();
-    const last = +this.slider.max;
-    if (this.place === last) this.place = -1;
-    this.player.textContent = "⏸";
-    this.timer = setInterval(() => {
-      this.place += 1;
-      this.show();
-      if (this.place >= last || !this.root.isConnected) stop();
-    }, FRAME);
-  }
-
-  key(event) {
-    const { target, key } = event, { Matrix, Time } = this.canvases;
+  function onkeydown(event) {
+    const { target, key } = event, arrow = ARROWS[key];
     if (event.ctrlKey || event.metaKey || event.altKey || target.tagName === "SELECT") return;
-    const arrow = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key];
-    const step = { ",": -1, ".": 1 }[key], factor = { "+": 2, "=": 2, "-": 0.5, "−": 0.5, 0: 0 }[key];
-    if ((arrow && target === this.slider) || (key === " " && target.tagName === "BUTTON")) return;
-    if (arrow && target === Matrix) this.pan(...arrow);
-    else if (arrow && target === Time) this.move(arrow[1] - arrow[0]);
-    else if (arrow) this.choose(this.neighbour(...arrow));
-    else if (step) this.move(step);
-    else if (factor !== undefined) this.zoom(factor);
-    else if (key === " ") this.play();
+    if ((arrow && target === slider) || (key === " " && target.tagName === "BUTTON")) return;
+    if (arrow && target === canvases.Matrix) pan(...arrow);
+    else if (arrow && target === canvases.Time) move(place + arrow[1] - arrow[0]);
+    else if (arrow) chooseNeighbour(...arrow);
+    else if (key in STEPS) move(place + STEPS[key]);
+    else if (key in ZOOMS) zoom(ZOOMS[key]);
+    else if (key === " ") play();
     else return;
     event.preventDefault();
     event.stopPropagation();
   }
 
-  neighbour(down, across) {
-    const { matrices, layers, kinds } = this.state, own = matrices[this.matrix];
-    const layer = layers[layers.indexOf(own.layer) + down], kind = kinds[kinds.indexOf(own.kind) + across];
-    const matrix = matrices.findIndex((each) => each.layer === layer && each.kind === kind);
-    return matrix < 0 ? null : { matrix, head: null };
-  }
+  // Answers of the kernel
 
-  /** Return {mask, scores, edges} of the matrix at a step if it is here; else ask for it. */
-  fetch(at) {
-    const { matrix, loaded } = this, [rows, columns] = this.shape, key = `${at.runNumber},${at.step},${matrix}`;
-    if (loaded.has(key) || !this.ask || Date.now() < this.silent) return loaded.get(key);
-    loaded.set(key, null); // asked
-    this.ask({ kind: "matrix", run: at.runNumber, step: at.step, matrix }).then(([bits, scores, edges]) => {
-      const mask = unpackBits(bits, rows * columns);
-      const [perRow, perColumn] = [new Uint32Array(rows), new Uint32Array(columns)];
-      for (let row = 0, i = 0; row < rows; row++)
-        for (let column = 0; column < columns; column++, i++)
-          if (mask[i]) [perRow[row], perColumn[column]] = [perRow[row] + 1, perColumn[column] + 1];
-      if (loaded.size > 8) loaded.delete(loaded.keys().next().value);
-      loaded.set(key, { mask, perRow, perColumn, scores: new Uint32Array(scores.buffer),
-        edges: new Float32Array(edges.buffer) });
-      this.message = "";
-    }).catch((error) => {
-      loaded.delete(key);
-      [this.message, this.silent] = [error.message, Date.now() + PATIENCE]; // do not ask again at once
-    }).finally(() => this.root.isConnected && this.show());
+  /** Return the answer to a message if it is here; else ask, and show all again with the answer. */
+  function load(message) {
+    const from = loaded, key = JSON.stringify(message), answer = from.get(key);
+    if (answer === undefined && (!ask || Date.now() < silent)) return null;
+    from.delete(key);
+    from.set(key, answer || null); // as the youngest; null: asked
+    if (answer !== undefined) return answer;
+    const end = (error = null) => {
+      if (error) from.delete(key);
+      if (from !== loaded) return; // a new state came
+      [problems[message.kind], silent] = [error?.message, error ? Date.now() + PATIENCE : 0];
+      show();
+    };
+    ask(message).then(([bytes]) => unpack(bytes)).then(({ runs: [found] }) => {
+      from.set(key, found);
+      end();
+    }, end);
     return null;
   }
 
-  /** Ask for the weights and scores of a small window. */
-  fetchValues() {
-    const key = [this.matrix, ...this.window].join(), [, , high, wide] = this.window;
-    if (!this.ask || !this.state.values || Math.max(high, wide) > MOST_VALUES || this.values?.key === key) return;
-    const values = { key };
-    this.values = values;
-    this.ask({ kind: "values", matrix: this.matrix, window: this.window }).then((buffers) => {
-      [values.weights, values.scores] = buffers.map((each) => new Float32Array(each.buffer));
-    }).catch((error) => { this.message = error.message; });
+  const loadMask = ({ runNumber: run, step }) => load({ kind: "matrix", run, step, matrix });
+  const loadValues = () => state.values && Math.max(area[2], area[3]) <= MOST_VALUES &&
+    load({ kind: "values", matrix, window: area });
+
+  /** Ask whether the file has new steps; the kernel then sends a new state. */
+  async function follow() {
+    if (follows || document.hidden || !root.offsetParent) return;
+    follows = true;
+    const problem = await ask({ kind: "follow" }).then(() => undefined, (error) => error.message);
+    follows = false;
+    if (problem === problems.follow) return;
+    [problems.follow, silent] = [problem, problem ? silent : 0];
+    show();
   }
 
-  show() {
-    const { state } = this;
-    this.at = stepOf(state, 0, this.place);
-    this.b = this.other && stepOf(state, ...this.other);
-    this.found = this.fetch(this.at);
-    this.foundB = this.b && this.fetch(this.b);
-    this.fetchValues();
-    this.slider.value = this.place;
-    this.slider.setAttribute("aria-valuetext", `step ${this.at.step}`);
-    this.compare.value = this.other ? this.other.join(" ") : "";
-    this.title.textContent = state.runs[0].label;
-    this.stepWords.textContent = `${count(this.at.step)} · ${percent(this.at.density)} kept`;
+  function show() {
+    ({ matrix, head, mode, place, area, other } = chosen);
+    [at, b, own] = [all[0][place], other && all[other[0]][other[1]], state.matrices[matrix]];
+    shape = [own.rows, own.columns];
+    const foundB = b && loadMask(b);
+    [found, values] = [loadMask(at) || ofPage(), loadValues()];
+    for (const key of [...loaded.keys()].slice(0, -MOST_ANSWERS)) loaded.delete(key);
+    blocks = found && (found.coarse || !b || foundB) &&
+      pool(found.mask, foundB?.mask, own.columns, area, AREA);
+    slider.value = place;
+    slider.ariaValueText = nameOfStep(at);
+    compare.value = other ? other.join(" ") : "";
+    title.textContent = at.run.label;
+    stepWords.textContent = `${count(at.step)} · ${percent(at.density)} kept`;
     for (const [name, [wide, high]] of Object.entries(SIZES)) {
-      const canvas = this.canvases[name], ctx = canvas.getContext("2d");
+      const canvas = canvases[name];
+      ctx = canvas.getContext("2d");
       ctx.setTransform(canvas.width / wide, 0, 0, canvas.height / high, 0, 0);
-      Object.assign(ctx, { fillStyle: this.colours.paper, font: "11px system-ui, sans-serif" });
-      ctx.fillRect(0, 0, wide, high);
-      canvas.caption.textContent = this[`draw${name}`](ctx, wide, high);
-      canvas.setAttribute("aria-label", canvas.caption.textContent);
+      rect(colours.paper, 0, 0, wide, high);
+      ctx.font = FONT;
+      canvas.caption.textContent = canvas.ariaLabel = pictures[name](wide, high);
     }
-    this.words.textContent = this.caption();
+    words.textContent = sentences().join(" ");
+    showTip();
   }
 
-  text(ctx, words, x, y, align = "left", most = 200) {
-    Object.assign(ctx, { fillStyle: this.colours.ink, textAlign: align, textBaseline: "middle" });
-    ctx.fillText(words, x, y, most);
+  function ofPage() { // what the page has of the matrix at the last step
+    const [scores, edges, grid] = ["scores", "edges", "grid"].map((name) => {
+      const numbers = at.run[name], size = numbers.length / state.matrices.length;
+      return numbers.subarray(size * matrix, size * (matrix + 1));
+    });
+    return place === last && { scores, edges, mask: coarseMask(grid, ...shape), coarse: true };
   }
 
-  /** Return the kept share of a matrix or head at a step. */
-  share(at, matrix, head) {
-    if (head === null) return at.kept[matrix] / at.sizes[matrix];
-    const heads = headsOf(this.state, at, matrix);
-    return (heads[head] * heads.length) / at.sizes[matrix];
+  function rect(colour, x, y, wide, high) {
+    ctx.fillStyle = colour;
+    ctx.fillRect(x, y, wide, high);
+  }
+
+  function write(text, x, y, textAlign = "left", most = 200) {
+    Object.assign(ctx, { fillStyle: colours.ink, textAlign, textBaseline: "middle" });
+    ctx.fillText(text, x, y, most);
   }
 
   /** Return the colour of a matrix or head of the overview. */
-  tone(matrix, head) {
-    const { at, b, mode, colours } = this, kept = at.kept[matrix] || 1;
-    const exchanged = at.before === null ? 0 : 1 - at.again[matrix] / kept;
-    if (mode === "turnover") return blend(colours.share, Math.sqrt(exchanged));
-    if (mode === "magnitude") return blend(colours.share, at.largest[matrix] / kept);
-    const relative = (one) => Math.max(this.share(one, matrix, head) / (one.density || 1), 1e-9);
+  function tone(of, part) {
+    if (mode === "turnover") return blend(colours.share, Math.sqrt(at.exchanged[of]));
+    if (mode === "magnitude") return blend(colours.share, at.largest[of] / (at.kept[of] || 1));
+    const relative = (one) => Math.max(shareOf(state, one, of, part) / (one.density || 1), 1e-9);
     return blend(colours.ratio, 0.5 + Math.log2(relative(b || at) / (b ? relative(at) : 1)) / 4);
   }
 
-  get cells() { // of the overview: [x, y, width, height] of each matrix
-    const { matrices, layers, kinds } = this.state, wide = (SIZES.Overview[0] - 52) / kinds.length;
-    const high = Math.min(34, (SIZES.Overview[1] - 44) / layers.length);
-    return matrices.map(({ layer, kind }) =>
-      [52 + kinds.indexOf(kind) * wide, 18 + layers.indexOf(layer) * high, wide - 4, high - 3]);
-  }
+  const cellOf = ({ layer, kind, heads }) => // [x, y, width, height, heads shown] in the overview
+    [52 + state.kinds.indexOf(kind) * cellWide, 18 + state.layers.indexOf(layer) * cellHigh,
+      0.94 * cellWide, 0.9 * cellHigh, mode === "kept" ? heads : 0];
 
-  drawOverview(ctx, wide, high) {
-    const { state, cells, colours } = this, [left, , broad, tall] = cells[0], ratio = this.mode === "kept";
-    state.kinds.forEach((kind, i) =>
-      this.text(ctx, kind.replace("attention", "att."), left + i * (broad + 4) + broad / 2, 9, "center", broad));
-    const gap = Math.ceil(12 / tall); // between layers that are named
-    state.layers.forEach((layer, i) => i % gap || this.text(ctx, `layer ${layer}`, 2, 18 + i * (tall + 3) + tall / 2));
-    state.matrices.forEach(({ heads }, i) => {
-      const [x, y, w, h] = cells[i], parts = (ratio && heads) || 1;
-      for (let head = 0; head < parts; head++) {
-        ctx.fillStyle = `rgb(${this.tone(i, parts > 1 ? head : null)})`;
-        ctx.fillRect(x + (head * w) / parts, y, w / parts - (parts > 1 ? 0.5 : 0), h);
-      }
-      if (i !== this.matrix) return;
-      Object.assign(ctx, { strokeStyle: colours.ink, lineWidth: 2 });
-      const [from, size] = this.head === null || parts === 1 ? [x, w] : [x + (this.head * w) / parts, w / parts];
-      ctx.strokeRect(from - 1, y - 1, size + 2, h + 2);
-    });
-    for (let i = 0; i < 120; i++) { // the scale
-      ctx.fillStyle = `rgb(${blend(ratio ? colours.ratio : colours.share, i / 119)})`;
-      ctx.fillRect(190 + i, high - 14, 1.5, 10);
-    }
-    this.text(ctx, ratio ? "1/4" : "0%", 186, high - 9, "right");
-    const [words, scale] = { kept: ["Kept share of each matrix and head", "share / density"],
-      turnover: ["Exchanged since the step before", "exchanged, √"],
-      magnitude: ["Kept weights among the largest", "among the largest"] }[this.mode];
-    const compared = this.b && ratio;
-    this.text(ctx, `${ratio ? 4 : "100%"}   ${compared ? "share of B / share of A" : scale}`, 314, high - 9, "left", 112);
-    return compared ? `B (${this.bName}) beside A (step ${count(this.at.step)})` : words;
-  }
-
-  get bName() {
-    return `step ${count(this.b.step)}${this.b.runNumber ? " of the other run" : ""}`;
-  }
-
-  get area() { // of the mask in its canvas: width, height
-    return [SIZES.Matrix[0] - LEFT - 28, SIZES.Matrix[1] - TOP - 18];
-  }
-
-  /** Blocks of the window, at most one a pixel; without masks the coarse ones of the last step. */
-  get blocks() {
-    const { found, foundB, state, b } = this, [rows, columns] = this.shape, [row, column, high, wide] = this.window;
-    if (found && (!b || foundB)) return pool(found.mask, b && foundB.mask, columns, this.window, this.area);
-    if (this.place !== state.runs[0].steps.length - 1) return null;
-    const grid = state.runs[0].grid.subarray(this.matrix * GRID * GRID, (this.matrix + 1) * GRID * GRID);
-    const top = Math.floor((row * GRID) / rows), down = Math.ceil(((row + high) * GRID) / rows) - top;
-    const left = Math.floor((column * GRID) / columns), across = Math.ceil(((column + wide) * GRID) / columns) - left;
-    const a = Array.from({ length: down * across }, (_, i) =>
-      (grid[(top + Math.floor(i / across)) * GRID + left + (i % across)] / 255) ** 2);
-    return { a, size: a.map(() => 1), across, down, coarse: true };
-  }
-
-  /** Draw the window of the matrix: each pixel or cell is a block of weights. */
-  drawMask(ctx, { a, b, both, size, across, down, coarse }) {
-    const { colours } = this, [wide, high] = this.area, image = new ImageData(across, down);
-    const two = this.b && !coarse;
-    const [none, ink, blue, own] =
+  /** Draw the area of the matrix: each pixel or cell is a block of weights. */
+  function drawMask([wide, high]) {
+    const { a, b: onB, both, size, ys, xs } = blocks, two = b && !found.coarse;
+    const across = xs.length - 1, down = ys.length - 1, image = new ImageData(across, down);
+    const [none, ink, blue, one] =
       [colours.none, colours.ink, colours.blue, two ? colours.orange : colours.violet].map(rgb);
     for (let i = 0; i < a.length; i++) {
-      const shared = two ? both[i] : 0, onlyA = a[i] - shared, onlyB = two ? b[i] - shared : 0;
+      const shared = both[i], onlyA = a[i] - shared, onlyB = onB[i] - shared;
       const some = shared + onlyA + onlyB, strength = Math.sqrt(some / size[i]); // 3% differs from 0
       for (let k = 0; k < 3; k++)
         image.data[4 * i + k] = none[k] + (some &&
-          strength * ((shared * ink[k] + onlyA * own[k] + onlyB * blue[k]) / some - none[k]));
+          strength * ((shared * ink[k] + onlyA * one[k] + onlyB * blue[k]) / some - none[k]));
       image.data[4 * i + 3] = 255;
     }
     const small = node("canvas", { width: across, height: down });
     small.getContext("2d").putImageData(image, 0, 0);
     ctx.imageSmoothingEnabled = false;
     ctx.drawImage(small, LEFT, TOP, wide, high);
-    ctx.fillStyle = colours.paper; // gaps between single weights
-    const gaps = !coarse && wide / across > 6 && high / down > 6;
-    for (let j = 1; gaps && j < across; j++) ctx.fillRect(LEFT + (j * wide) / across - 0.5, TOP, 1, high);
-    for (let i = 1; gaps && i < down; i++) ctx.fillRect(LEFT, TOP + (i * high) / down - 0.5, wide, 1);
   }
 
   /** Draw the heads' boundaries and names, a mark at each empty row and column, and the numbers. */
-  drawEdges(ctx) {
-    const { colours, found } = this, [wide, high] = this.area, [row, column, tall, broad] = this.window;
-    const { heads, side, rows, columns } = this.state.matrices[this.matrix], inRows = side === "rows";
-    const [x, y] = [(c) => LEFT + ((c - column) * wide) / broad, (r) => TOP + ((r - row) * high) / tall];
-    const [low, top, at] = inRows ? [row, row + tall, y] : [column, column + broad, x];
-    const each = (inRows ? rows : columns) / heads;
-    for (let head = 0; head < heads; head++) {
-      const [from, to] = [at(Math.max(low, head * each)), at(Math.min(top, (head + 1) * each))];
-      ctx.fillStyle = colours.ink;
-      if (to > from && head * each > low) ctx.fillRect(...(inRows ? [LEFT, from, wide, 0.7] : [from, TOP, 0.7, high]));
-      const middle = (from + to) / 2, place = inRows ? [LEFT + wide + 4, middle] : [middle, TOP + high + 8, "center"];
-      if (to - from > 10) this.text(ctx, `h${head}`, ...place);
+  function drawEdges([wide, high]) {
+    const { heads } = own, headAxis = own.side === "rows" ? 0 : 1, under = TOP + high + 8;
+    for (const axis of [0, 1]) { // rows, columns
+      const low = area[axis], size = area[axis + 2], [depth, length] = axis ? [high, wide] : [wide, high];
+      const to = scale(low, low + size, 0, length), each = shape[axis] / heads;
+      const box = (colour, from, long, side, broad) => rect(colour,
+        ...(axis ? [LEFT + from, TOP + side, long, broad] : [LEFT + side, TOP + from, broad, long]));
+      const gaps = !found.coarse && length / size > 6; // between single weights
+      for (let i = low + 1; gaps && i < low + size; i++) box(colours.paper, to(i) - 0.5, 1, 0, depth);
+      const sums = axis ? found.columns : found.rows; // not of the page
+      for (let i = low; sums && i < low + size; i++)
+        if (!sums[i]) box(colours.red, to(i), Math.max(1, length / size), -6, 5);
+      for (let i = 0; axis === headAxis && i < heads; i++) {
+        const from = Math.max(0, to(i * each)), long = Math.min(length, to((i + 1) * each)) - from;
+        if (from > 0 && long > 0) box(colours.ink, from, 0.7, 0, depth);
+        const y = TOP + from + long / 2;
+        if (long > 10) write(`h${i}`, ...(axis ? [y - TOP + LEFT, under, "center"] : [LEFT + wide + 4, y]));
+      }
     }
-    ctx.fillStyle = colours.red;
-    found?.perRow.forEach((kept, r) =>
-      kept || r < row || r >= row + tall || ctx.fillRect(LEFT - 6, y(r), 5, Math.max(1, high / tall)));
-    found?.perColumn.forEach((kept, c) =>
-      kept || c < column || c >= column + broad || ctx.fillRect(x(c), TOP - 6, Math.max(1, wide / broad), 5));
-    this.text(ctx, row, LEFT - 8, TOP + 6, "right");
-    this.text(ctx, row + tall - 1, LEFT - 8, TOP + high - 6, "right");
-    if (!inRows && broad === columns) return; // the heads' names stand there
-    this.text(ctx, `column ${column}`, LEFT, TOP + high + 8);
-    this.text(ctx, column + broad - 1, LEFT + wide, TOP + high + 8, "right");
+    write(area[0], LEFT - 8, TOP + 6, "right");
+    write(area[0] + area[2] - 1, LEFT - 8, TOP + high - 6, "right");
+    if (headAxis && area[3] === own.columns && heads) return; // the heads' names stand there
+    write(`column ${area[1]}`, LEFT, under);
+    write(area[1] + area[3] - 1, LEFT + wide, under, "right");
   }
 
-  drawMatrix(ctx) {
-    const blocks = this.blocks, [row, column, high, wide] = this.window, [rows, columns] = this.shape;
-    if (blocks) {
-      this.drawMask(ctx, blocks);
-      this.drawEdges(ctx);
-    } else {
-      const waits = this.ask && !this.message;
-      this.text(ctx, waits ? "Loading …" : "This needs a kernel: run the cell again.", LEFT + 10, 60);
-    }
-    return `${this.name}, ${high === rows && wide === columns ? `${count(rows)} × ${count(columns)}` :
-      `rows ${row}–${row + high - 1}, columns ${column}–${column + wide - 1}`}`;
-  }
-
-  get name() {
-    const name = nameOf(this.state, this.matrix, this.head);
-    return name[0].toUpperCase() + name.slice(1);
-  }
-
-  /** Draw lines over the steps: kept, removed, largest; and the kept share of what is chosen. */
-  drawTime(ctx, wide, high) {
-    const { state, colours } = this, { steps } = state.runs[0], last = steps.at(-1) || 1;
-    const all = steps.map((_, place) => stepOf(state, 0, place));
-    const x = (step) => TIME + ((wide - 170) * step) / last, y = (share) => high - 18 - (high - 30) * share;
-    for (const share of [0, 0.5, 1]) {
-      ctx.fillStyle = colours.faint;
-      ctx.fillRect(TIME, y(share), wide - 170, 1);
-      this.text(ctx, percent(share), TIME - 4, y(share), "right");
-    }
-    [["kept", colours.ink, [], (at) => at.density],
-      [this.head === null ? "kept here" : `head ${this.head}`, colours.violet, [6, 3],
-        (at) => this.share(at, this.matrix, this.head)],
-      ["removed", colours.orange, [2, 2], (at) => at.removed], ["returned", colours.red, [1, 3], (at) => at.returned],
-      ["among largest", colours.blue, [8, 3, 2, 3], (at) => at.overlap],
-    ].forEach(([words, colour, dashes, value], i) => {
-      Object.assign(ctx, { strokeStyle: colour, lineWidth: i ? 1.5 : 2.5 });
-      ctx.setLineDash(dashes); // the lines differ without colours too
-      ctx.beginPath();
-      all.forEach((at) => ctx.lineTo(x(at.step), y(value(at))));
-      ctx.moveTo(wide - 122, 20 + 22 * i);
-      ctx.lineTo(wide - 100, 20 + 22 * i);
-      ctx.stroke();
-      this.text(ctx, words, wide - 94, 20 + 22 * i, "left", 92);
-    });
-    ctx.setLineDash([]);
-    for (const at of all) {
-      const [colour, broad, tall] = at.place === this.place ? [colours.red, 3, high - 30] : [colours.grey, 1, 5];
-      ctx.fillStyle = colour;
-      ctx.fillRect(x(at.step) - broad / 2, y(0) - tall, broad, tall);
-    }
-    this.text(ctx, 0, TIME, high - 6);
-    this.text(ctx, `step ${count(last)}`, wide - 130, high - 6, "right");
-    return "Over the training";
-  }
-
-  /** The scores of the matrix: of this step from the kernel, of the last step from the page. */
-  get histogram() {
-    const run = this.state.runs[0], i = this.matrix;
-    if (this.found) return this.found;
-    if (this.place !== run.steps.length - 1) return null;
-    const part = (name, size) => run[name].subarray(size * i, size * (i + 1));
-    return { scores: part("scores", 2 * BINS), edges: part("edges", 3) };
-  }
-
-  drawScores(ctx, wide, high) {
-    const { histogram: found, colours } = this;
-    if (!found) {
-      this.text(ctx, "The scores of this step need a kernel.", TIME, 60);
-      return `${this.name}: scores`;
-    }
-    const { scores, edges: [low, top, cut] } = found, bar = (wide - 60) / BINS, bottom = high - 18;
-    const most = Math.max(1, ...Array.from({ length: BINS }, (_, i) => scores[2 * i] + scores[2 * i + 1]));
-    for (let i = 0; i < BINS; i++) {
-      const [removed, kept] = [scores[2 * i], scores[2 * i + 1]].map((weights) => (weights / most) * (bottom - 16));
-      ctx.fillStyle = colours.grey;
-      ctx.fillRect(TIME + i * bar, bottom - removed, bar - 0.5, removed);
-      ctx.fillStyle = colours.violet;
-      ctx.fillRect(TIME + i * bar, bottom - removed - kept, bar - 0.5, kept);
-    }
-    const at = TIME + ((cut - low) / (top - low)) * (wide - 60), round = (x) => +x.toPrecision(3);
-    ctx.fillStyle = colours.red;
-    ctx.fillRect(at, 6, 1.5, bottom - 6);
-    this.text(ctx, `threshold ${round(cut)}`, clamp(at + 4, TIME, wide - 90), 8);
-    this.text(ctx, round(low), TIME, high - 8);
-    this.text(ctx, round(top), wide - 20, high - 8, "right");
-    this.text(ctx, `up to ${count(most)} weights; violet: kept, grey: removed`, wide / 2 + 10, high - 8, "center", 250);
-    return `${this.name}: scores`;
-  }
+  const pictures = { // each function draws one and returns its title
+    Overview(wide, high) {
+      const ratio = mode === "kept", compared = b && ratio, named = Math.ceil(13 / cellHigh);
+      state.kinds.forEach((kind, i) => write(
+        kind.replace("attention", "att."), 52 + (i + 0.47) * cellWide, 9, "center", 0.94 * cellWide));
+      state.layers.forEach((layer, i) =>
+        i % named || write(`layer ${layer}`, 2, 18 + (i + 0.45) * cellHigh));
+      state.matrices.forEach((one, i) => {
+        const [x, y, w, h, heads] = cellOf(one), part = w / (heads || 1);
+        for (let k = 0; k < (heads || 1); k++)
+          rect(`rgb(${tone(i, heads ? k : null)})`, x + k * part, y, heads ? 0.9 * part : w, h);
+        if (i !== matrix) return;
+        const [from, size] = head === null || !heads ? [x, w] : [x + head * part, part];
+        Object.assign(ctx, { strokeStyle: colours.ink, lineWidth: 2 });
+        ctx.strokeRect(from - 1, y - 1, size + 2, h + 2);
+      });
+      for (let i = 0; i < 120; i++)
+        rect(`rgb(${blend(ratio ? colours.ratio : colours.share, i / 119)})`, 190 + i, high - 14, 1.5, 10);
+      const [, text, unit, low, most] = MODES[mode];
+      write(low, 186, high - 9, "right");
+      write(`${most}   ${compared ? "share of B / share of A" : unit}`, 314, high - 9, "left", 112);
+      return compared ? `B (${nameOfStep(b)}) beside A (${nameOfStep(at)})` : text;
+    },
+    Matrix() {
+      const [row, column, high, wide] = area, waits = ask && !problems.matrix;
+      if (blocks) {
+        drawMask(AREA);
+        drawEdges(AREA);
+      } else write(waits ? "Loading …" : "This needs a kernel: run the cell again.", LEFT + 10, 60);
+      return `${ownName()}, ${high * wide === at.sizes[matrix] ? shape.map(count).join(" × ") :
+        `rows ${row}–${row + high - 1}, columns ${column}–${column + wide - 1}`}`;
+    },
+    Time(wide, high) {
+      const [left, right] = [AXIS, TIME_END], y = scale(0, 1, BASE, 12), x = timeAt();
+      for (const share of [0, 0.5, 1]) {
+        rect(colours.faint, left, y(share), right - left, 1);
+        write(percent(share), left - 4, y(share), "right");
+      }
+      const values = (one) =>
+        [one.density, shareOf(state, one, matrix, head), one.removed, one.returned, one.overlap];
+      LINES.forEach(([name, colour, dashes], i) => {
+        Object.assign(ctx, { strokeStyle: colours[colour], lineWidth: i ? 1.5 : 2.5 });
+        ctx.setLineDash(dashes);
+        ctx.beginPath();
+        all[0].forEach((one) => ctx.lineTo(x(one.step), y(values(one)[i])));
+        ctx.moveTo(right + 8, 20 + 22 * i);
+        ctx.lineTo(right + 30, 20 + 22 * i);
+        ctx.stroke();
+        const text = name !== "here" ? name : head === null ? "kept here" : `head ${head}`;
+        write(text, right + 36, 20 + 22 * i, "left", 92);
+      });
+      ctx.setLineDash([]);
+      all[0].forEach(({ step }) => rect(colours.grey, x(step) - 0.5, BASE - 5, 1, 5));
+      rect(colours.red, x(at.step) - 1.5, 12, 3, BASE - 12);
+      write(0, left, high - 6);
+      write(`step ${count(all[0][last].step)}`, right, high - 6, "right");
+      return "Over the training";
+    },
+    Scores(wide, high) {
+      if (!found) write("The scores of this step need a kernel.", AXIS, 60);
+      else {
+        const { scores: bars, edges: [low, top, cut] } = found, right = wide - 20;
+        const sums = Array.from({ length: BINS }, (_, i) => bars[2 * i] + bars[2 * i + 1]);
+        const most = Math.max(1, ...sums), x = scale(0, BINS, AXIS, right), y = scale(0, most, BASE, 16);
+        sums.forEach((sum, i) => {
+          const middle = y(bars[2 * i]), broad = x(1) - x(0) - 0.5;
+          rect(colours.grey, x(i), middle, broad, BASE - middle);
+          rect(colours.violet, x(i), y(sum), broad, middle - y(sum));
+        });
+        const limit = scale(low, top, AXIS, right)(cut);
+        rect(colours.red, limit, 6, 1.5, BASE - 6);
+        write(`threshold ${round(cut)}`, clamp(limit + 4, AXIS, wide - 90), 8);
+        write(round(low), AXIS, high - 8);
+        write(round(top), right, high - 8, "right");
+        write(`up to ${count(most)} weights; violet: kept, grey: removed`, 206, high - 8, "center", 250);
+      }
+      return `${ownName()}: scores`;
+    },
+  };
 
   /** Return the sentences under the pictures. */
-  caption() {
-    const { at, b, found, foundB, state, message } = this, last = (run) => state.runs[run].steps.length - 1;
-    const words = [`Step ${count(at.step)}: the encoder keeps ${count(at.all)} of ${count(total(at.sizes))} weights ` +
-      `(${percent(at.density)}). ${matrixText(state, at, this.matrix, this.head).replace(/^l/, "L")}.`];
-    if (b) words.push(`A is this step. B is ${this.bName} (${percent(b.density)} kept).`);
-    if (b?.runNumber && at.place === last(0) && b.place === last(1))
-      words.push(`B keeps ${count(total(state.both))} of A's ${count(at.all)} weights too (by chance ` +
-        `${percent(total(Array.from(at.kept, (k, i) => (k * b.kept[i]) / at.sizes[i])) / at.all)}).`);
-    if (found && foundB) {
-      const { a, b: other, both, size } = pool(found.mask, foundB.mask, this.shape[1], this.window, [1, 1]);
-      const black = this.colours === DARK ? "white" : "black";
-      words.push(`In the window: kept by both ${count(both[0])} (${black}), only by A ${count(a[0] - both[0])} (orange), ` +
-        `only by B ${count(other[0] - both[0])} (blue), by none ${count(size[0] - a[0] - other[0] + both[0])}.`);
-    }
-    if (message) words.push(message);
-    if (!this.ask) words.push("This page has no kernel: it shows the matrix of the last step in blocks.");
-    return words.join(" ");
+  function sentences() {
+    const ends = b?.runNumber && at === all[0].at(-1) && b === all[1].at(-1);
+    const [onA, onB, both, size] =
+      b && blocks && !found.coarse ? [blocks.a, blocks.b, blocks.both, blocks.size].map(total) : [];
+    return [`Step ${count(at.step)}: the encoder keeps ${count(at.all)} of ${count(total(at.sizes))} ` +
+      `weights (${percent(at.density)}).`,
+    `${matrixText(state, at, matrix, head).replace("layer", "Layer")}.`,
+    b && `A is this step. B is ${nameOfStep(b)} (${percent(b.density)} kept).`,
+    ends && `B keeps ${count(state.both[0])} of A's ${count(at.all)} weights too (by chance ` +
+      `${percent(state.both[1] / (at.all || 1))}).`,
+    size && `In the window: kept by both ${count(both)} (${theme ? "white" : "black"}), only by A ` +
+      `${count(onA - both)} (orange), only by B ${count(onB - both)} (blue), by none ` +
+      `${count(size - onA - onB + both)}.`,
+    ask ? null : "This page has no kernel: it shows the matrix of the last step in blocks.",
+    ...new Set(Object.values(problems))].filter(Boolean);
   }
 
-  point(event, name) { // in the canvas's own units
-    const scale = SIZES[name][0] / (this.canvases[name].clientWidth || SIZES[name][0]);
-    return [event.offsetX * scale, event.offsetY * scale];
-  }
+  const point = ({ offsetX, offsetY, currentTarget: { name, clientWidth } }) => // in the canvas's own units
+    [offsetX, offsetY].map((at) => (at * SIZES[name][0]) / clientWidth);
+  const fraction = (x, y) => // of the area
+    [(x - LEFT) / AREA[0], (y - TOP) / AREA[1]].map((part) => clamp(part, 0, 0.999999));
 
-  fraction(event) { // of the window
-    const [x, y] = this.point(event, "Matrix"), [wide, high] = this.area;
-    return [clamp((x - LEFT) / wide, 0, 0.999999), clamp((y - TOP) / high, 0, 0.999999)];
-  }
-
-  cellAt(event) {
-    const [x, y] = this.point(event, "Overview"), cells = this.cells;
-    const matrix = cells.findIndex(([left, top, w, h]) => x >= left && x < left + w + 2 && y >= top && y < top + h + 3);
-    if (matrix < 0) return null;
-    const { heads } = this.state.matrices[matrix], [left, , wide] = cells[matrix];
-    const head = Math.floor(((x - left) / wide) * heads);
-    return { matrix, head: heads && this.mode === "kept" ? clamp(head, 0, heads - 1) : null };
-  }
-
-  placeAt(event) {
-    const { steps } = this.state.runs[0];
-    const step = ((this.point(event, "Time")[0] - TIME) / (SIZES.Time[0] - 170)) * (steps.at(-1) || 1);
-    return steps.reduce((best, each, i) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? i : best), 0);
-  }
-
-  /** Return the hover text of a place of the matrix. */
-  weightText(event) {
-    const [x, y] = this.fraction(event), [row, column, high, wide] = this.window, { found, foundB, blocks } = this;
-    if (!blocks) return "";
-    const [j, i] = [Math.floor(x * blocks.across), Math.floor(y * blocks.down)], k = i * blocks.across + j;
-    if (blocks.coarse) return `block ${i}, ${j}: about ${percent(blocks.a[k])} kept; single weights need a kernel`;
-    const first = (start, size, n, at) => start + Math.ceil((at * size) / n);
-    const [top, low] = [i, i + 1].map((at) => first(row, high, blocks.down, at));
-    const [left, right] = [j, j + 1].map((at) => first(column, wide, blocks.across, at));
-    const { heads, side, rows, columns } = this.state.matrices[this.matrix];
-    const head = Math.floor((side === "rows" ? top / rows : left / columns) * heads);
-    const where = (text) => `${text}${heads ? `, head ${head}` : ""}`, step = `; step ${count(this.at.step)}`;
-    if (blocks.size[k] > 1)
-      return `${where(`rows ${top}–${low - 1} × columns ${left}–${right - 1}`)}: ${count(blocks.a[k])} of ` +
-        `${count(blocks.size[k])} weights kept${step}`;
-    const kept = ({ mask }) => (mask[top * columns + left] ? "kept" : "removed");
-    const value = (top - row) * wide + left - column, { weights, scores } = this.values || {};
-    return `${where(`row ${top}, column ${left}`)}: ${this.b ? `A ${kept(found)}, B ${kept(foundB)}` : kept(found)}` +
-      `${weights ? `; weight ${weights[value].toPrecision(3)}, score now ${scores[value].toPrecision(4)}` : ""}${step}`;
-  }
-
-  hoverText(name, event) {
-    if (name === "Matrix") return this.weightText(event);
-    if (name === "Time") return stepText(stepOf(this.state, 0, this.placeAt(event)));
-    if (name === "Scores") {
-      const bar = Math.floor(((this.point(event, name)[0] - TIME) * BINS) / (SIZES.Scores[0] - 60));
-      return this.histogram && bar >= 0 && bar < BINS ? barText(this.histogram, bar) : "";
-    }
-    const cell = this.cellAt(event), text = (at) => matrixText(this.state, at, cell.matrix, cell.head);
-    return cell ? (this.b ? `A: ${text(this.at)}. B: ${text(this.b)}` : text(this.at)) : "";
-  }
-
-  hover(name, event) {
-    const words = this.hoverText(name, event), frame = this.root.getBoundingClientRect();
-    Object.assign(this.tip, { textContent: words, hidden: !words });
-    this.tip.style.left = `${Math.max(0, Math.min(event.clientX - frame.left + 14, frame.width - 310))}px`;
-    this.tip.style.top = `${event.clientY - frame.top + 16}px`;
-  }
-
-  /** Save the four pictures and the caption as one PNG file. */
-  save() {
-    const { colours, state } = this, canvas = node("canvas", { width: 1760, height: 1180 });
-    const ctx = canvas.getContext("2d");
-    ctx.scale(2, 2);
-    ctx.fillStyle = colours.paper;
-    ctx.fillRect(0, 0, 880, 590);
-    ctx.font = "bold 13px system-ui, sans-serif";
-    this.text(ctx, state.runs[0].label, 10, 12, "left", 860);
-    Object.keys(SIZES).forEach((name, i) => {
-      const [x, y] = [i % 2 ? 452 : 10, i < 2 ? 24 : 362];
-      this.text(ctx, this.canvases[name].caption.textContent, x, y + 8, "left", 400);
-      ctx.drawImage(this.canvases[name], x, y + 18, ...SIZES[name]);
+  function cellAt(x, y) { // [{matrix, head}] at a point of the overview, or []
+    return state.matrices.flatMap((one, i) => {
+      const [left, top, wide, high, heads] = cellOf(one), head = Math.floor(((x - left) / wide) * heads);
+      const inside = x >= left && x < left + wide && y >= top && y < top + high;
+      return inside ? [{ matrix: i, head: heads ? head : null }] : [];
     });
-    ctx.font = "12px system-ui, sans-serif";
-    const lines = [""];
-    for (const word of this.words.textContent.split(/(?<= )/))
-      if (ctx.measureText(lines.at(-1) + word).width > 850) lines.push(word);
-      else lines[lines.length - 1] += word;
-    lines.forEach((line, i) => this.text(ctx, line, 10, 542 + 15 * i, "left", 860));
+  }
+
+  const timeAt = () => scale(0, all[0][last].step, AXIS, TIME_END);
+  function stepAt(x) {
+    const away = ({ step }) => Math.abs(timeAt()(step) - x);
+    return all[0].reduce((best, one) => (away(one) < away(best) ? one : best));
+  }
+
+  const tips = { // each function returns the text at a point of a picture
+    Overview(x, y) {
+      const [cell] = cellAt(x, y), text = (one) => matrixText(state, one, cell.matrix, cell.head);
+      return cell && (b ? `A: ${text(at)}. B: ${text(b)}` : text(at));
+    },
+    Matrix(x, y) {
+      if (!blocks) return "";
+      const [fx, fy] = fraction(x, y), [row, column, high, wide] = area, { a, size } = blocks;
+      const [k, top, low, left, right] = blockAt(blocks, row + fy * high, column + fx * wide);
+      const part = Math.floor((own.side === "rows" ? top / shape[0] : left / shape[1]) * own.heads);
+      const inHead = own.heads ? `, head ${part}` : "", step = `; ${nameOfStep(at)}`;
+      const group = `rows ${top}–${low} × columns ${left}–${right}`;
+      if (found.coarse) return `${group}: about ${percent(a[k])} kept; single weights need a kernel`;
+      if (size[k] > 1) return `${group}${inHead}: ${count(a[k])} of ${count(size[k])} weights kept${step}`;
+      const [onA, onB] = [a[k], blocks.b[k]].map((kept) => (kept ? "kept" : "removed"));
+      const value = (name, digits) => values[name][(top - row) * wide + left - column].toPrecision(digits);
+      const numbers = values ? `; weight ${value("weights", 3)}, score now ${value("scores", 4)}` : "";
+      return `row ${top}, column ${left}${inHead}: ${b ? `A ${onA}, B ${onB}` : onA}${numbers}${step}`;
+    },
+    Time: (x) => stepText(stepAt(x)),
+    Scores(x) {
+      const bin = Math.floor(scale(AXIS, SIZES.Scores[0] - 20, 0, BINS)(x));
+      return found && bin >= 0 && bin < BINS && barText(found, bin);
+    },
+  };
+
+  function showTip() {
+    const text = (hovered && tips[hovered.name](...hovered.at)) || "";
+    Object.assign(tip, { textContent: text, hidden: !text });
+  }
+
+  function hover(event) {
+    const frame = root.getBoundingClientRect(), left = event.clientX - frame.left + 14;
+    hovered = event.type === "pointermove" && { name: event.currentTarget.name, at: point(event) };
+    tip.style.left = `${clamp(left, 0, Math.max(0, frame.width - 310))}px`;
+    tip.style.top = `${event.clientY - frame.top + 16}px`;
+    showTip();
+  }
+
+  /** Save the four pictures and the sentences as one PNG file. */
+  function save() {
+    const lines = sentences(), high = 550 + 15 * lines.length;
+    const canvas = node("canvas", { width: 1760, height: 2 * high });
+    ctx = canvas.getContext("2d");
+    ctx.scale(2, 2);
+    rect(colours.paper, 0, 0, 880, high);
+    ctx.font = `bold ${FONT}`;
+    write(at.run.label, 10, 12, "left", 860);
+    Object.values(canvases).forEach((each, i) => {
+      const [x, y] = [i % 2 ? 452 : 10, i < 2 ? 24 : 362];
+      write(each.caption.textContent, x, y + 8, "left", 400);
+      ctx.drawImage(each, x, y + 18, ...SIZES[each.name]);
+    });
+    ctx.font = FONT;
+    lines.forEach((line, i) => write(line, 10, 545 + 15 * i, "left", 860));
     canvas.toBlob((file) => {
-      const link = node("a", { href: URL.createObjectURL(file), download: `${state.runs[0].file}_${this.at.step}.png` });
+      const link = node("a", { href: URL.createObjectURL(file), download: `${at.run.file}_${at.step}.png` });
       link.click();
       URL.revokeObjectURL(link.href);
     });
   }
+
+  const menu = (read, ...options) =>
+    node("select", { onchange: ({ target }) => choose(read(target.value)) }, ...options);
+  const compare = menu((value) => ({ other: value ? value.split(" ").map(Number) : null }));
+  const modes = menu((value) => ({ mode: value }),
+    ...Object.entries(MODES).map(([value, [text]]) => option(value, text)));
+  const slider = node("input", { type: "range", min: 0, oninput: () => move(+slider.value) });
+  const player = button("▶", "Play the steps", () => play());
+  const [title, stepWords, words] = ["b", "span", "output"].map((tag) => node(tag));
+  const tip = node("div", { className: "tip", hidden: true }), canvases = {};
+  const view = (name, onclick) => {
+    const [wide, high] = SIZES[name], ratio = globalThis.devicePixelRatio || 1, caption = node("figcaption");
+    const canvas = node("canvas", { name, caption, onclick, onpointermove: hover, onpointerleave: hover,
+      tabIndex: 0, role: "img", width: wide * ratio, height: high * ratio,
+      style: `width: ${wide}px; aspect-ratio: ${wide} / ${high}` });
+    canvases[name] = canvas;
+    return node("figure", {}, caption, canvas);
+  };
+  const root = node("div", { className: "smp", role: "group", ariaLabel: "Mask explorer", onkeydown },
+    node("style", { textContent: CSS }),
+    bar(title, label("Colour", modes), label("Compare with", compare),
+      button("Save picture", "Save what is shown as a PNG file", save)),
+    bar(view("Overview", (event) => cellAt(...point(event)).forEach(chooseCell)), view("Matrix")),
+    bar(player, label("Step", slider), stepWords, button("−", "Zoom out", () => zoom(1 / 2)),
+      button("+", "Zoom in", () => zoom(2)),
+      button("Whole matrix", "Show the whole matrix", () => zoom(0))),
+    bar(view("Time", (event) => move(stepAt(point(event)[0]).place)), view("Scores")),
+    words, node("small", { textContent: KEYS }), tip);
+  canvases.Matrix.onwheel = wheel;
+  root.dataset.lmSuppressShortcuts = "true"; // of JupyterLab
+  root.style.colorScheme = theme ? "dark" : "light";
+  for (const [name, value] of Object.entries(colours)) root.style.setProperty(`--${name}`, value);
+  element.append(root);
+  update(first);
+  return { root, update, follow, play };
 }
 
 const bytesOf = (view) => new Uint8Array(view.buffer || view, view.byteOffset || 0, view.byteLength).slice();
@@ -745,7 +671,7 @@ function kernelOf(model) {
   });
   return (message) => new Promise((resolve, reject) => {
     const id = String(Math.random());
-    waiting.set(id, (content, buffers) => (content.error ? reject(new Error(content.error)) : resolve(buffers)));
+    waiting.set(id, ({ error }, buffers) => (error ? reject(new Error(error)) : resolve(buffers)));
     setTimeout(() => waiting.delete(id) && reject(new Error("The kernel does not answer.")), PATIENCE);
     model.send({ ...message, id });
   });
@@ -753,20 +679,20 @@ function kernelOf(model) {
 
 /** Show the widget of anywidget, and follow a training that writes the file. */
 async function render({ model, el }) {
-  const state = () => unpack(bytesOf(model.get("state"))), ask = kernelOf(model);
-  const explorer = new Explorer(el, await state(), ask);
-  const rule = `[data-smp-explorer="${explorer.state.key}"] { display: none; }`; // the cell's own page
+  const sent = model.get("state"), state = await unpack(bytesOf(sent));
+  const explorer = build(el, state, kernelOf(model));
+  const rule = `[data-smp-explorer="${state.key}"] { display: none; }`; // the cell's own page
   explorer.root.append(node("style", { textContent: rule }));
-  const update = async () => explorer.update(await state());
+  const update = async () => {
+    const bytes = model.get("state"), next = await unpack(bytesOf(bytes));
+    if (bytes === model.get("state")) explorer.update(next); // else a newer one came meanwhile
+  };
   model.on("change:state", update);
-  let waits = false;
-  const timer = setInterval(() => {
-    if (waits || document.hidden || !explorer.root.offsetParent) return;
-    waits = true;
-    ask({ kind: "follow" }).catch((error) => { explorer.message = error.message; }).finally(() => { waits = false; });
-  }, FOLLOW);
+  if (model.get("state") !== sent) update();
+  const timer = setInterval(() => explorer.follow(), FOLLOW);
   return () => {
-    [timer, explorer.timer].forEach(clearInterval);
+    clearInterval(timer);
+    explorer.play(false);
     model.off("change:state", update);
   };
 }
@@ -774,9 +700,9 @@ async function render({ model, el }) {
 /** Replace the picture of an element with the explorer, without a kernel. */
 async function showPage(element) {
   element.dataset.smpShown = "";
-  const state = await unpack(Uint8Array.from(atob(element.dataset.smpState), (character) => character.charCodeAt(0)));
+  const state = await unpack(Uint8Array.from(atob(element.dataset.smpState), (byte) => byte.charCodeAt(0)));
   element.replaceChildren();
-  new Explorer(element, state, null);
+  build(element, state, null);
 }
 
 if (typeof document !== "undefined")

@@ -23,10 +23,15 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def check_same_matrices(a: Snapshots, b: Snapshots) -> None:
-    """Raise ValueError unless both files are of the same matrices."""
-    if a.matrices != b.matrices:
+    """Raise ValueError unless both files are of the same matrices and heads."""
+    if a.matrices != b.matrices or a.about.get("heads") != b.about.get("heads"):
         raise ValueError(f"{b.path} is of another encoder than {a.path}: expected the same "
-                         "matrices, in shape and name")
+                         "matrices, in shape and name, and the same number of heads")
+
+
+def file_stamp(path: Path) -> int:
+    """Return the time of a file's last change in nanoseconds, 0 without a file."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def run_arrays(saved: Snapshots) -> dict[str, np.ndarray]:
@@ -42,36 +47,44 @@ def run_arrays(saved: Snapshots) -> dict[str, np.ndarray]:
               "heads": [saved.head_counts(step) for step in saved.steps],
               "scores": last["scores"]}
     return {name: np.asarray(values, "<u4") for name, values in arrays.items()} | {
-        "edges": last["edges"].astype("<f4"), "grid": last["grid"]}
+        "edges": last["edges"].astype("<f4"), "grid": last["grid"].astype("u1")}
 
 
-def shared_weights(a: Snapshots, b: Snapshots) -> list[int]:
-    """Return the number of weights of each matrix that both last steps keep."""
-    return [int((a.mask(a.steps[-1], name) & b.mask(b.steps[-1], name)).sum()) for name in a.names]
+def shared_weights(a: Snapshots, b: Snapshots) -> tuple[int, float]:
+    """Return the weights that both last steps keep, and their number by chance."""
+    parts = a.parts[a.steps[-1]], b.parts[b.steps[-1]]
+    both = (a.mask(a.steps[-1], name) & b.mask(b.steps[-1], name) for name in a.names)
+    chance = np.float64(parts[0]["kept"]) * parts[1]["kept"] / a.sizes
+    return sum(int(mask.sum()) for mask in both), float(chance.sum())
 
 
-def pack(runs: list[Snapshots], key: str, values: bool = False) -> bytes:
-    """Return the state of explorer.js, compressed: length, JSON, and the arrays that it lists.
+def pack(about: dict, runs: list[dict], level: int = 9) -> bytes:
+    """Return what explorer.js unpacks, compressed: length, JSON, and the arrays that it lists.
+
+    runs: plain values, and "arrays": {name: array of u4 or f4, or of u1 as the last} in each.
+    """
+    listed = [run | {"arrays": [(name, part.dtype.str[1:], part.size)
+                                for name, part in run["arrays"].items()]} for run in runs]
+    text = json.dumps(about | {"runs": listed}).encode()
+    text += b" " * (-len(text) % 4)  # the arrays begin at a multiple of their bytes
+    numbers = b"".join(part.tobytes() for run in runs for part in run["arrays"].values())
+    return zlib.compress(len(text).to_bytes(4, "little") + text + numbers, level)
+
+
+def pack_state(runs: list[Snapshots], key: str, values: bool = False) -> bytes:
+    """Return the state of explorer.js.
 
     key: of the page that the widget hides; values: whether weights can be asked for.
     """
-    first, arrays = runs[0], [run_arrays(run) for run in runs]
-    codes = {"u": "u4", "f": "f4"}
-    state = {
-        "key": key, "values": values, "layers": first.layers, "kinds": first.types,
-        "both": shared_weights(*runs) if len(runs) > 1 else None,
-        "matrices": [{"layer": layer, "kind": kind, "rows": rows, "columns": columns,
-                      "heads": first.heads_of(kind, (rows, columns)),
-                      "side": HEAD_SIDES.get(kind, "rows")}
-                     for _, layer, kind, (rows, columns) in first.matrices],
-        "runs": [{"label": run.title, "file": file_part(run.path.stem), "steps": run.steps,
-                  "arrays": [(name, "u1" if name == "grid" else codes[values.dtype.kind],
-                              values.size) for name, values in own.items()]}
-                 for run, own in zip(runs, arrays)]}
-    text = json.dumps(state).encode()
-    text += b" " * (-len(text) % 4)  # the arrays begin at a multiple of their bytes
-    numbers = b"".join(values.tobytes() for own in arrays for values in own.values())
-    return zlib.compress(len(text).to_bytes(4, "little") + text + numbers, 9)
+    first = runs[0]
+    about = {"key": key, "values": values, "layers": first.layers, "kinds": first.types,
+             "both": shared_weights(*runs) if len(runs) > 1 else None,
+             "matrices": [{"layer": layer, "kind": kind, "rows": rows, "columns": columns,
+                           "heads": first.heads_of(kind, (rows, columns)),
+                           "side": HEAD_SIDES.get(kind, "rows")}
+                          for _, layer, kind, (rows, columns) in first.matrices]}
+    return pack(about, [{"label": run.title, "file": file_part(run.path.stem), "steps": run.steps,
+                         "arrays": run_arrays(run)} for run in runs])
 
 
 def weights_and_scores(masks: Any) -> dict[str, tuple]:
@@ -89,6 +102,7 @@ class Explorer:
     """What `explore` returns; the last line of a cell shows it. Arguments: see `explore`."""
 
     def __init__(self, path: Path | str, other: Path | str | None = None, masks: Any = None):
+        self.stamp = file_stamp(Path(path))  # before the file is read
         self.runs = [Snapshots(each) for each in (path, other) if each]
         check_same_matrices(self.runs[0], self.runs[-1])
         self.values = weights_and_scores(masks) if masks else {}
@@ -97,11 +111,10 @@ class Explorer:
                              "matrices")
         self.key = secrets.token_hex(8)
         self.widget: Any = None  # until it is displayed
-        self.stamp = self.runs[0].path.stat().st_mtime_ns
 
     def state(self) -> bytes:
         """Return the state of the front end."""
-        return pack(self.runs, self.key, bool(self.values))
+        return pack_state(self.runs, self.key, bool(self.values))
 
     def page(self, state: bytes) -> dict:
         """Return the MIME bundle that needs no kernel: the picture, which a script replaces."""
@@ -114,41 +127,45 @@ class Explorer:
             f'<img alt="{html.escape(view.caption)}" src="data:image/png;base64,{picture}"></div>'
             f'<script type="module">{script}</script>')}
 
-    def mask_buffers(self, run: int, step: int, matrix: int) -> list[bytes]:
-        """Return [packed bits, scores, edges] of a matrix at a step."""
+    def mask_arrays(self, run: int, step: int, matrix: int) -> dict[str, np.ndarray]:
+        """Return the counts of rows and columns, the histogram and the mask of a matrix."""
         saved, name = self.runs[run], self.runs[run].names[matrix]
         parts = saved.parts[step]
-        return [np.packbits(saved.mask(step, name)).tobytes(),
-                parts["scores"][matrix].astype("<u4").tobytes(),
-                parts["edges"][matrix].astype("<f4").tobytes()]
+        counts = {"rows": parts["rows"][name], "columns": parts["columns"][name],
+                  "scores": parts["scores"][matrix]}
+        return {part: values.astype("<u4") for part, values in counts.items()} | {
+            "edges": parts["edges"][matrix].astype("<f4"),
+            "mask": saved.mask(step, name).view("u1")}
 
-    def value_buffers(self, matrix: int, place: list[int]) -> list[bytes]:
-        """Return [weights, scores of now] of the window (row, column, height, width)."""
+    def value_arrays(self, matrix: int, place: list[int]) -> dict[str, np.ndarray]:
+        """Return weights and scores of now in the window (row, column, height, width)."""
         name, (row, column, high, wide) = self.runs[0].names[matrix], place
         if max(high, wide) > MOST_VALUES:
             raise ValueError(f"the window has {high} x {wide} weights, expected {MOST_VALUES}")
         window = slice(row, row + high), slice(column, column + wide)
-        return [tensor[window].float().cpu().numpy().astype("<f4").tobytes()
-                for tensor in self.values[name]]
+        return {part: tensor[window].float().cpu().numpy().astype("<f4")
+                for part, tensor in zip(("weights", "scores"), self.values[name])}
 
     def follow(self) -> None:
         """Read the file again if a training has added steps."""
-        stamp = self.runs[0].path.stat().st_mtime_ns
+        old, stamp = self.runs[0], file_stamp(self.runs[0].path)
         if stamp != self.stamp:
-            self.runs[0], self.stamp = Snapshots(self.runs[0].path), stamp
+            new = Snapshots(old.path)
+            check_same_matrices(old, new)
+            self.runs[0], self.stamp = new, stamp
             self.widget.state = self.state()
 
     def answer(self, widget: Any, message: dict, buffers: Any = None) -> None:
         """Answer a message of the front end; an error is sent as one line."""
-        reply, sent = {"id": message.get("id")}, []
+        reply, sent, arrays = {"id": message.get("id")}, [], None
         try:
-            kind = message["kind"]
-            if kind == "follow":
+            if message["kind"] == "follow":
                 self.follow()
-            elif kind == "matrix":
-                sent = self.mask_buffers(message["run"], message["step"], message["matrix"])
-            elif kind == "values":
-                sent = self.value_buffers(message["matrix"], message["window"])
+            elif message["kind"] == "matrix":
+                arrays = self.mask_arrays(message["run"], message["step"], message["matrix"])
+            else:
+                arrays = self.value_arrays(message["matrix"], message["window"])
+            sent = [pack({}, [{"arrays": arrays}], 1)] if arrays else []
         except (KeyError, IndexError, TypeError) as error:
             reply["error"] = f"no such mask ({first_line(error)}): run the cell again"
         except (OSError, ValueError) as error:

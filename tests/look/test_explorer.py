@@ -15,7 +15,7 @@ import pytest
 matplotlib.use("Agg")
 
 from smp.look import explorer as explorer_module
-from smp.look.explorer import VIEW, Explorer, explore, pack
+from smp.look.explorer import VIEW, Explorer, explore, pack, pack_state
 from smp.look.mask_figures import plot_overview
 from smp.look.snapshot_writer import SnapshotWriter, coarse_mask
 from smp.look.snapshots import Snapshots
@@ -111,7 +111,7 @@ def test_overview_caption_has_counts_and_extremes(kept_masks):
 
 def test_state_has_the_numbers_of_all_steps(kept_masks, other):
     runs = [Snapshots(kept_masks[0]), Snapshots(other)]
-    about, (first, second) = unpack(pack(runs, "abc"))
+    about, (first, second) = unpack(pack_state(runs, "abc"))
     assert about["key"] == "abc" and about["runs"][0]["steps"] == [0, 10, 20, 30]
     assert about["kinds"][0] == "query" and about["layers"] == [0, 1]
     n = len(about["matrices"])
@@ -125,7 +125,9 @@ def test_state_has_the_numbers_of_all_steps(kept_masks, other):
         assert first["emptyRows"][part].tolist() == [(~mask.any(1)).sum() for mask in masks]
         assert first["emptyColumns"][part].tolist() == [(~mask.any(0)).sum() for mask in masks]
         before = masks
-    assert about["both"] == [mask.sum() for mask in masks]  # B has the same masks
+    kept, sizes = (np.array([count(mask) for mask in masks]) for count in (np.sum, np.size))
+    assert about["both"][0] == kept.sum()  # B has the same masks
+    assert about["both"][1] == pytest.approx((kept * kept / sizes).sum())
     grids = first["grid"].reshape(n, 32, 32)
     np.testing.assert_array_equal(grids[3], coarse_mask(masks[3]))
     assert first["heads"].size == 4 * 8 * 4  # steps, matrices with heads, heads
@@ -154,7 +156,7 @@ def test_a_page_of_bert_base_has_at_most_300_kilobytes(tmp_path):
         title="BERT", layers=list(range(12)), types=list(names),
         heads_of=lambda kind, shape: 12 if kind in names[:4] else 0,
         head_counts=lambda step: rng.integers(3000, 9000, 576))
-    page = 4 / 3 * len(pack([saved], "key")) + SCRIPT.stat().st_size
+    page = 4 / 3 * len(pack_state([saved], "key")) + SCRIPT.stat().st_size
     assert 50_000 < page < 260_000  # 40 kB remain for the picture
 
 
@@ -164,13 +166,15 @@ def test_a_page_of_bert_base_has_at_most_300_kilobytes(tmp_path):
 def test_a_matrix_is_answered_with_its_mask_and_scores(kept_masks, other):
     explorer = explore(kept_masks[0], other)
     for run, step in ((0, 10), (1, 30)):
-        content, (bits, scores, edges) = ask(explorer, kind="matrix", run=run, step=step, matrix=6)
-        mask = kept_masks[1][step][QUERY][0]
+        content, (packed,) = ask(explorer, kind="matrix", run=run, step=step, matrix=6)
+        mask, (answer,) = kept_masks[1][step][QUERY][0], unpack(packed)[1]
         assert content == {}
-        assert np.unpackbits(np.frombuffer(bits, np.uint8)).tolist() == mask.ravel().tolist()
-        scores = np.frombuffer(scores, "<u4").reshape(64, 2)
-        assert scores.sum(0).tolist() == [mask.size - mask.sum(), mask.sum()]
-        assert np.frombuffer(edges, "<f4").size == 3
+        assert answer["mask"].tolist() == mask.ravel().tolist()
+        assert answer["rows"].tolist() == mask.sum(1).tolist()
+        assert answer["columns"].tolist() == mask.sum(0).tolist()
+        scores = answer["scores"].reshape(64, 2).sum(0)
+        assert scores.tolist() == [mask.size - mask.sum(), mask.sum()]
+        assert answer["edges"].size == 3
 
 
 def test_values_are_the_weights_and_scores_of_a_window(live):
@@ -180,8 +184,9 @@ def test_values_are_the_weights_and_scores_of_a_window(live):
     name, *_, linear = masks.matrices[4]
     tensors = linear.parametrizations.weight.original, masks.rankings()[name]
     assert content == {}
-    for buffer, tensor in zip(buffers, tensors, strict=True):
-        np.testing.assert_array_equal(np.frombuffer(buffer, "<f4").reshape(20, 11),
+    (answer,) = unpack(buffers[0])[1]
+    for part, tensor in zip(("weights", "scores"), tensors, strict=True):
+        np.testing.assert_array_equal(answer[part].reshape(20, 11),
                                       tensor.detach().numpy()[3:23, 5:16])
     assert unpack(explorer.state())[0]["values"] is True
     masks.merge()
@@ -214,6 +219,12 @@ def test_it_follows_a_training_and_names_a_damaged_file(live):
     explorer.stamp = 0  # the file can be younger by less than the clock's step
     assert ask(explorer, kind="follow")[0] == {}
     assert unpack(explorer.widget.state)[0]["runs"][0]["steps"] == [0, 7]
+    shown = explorer.widget.state
+    masks.matrices = masks.matrices[1:]  # another encoder writes the file
+    SnapshotWriter(path, heads=4).keep(7, masks)
+    explorer.stamp = 0
+    assert "is of another encoder than" in ask(explorer, kind="follow")[0]["error"]
+    assert explorer.widget.state == shown and len(explorer.runs[0].names) > len(masks.matrices)
     path.write_bytes(b"damaged")
     explorer.stamp = 0
     assert "not a snapshot file of this project" in ask(explorer, kind="follow")[0]["error"]
@@ -273,6 +284,9 @@ def test_missing_foreign_and_other_files_raise_one_line(kept_masks, live, tmp_pa
     masks, path = live
     with pytest.raises(ValueError, match="is of another encoder than"):
         explore(kept_masks[0], path)
+    SnapshotWriter(tmp_path / "heads.safetensors", heads=2).keep(0, masks)
+    with pytest.raises(ValueError, match="the same number of heads"):
+        explore(path, tmp_path / "heads.safetensors")
     with pytest.raises(ValueError, match="is of another encoder than `masks`"):
         Explorer(kept_masks[0], masks=masks)
 
@@ -280,19 +294,37 @@ def test_missing_foreign_and_other_files_raise_one_line(kept_masks, live, tmp_pa
 # explorer.js
 
 
+def tiny_state():
+    """Return a state of two runs with one step, which keep nothing of a 1 x 1 matrix."""
+    kind = "<b onclick=x()>"
+    zeros = {name: np.zeros(1, "<u4") for name in ("kept", "again", "largest")}
+    arrays = zeros | {"emptyRows": np.ones(1, "<u4"), "emptyColumns": np.ones(1, "<u4"),
+                      "heads": np.zeros(0, "<u4"), "scores": np.zeros(128, "<u4"),
+                      "edges": np.array([-0.5, 0.5, 0.5], "<f4"), "grid": np.zeros(1024, "u1")}
+    matrix = {"layer": 0, "kind": kind, "rows": 1, "columns": 1, "heads": 0, "side": "rows"}
+    run = {"label": "</style><img src=x>", "file": "x", "steps": [0], "arrays": arrays}
+    return pack({"key": "key", "values": False, "layers": [0], "kinds": [kind], "both": [0, 0.0],
+                 "matrices": [matrix]}, [run, run])
+
+
 @pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
 def test_the_script_in_node(kept_masks, tmp_path):
     """explorer.test.mjs compares its numbers with those of `expected`."""
     saved = Snapshots(kept_masks[0])
     mask, earlier = (kept_masks[1][step][QUERY][0] for step in (20, 10))
-    state = tmp_path / "state.bin"
-    state.write_bytes(pack([saved], "key"))
+    explorer, short = explore(kept_masks[0], kept_masks[0]), Snapshots(kept_masks[0])
+    short.steps = short.steps[:1]
+    for name, state in {"short": pack_state([short], "key"),
+                        "state": pack_state([saved], "key"), "two": explorer.state(),
+                        "answer": ask(explorer, kind="matrix", run=0, step=20, matrix=6)[1][0],
+                        "tiny": tiny_state()}.items():
+        (tmp_path / f"{name}.bin").write_bytes(state)
     expected = {
-        "bits": np.packbits(mask).tolist(), "mask": mask.ravel().astype(int).tolist(),
+        "mask": mask.ravel().astype(int).tolist(),
         "earlier": earlier.ravel().astype(int).tolist(), "columns": mask.shape[1],
         "density": saved.density(20), "kept": int(mask.sum()),
         "head": int(mask[8:16].sum()), "both": int((mask & earlier).sum()),
-        "window": int(mask[4:20, 8:24].sum()),
+        "window": int(mask[4:20, 8:24].sum()), "grid": coarse_mask(mask[:24, :20]).ravel().tolist(),
     }
     (tmp_path / "expected.json").write_text(json.dumps(expected))
     shutil.copy(SCRIPT, tmp_path / "explorer.mjs")
