@@ -652,7 +652,8 @@ function build(element, first, ask) {
     bar(view("Time", (event) => move(stepAt(point(event)[0]).place)), view("Scores")),
     words, node("small", { textContent: KEYS }), tip);
   canvases.Matrix.onwheel = wheel;
-  root.dataset.lmSuppressShortcuts = "true"; // of JupyterLab
+  for (const each of root.querySelectorAll("canvas, button, input, select")) // no keys of Jupyter
+    each.dataset.lmSuppressShortcuts = "true"; // on what has the focus, or Notebook 7 acts too
   root.style.colorScheme = theme ? "dark" : "light";
   for (const [name, value] of Object.entries(colours)) root.style.setProperty(`--${name}`, value);
   element.append(root);
