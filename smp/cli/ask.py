@@ -18,13 +18,15 @@ def read_text(path: Path | str) -> str:
         raise ValueError(f"{path}: cannot be read as UTF-8 text ({error})") from None
 
 
-def answer_text(answer: dict) -> str:
-    """Return the result of a `QuestionAnswerer` as lines for a terminal."""
-    spans = [f"{span['score']:5.0%}  {span['answer']}  [{span['start']}:{span['end']}]"
-             for span in answer["n_best"]]
-    if answer["no_answer"] > 0.5:
-        spans.insert(0, f"probably no answer here ({answer['no_answer']:.0%}); best spans:")
-    return "\n".join(spans)
+def answer_text(answerer: Any, question: str, passage: str, top_k: int) -> str:
+    """Return the top_k answers of a `QuestionAnswerer` as lines for a terminal."""
+    found = answerer(question, passage, top_k=top_k + 1, handle_impossible_answer=True)
+    answers = found if isinstance(found, list) else [found]
+    lines = [f"{one['score']:5.0%}  {one['answer']}  [{one['start']}:{one['end']}]"
+             for one in answers if one["answer"]][:top_k]
+    if not answers[0]["answer"]:
+        lines.insert(0, f"probably no answer here ({answers[0]['score']:.0%}); best spans:")
+    return "\n".join(lines)
 
 
 def read_questions(given: Sequence[str], stream: TextIO) -> Iterator[str]:
@@ -50,7 +52,7 @@ def ask(options: Any) -> int:
     answerer = load_answerer(options.model, options.masks)
     for question in read_questions(options.question, sys.stdin):
         try:
-            print(answer_text(answerer(question, passage, options.n_best)), flush=True)
+            print(answer_text(answerer, question, passage, options.top_k), flush=True)
         except ValueError as error:
             if options.question or not sys.stdin.isatty():
                 raise

@@ -84,7 +84,7 @@ class Ask:
     """Mask file, its folder, or a Hub name."""
     question: tuple[str, ...] = ()
     """Questions. Default: one per line from the terminal or a pipe."""
-    n_best: int = 1
+    top_k: int = 1
     """Number of answers for each question."""
 
 

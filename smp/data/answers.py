@@ -8,7 +8,6 @@ import collections
 import re
 import string
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import evaluate
@@ -27,26 +26,12 @@ def choosable(start_logits: np.ndarray, end_logits: np.ndarray,
     return start, end
 
 
-def span_scores(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: np.ndarray,
-                longest: int = 30) -> Iterator[np.ndarray]:
-    """Yield, for k = 0 to longest - 1, the scores (n, L - k) of the spans of k + 1 tokens.
-
-    A score is the sum of start and end logit, or -inf where a span may not start or end.
-    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end.
-    """
-    start, end = choosable(start_logits, end_logits, context_mask)
-    length = start.shape[1]
-    for k in range(min(longest, length)):
-        with np.errstate(invalid="ignore"):  # inf - inf is NaN
-            yield start[:, : length - k] + end[:, k:]
-
-
 def best_spans(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: np.ndarray,
                longest: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (score, start, end), each (n,): the best span of 1 to `longest` tokens.
 
-    Arguments: see `span_scores`. Ties go to the lowest start, then the lowest end. The result for a
-    row without a span is -inf at (0, 0).
+    start_logits, end_logits: (n, L); context_mask: (n, L), where a span may start and end. Ties go
+    to the lowest start, then the lowest end. The result for a row without a span is -inf at (0, 0).
     """
     # padded, so that every row has a start and every start has `longest` ends
     starts, ends = (np.pad(logits, ((0, 0), (0, more)), constant_values=-np.inf) for logits, more in
@@ -63,6 +48,16 @@ def best_spans(start_logits: np.ndarray, end_logits: np.ndarray, context_mask: n
     return scores[rows, more], start, start + more
 
 
+def window_offsets(features: Dataset) -> np.ndarray:
+    """Return the offsets of windows (n, L, 2), padded with -1 to the longest of them."""
+    column = features.with_format("arrow")[:]["offsets"].combine_chunks()
+    lengths = np.diff(column.offsets.to_numpy())  # (n,)
+    offsets = np.full((len(lengths), lengths.max(initial=0), 2), -1, np.int32)
+    inside = np.arange(offsets.shape[1]) < lengths[:, None]  # (n, L) where a window has tokens
+    offsets[inside] = column.flatten().flatten().to_numpy().reshape(-1, 2)
+    return offsets
+
+
 def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarray,
                    end_logits: np.ndarray, longest: int = 30) -> list[dict]:
     """Return one {"id", "prediction_text", "score", "start", "end"} per example, in its order.
@@ -72,11 +67,8 @@ def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarra
     without a span has "" at (0, 0) with score -inf. Raises ValueError for logits of another shape.
     """
     start_logits, end_logits = np.asarray(start_logits), np.asarray(end_logits)
-    offsets = features.with_format("arrow")[:]["offsets"].combine_chunks()
-    lengths = np.diff(offsets.offsets.to_numpy())  # (n,)
-    spans = offsets.flatten().flatten().to_numpy().reshape(-1, 2)  # of all windows, concatenated
-    first = np.cumsum(lengths) - lengths  # (n,) where each window's spans begin
-    longest_window = int(lengths.max(initial=0))
+    offsets = window_offsets(features)
+    longest_window = offsets.shape[1]
     if start_logits.shape != end_logits.shape or start_logits.ndim != 2 or not (
         len(start_logits) == len(features) and start_logits.shape[1] >= longest_window
     ):
@@ -85,8 +77,8 @@ def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarra
             f"expected ({len(features)}, {longest_window} or more), a row for each window: predict "
             "these features again"
         )
-    mask = np.arange(start_logits.shape[1]) < lengths[:, None]  # (n, L) where a window has tokens
-    mask[mask] = spans[:, 0] >= 0
+    start_logits, end_logits = (each[:, :longest_window] for each in (start_logits, end_logits))
+    mask = offsets[:, :, 0] >= 0
     blocks = [slice(i, i + 256) for i in range(0, max(1, len(mask)), 256)]  # fit in the cache
     score, start, end = map(np.concatenate, zip(*(
         best_spans(start_logits[rows], end_logits[rows], mask[rows], longest) for rows in blocks)))
@@ -94,7 +86,7 @@ def decode_answers(examples: Dataset, features: Dataset, start_logits: np.ndarra
     found: dict[int, dict] = {}  # {example: its best span, of the first window among equals}
     for i in np.argsort(-score, kind="stable"):
         if score[i] > -np.inf and owner[i] not in found:
-            a, b = int(spans[first[i] + start[i], 0]), int(spans[first[i] + end[i], 1])
+            a, b = int(offsets[i, start[i], 0]), int(offsets[i, end[i], 1])
             found[owner[i]] = {"score": float(score[i]), "start": a, "end": b}
     answers = []
     names, contexts = (examples.with_format(None)[part][:] for part in ("id", "context"))

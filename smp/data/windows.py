@@ -53,23 +53,37 @@ def visible_part(text: str) -> tuple[int, int]:
     return (seen[0], seen[-1] + 1) if seen else (0, 0)
 
 
-def tokenise(texts: list[str], tokenizer: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (ids (L,), spans (L, 2) in characters) of each text, without special tokens."""
+def word_spans(words: list[int | None], spans: np.ndarray) -> np.ndarray:
+    """Return for each token the span (L, 2) of its word; words: the number of each token's word."""
+    numbers = np.array(words, object)
+    first = np.append(True, numbers[1:] != numbers[:-1])[: len(spans)]
+    word = np.cumsum(first) - 1
+    return np.stack([spans[first, 0][word], spans[np.roll(first, -1), 1][word]], axis=1)
+
+
+def tokenise(texts: list[str], tokenizer: Any,
+             whole_words: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (ids (L,), spans (L, 2) in characters) of each text, without special tokens.
+
+    whole_words: return the span of each token's word.
+    """
     tokens: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(0, len(texts), 1000):
         found = tokenizer(texts[i : i + 1000], add_special_tokens=False,
                           return_offsets_mapping=True, verbose=False)
-        tokens += [
-            (np.array(ids, np.int32), with_marks(np.array(spans, np.int32).reshape(-1, 2), text))
-            for text, ids, spans in zip(texts[i:], found["input_ids"], found["offset_mapping"])
-        ]
+        for row, (text, ids) in enumerate(zip(texts[i:], found["input_ids"])):
+            spans = np.array(found["offset_mapping"][row], np.int32).reshape(-1, 2)
+            spans = with_marks(spans, text)
+            spans = word_spans(found.word_ids(row), spans) if whole_words else spans
+            tokens.append((np.array(ids, np.int32), spans))
     return tokens
 
 
-def tokenise_pairs(rows: dict[str, list], tokenizer: Any) -> list[tuple[np.ndarray, ...]]:
+def tokenise_pairs(rows: dict[str, list], tokenizer: Any,
+                   whole_words: bool = False) -> list[tuple[np.ndarray, ...]]:
     """Return (question ids (Q,), context ids (C,), context spans (C, 2)) of each row."""
     contexts = list(dict.fromkeys(rows["context"]))  # SQuAD has five questions on each
-    tokens = dict(zip(contexts, tokenise(contexts, tokenizer)))
+    tokens = dict(zip(contexts, tokenise(contexts, tokenizer, whole_words)))
     questions = tokenise([question.lstrip() for question in rows["question"]], tokenizer)
     return [(ids, *tokens[context]) for (ids, _), context in zip(questions, rows["context"])]
 
@@ -109,7 +123,8 @@ def list_column(arrays: list[np.ndarray]) -> pyarrow.ListArray:
     return pyarrow.ListArray.from_arrays(bounds.astype(np.int32), values)
 
 
-def featurise(examples: Dataset, tokenizer: Any, max_length: int, stride: int) -> Dataset:
+def featurise(examples: Dataset, tokenizer: Any, max_length: int, stride: int,
+              max_question_len: int | None = None, whole_words: bool = False) -> Dataset:
     """Return windows of at most max_length tokens; neighbours share `stride` context tokens.
 
     Columns, unpadded: input_ids, attention_mask, token_type_ids (if the tokenizer has them),
@@ -130,7 +145,9 @@ def featurise(examples: Dataset, tokenizer: Any, max_length: int, stride: int) -
              if name in template[1]} | {"offsets": List(List(Value("int32"), length=2))}
     numbers = ("start_positions", "end_positions", "example")  # one of each per window
     columns: dict[str, Any] = {name: [] for name in (*kinds, *numbers)}
-    for row, (question, context, spans) in enumerate(tokenise_pairs(rows, tokenizer)):
+    for row, (question, context, spans) in enumerate(
+            tokenise_pairs(rows, tokenizer, whole_words)):
+        question = question[:max_question_len]
         room = max_length - special - len(question)
         if room <= stride and len(context) > room:
             raise ValueError(

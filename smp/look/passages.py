@@ -20,10 +20,10 @@ SCALE = ("solid bars: start probability; striped bars: end probability (square-r
 
 
 def passage_probabilities(logits: np.ndarray, offsets: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return (tokens (n, 2), probabilities (n,)) of the passage's tokens in order; the sum is 1.
+    """Return (words (n, 2), probabilities (n,)) of the passage's words in order; the sum is 1.
 
     logits: (windows, L) of one passage; offsets: (windows, L, 2), first and last + 1 character of
-    each token, -1 outside the passage. Tokens with the same characters are one token.
+    each token's word, -1 outside the passage. The tokens of a word are added.
     """
     inside = np.asarray(offsets)[..., 0] >= 0
     odds = np.exp(logits[inside].astype(float) - logits[inside].max(initial=-np.inf))
@@ -32,15 +32,15 @@ def passage_probabilities(logits: np.ndarray, offsets: Any) -> tuple[np.ndarray,
 
 
 def read_passages(answerer: Any, rows: Dataset) -> list[dict]:
-    """Return a reading of each SQuAD row: `answer_spans` with "tokens", "starts" and "ends".
+    """Return a reading of each SQuAD row: its best answer with "tokens", "starts" and "ends".
 
-    answerer: a `QuestionAnswerer`; tokens (n, 2): each token's characters; starts, ends (n,): its
+    answerer: a `QuestionAnswerer`; tokens (n, 2): each word's characters; starts, ends (n,): its
     probabilities.
     """
     readings = []
     for passage, (start, end, span) in zip(rows["context"][:], answerer.predict_rows(rows)):
         (tokens, starts), (_, ends) = (passage_probabilities(side, span) for side in (start, end))
-        readings.append(answer_spans(passage, start, end, span)
+        readings.append(answer_spans(passage, start, end, span)[0]
                         | {"tokens": tokens, "starts": starts, "ends": ends})
     return readings
 

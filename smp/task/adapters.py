@@ -132,13 +132,11 @@ class PrunedModel:
             setattr(self.model, part, copy.deepcopy(module).to(**place).eval())
         self.active = name
 
-    def answer(self, question: str | list[str], passage: str | list[str], n_best: int = 1,
-               **reading: Any) -> Any:
-        """Return the current task's answer, or a list of answers: see `QuestionAnswerer`.
-
-        reading: max_length, stride and precision of the `QuestionAnswerer`.
-        """
-        return QuestionAnswerer(self.model, self.tokenizer, **reading)(question, passage, n_best)
+    def answer(self, question: Any, context: Any = None, precision: str = "fp32",
+               **options: Any) -> Any:
+        """Return the current task's answer, or a list of answers: see `QuestionAnswerer`."""
+        answerer = QuestionAnswerer(self.model, self.tokenizer, precision=precision)
+        return answerer(question, context, **options)
 
     def merge_and_unload(self) -> nn.Module:
         """Return a stock copy with the masks merged into its weights, as `stock_model` does."""

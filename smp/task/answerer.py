@@ -116,24 +116,24 @@ def load_format(folder: Path | str, on_cpu: bool = True) -> tuple[nn.Module, Any
 
 
 def load_answerer(
-    model: str, masks: Path | str | None = None, max_length: int | None = None,
-    stride: int | None = None, precision: str = "fp32",
+    model: str, masks: Path | str | None = None, max_seq_len: int | None = None,
+    doc_stride: int | None = None, precision: str = "fp32",
 ) -> QuestionAnswerer:
     """Return a `QuestionAnswerer` of a saved or exported model, or of a base model and a mask file.
 
-    model: folder or Hub name; masks: as in `find_mask_file`; max_length, stride: those of the run
-    for an exported model, otherwise see `QuestionAnswerer`. Raises ValueError or FileNotFoundError
-    with one line if one is missing, or if the model has no trained head.
+    model: folder or Hub name; masks: as in `find_mask_file`; max_seq_len, doc_stride: those of the
+    run for an exported model, otherwise see `QuestionAnswerer`. Raises ValueError or
+    FileNotFoundError with one line if one is missing, or if the model has no trained head.
     """
     about: dict = {}
     if masks is None and (Path(os.path.expanduser(model)) / ABOUT).is_file():
         folder = Path(os.path.expanduser(model))
         loaded, tokenizer, about = load_format(folder, not torch.cuda.is_available())
-        check_max_length(model, loaded, max_length)
+        check_max_length(model, loaded, max_seq_len)
     elif masks is None:
-        loaded, tokenizer = load_saved(model, max_length)
+        loaded, tokenizer = load_saved(model, max_seq_len)
     else:
-        loaded, tokenizer, _ = load_any_task(model, masks, max_length)
+        loaded, tokenizer, _ = load_any_task(model, masks, max_seq_len)
     return QuestionAnswerer(
-        loaded, tokenizer, max_length or about.get("max_length"),
-        about.get("stride", 128) if stride is None else stride, precision)
+        loaded, tokenizer, max_seq_len or about.get("max_length"),
+        about.get("stride") if doc_stride is None else doc_stride, precision)

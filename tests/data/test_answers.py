@@ -24,7 +24,6 @@ from smp.data.answers import (
     choosable,
     decode_answers,
     normalize_answer,
-    span_scores,
 )
 from smp.data.reading import SQUAD_FEATURES, load_squad
 from smp.data.windows import featurise
@@ -130,7 +129,6 @@ def test_the_longest_answer_has_30_tokens(tokens, end):
     start, last, mask = np.zeros((1, 40)), np.zeros((1, 40)), np.ones((1, 40), bool)
     start[0, 0] = last[0, tokens - 1] = 9
     assert [part.item() for part in best_spans(start, last, mask)] == [18 if end else 9, 0, end]
-    assert len([*span_scores(start, last, mask)]) == 30
     words = [f"w{i}" for i in range(10, 50)]
     row = {"id": "a", "context": " ".join(words)}
     spans = [[4 * i, 4 * i + 3] for i in range(40)]
@@ -139,20 +137,6 @@ def test_the_longest_answer_has_30_tokens(tokens, end):
         Dataset.from_list([row]), Dataset.from_list([window], Features(
             example=Value("int32"), offsets=List(List(Value("int32"), length=2)))), start, last)
     assert answer["prediction_text"].split() == words[: end + 1]
-
-
-def test_span_scores_are_the_sums_of_start_and_end_logits():
-    start, end = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
-    start[0, 2] = np.nan
-    mask = np.array([[False, True, True, True, True, False]] * 3)
-    inside = mask & ~np.isnan(start)
-    for longest, lengths in ((4, 4), (9, 6)):
-        found = [*span_scores(start, end, mask, longest)]
-        assert [scores.shape for scores in found] == [(3, 6 - k) for k in range(lengths)]
-        for k, scores in enumerate(found):
-            for row, i in np.ndindex(scores.shape):
-                allowed = inside[row, i] and mask[row, i + k]
-                assert scores[row, i] == (start[row, i] + end[row, i + k] if allowed else -np.inf)
 
 
 @pytest.mark.parametrize("kinds, kind", [
@@ -167,7 +151,6 @@ def test_logits_are_added_in_the_wider_type_and_at_least_single(kinds, kind):
 def test_infinite_logits_raise_no_floating_point_error():
     start, end, mask = np.array([[-np.inf, 1.0]]), np.array([[np.inf, 2.0]]), np.ones((1, 2), bool)
     with np.errstate(invalid="raise"):
-        assert np.isnan([*span_scores(start, end, mask)][0][0, 0])  # inf - inf
         assert [part.item() for part in best_spans(start, end, mask)] == [3.0, 1, 1]
 
 

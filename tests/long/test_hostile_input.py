@@ -371,13 +371,13 @@ def answer_of(world, made):
 QUESTIONS = {
     "half a character in a passage": (
         answer_of, lambda w: ("Who?", "Ada \udcff"),
-        "the passage contains '\\udcff', which is not a character; replace it"),
+        "the context contains '\\udcff', which is not a character; replace it"),
     "half a character in a question": (
         answer_of, lambda w: ("Who \ud800?", "Ada"),
         "the question contains '\\ud800', which is not a character; replace it"),
     "a passage of NUL": (answer_of, lambda w: ("Who?", "\0\0"), Right("")),
     "a passage that is no text": (
-        answer_of, lambda w: ("Who?", None), "the passage is empty: expected some text"),
+        answer_of, lambda w: ("Who?", None), "the context is None: expected some text"),
 }
 
 

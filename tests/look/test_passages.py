@@ -69,16 +69,16 @@ def test_readings_equal_the_answerer_and_the_model(tiny_qa, tokenizer, synthetic
                                     strict=True):
         assert all(reading[part] == answer[part] for part in ("answer", "start", "end"))
         assert reading["score"] == pytest.approx(answer["score"], rel=1e-5)
-        found = tokenizer(row["question"], row["context"], return_offsets_mapping=True,
-                          return_tensors="pt")
-        spans = found.pop("offset_mapping")[0]
+        found = tokenizer(row["question"], row["context"], return_tensors="pt")
         inside = torch.tensor([part == 1 for part in found.sequence_ids(0)])
+        words = [word for word, part in zip(found.word_ids(0), inside) if part]
         with torch.no_grad():
             out = tiny_qa(**found)
         for name, logits in (("starts", out.start_logits), ("ends", out.end_logits)):
-            by_hand = logits[0][inside].softmax(0).numpy()
+            by_hand = np.bincount(words, logits[0][inside].softmax(0).numpy())
             np.testing.assert_allclose(reading[name], by_hand, rtol=1e-4)
-        np.testing.assert_array_equal(reading["tokens"], spans[inside])
+        assert [*map(tuple, reading["tokens"].tolist())] == [
+            tuple(found.word_to_chars(0, word, 1)) for word in range(max(words) + 1)]
 
 
 def test_a_passage_of_many_windows_is_one_reading(tiny_qa, tokenizer, synthetic):
@@ -177,7 +177,7 @@ def test_show_reading_takes_answerers_and_pairs(tiny_qa, tokenizer):
         assert line.startswith(
             f"{name}: “{answer['answer']}” (characters {answer['start']} to {answer['end']}), "
             f"score {answer['score']:.3f}; ")
-    with pytest.raises(ValueError, match="the question is empty"):
+    with pytest.raises(ValueError, match="the question is ' '"):
         show_reading({"one": answerer}, " ", PASSAGE)
 
 

@@ -129,12 +129,12 @@ def test_answer_is_that_of_the_current_task(base, tmp_path):
     wanted = {}
     for seed in (0, 1):
         learn(base, tmp_path / str(seed), "trained", seed)
-        wanted[str(seed)] = load_answerer(base, tmp_path / str(seed), 64)(*asked, n_best=2)
+        wanted[str(seed)] = load_answerer(base, tmp_path / str(seed), 64)(*asked, top_k=2)
     pruned = PrunedModel.from_pretrained(base, tmp_path / "0", "0")
     pruned.load_mask(tmp_path / "1", "1")
     for name in "010":
         pruned.set_mask(name)
-        assert pruned.answer(*asked, n_best=2, max_length=64) == wanted[name]
+        assert pruned.answer(*asked, top_k=2, max_seq_len=64) == wanted[name]
     assert wanted["0"] != wanted["1"]
 
 

@@ -236,7 +236,7 @@ def test_export_and_ask_on_the_command_line(base, tmp_path, tokenizer, capsys, m
     passage = tmp_path / "passage.txt"
     passage.write_text("Ada Lovelace wrote the first program.")
     ask = ["ask", "--model", folder, "--passage", str(passage)]
-    assert command_line.main([*ask, "--question", "Who wrote it?", "--n-best", "2"]) == 0
+    assert command_line.main([*ask, "--question", "Who wrote it?", "--top-k", "2"]) == 0
     given = capsys.readouterr().out
     assert given.count("%  ") == 2
     monkeypatch.setattr("sys.stdin", io.StringIO("Who wrote it?\n\nWhat?\n"))
@@ -246,7 +246,7 @@ def test_export_and_ask_on_the_command_line(base, tmp_path, tokenizer, capsys, m
     for wrong, said in (
         (["ask", "--model", folder, "--passage", "none.txt"], "ask: none.txt: no such file"),
         (["ask", "--model", "./none", "--passage", str(passage)], "ask: model './none'"),
-        ([*ask, "--question", " "], "ask: the question is empty"),
+        ([*ask, "--question", " "], "ask: the question is ' ': expected some text"),
         ([*ask, "--masks", "./none"], "ask: none: no such mask file"),
         (["export", "no-such-run"], "export: "), (["export", str(tmp_path)], "export: "),
     ):
