@@ -45,8 +45,8 @@ def describe_trained(model: Any, masks: Any, base_sha: str, setup: dict) -> dict
     }
 
 
-def save_mask_folder(masks: dict[str, np.ndarray], folder: Path | str, **about: Any) -> Path:
-    """Write masks.safetensors, smp_config.json and README.md of a task; return the folder.
+def save_mask_folder(masks: dict[str, np.ndarray], folder: Path | str, **about: Any) -> int:
+    """Write masks.safetensors, smp_config.json and README.md; return the bytes of the mask file.
 
     about: see `save_masks`; for the card also name, data, license and metrics, {name: number}.
     """
@@ -57,4 +57,4 @@ def save_mask_folder(masks: dict[str, np.ndarray], folder: Path | str, **about: 
         "bert-smp": importlib.import_module("smp").__version__, **package_versions()}}
     replace_text_file(folder / CONFIG_FILE, json.dumps(plain, indent=2, sort_keys=True) + "\n")
     replace_text_file(folder / "README.md", mask_card(about, size))
-    return folder
+    return size

@@ -93,15 +93,14 @@ def freeze_shared(model: nn.Module, pruning: Any) -> None:
 
 def what_is_trained(model: nn.Module, pruning: Any) -> str:
     """Return the line that SMPTrainer prints: what is trained and what is frozen."""
-    head = {name: sum(p.numel() for p in part.parameters() if p.requires_grad)
-            for name, part in task_parts(model).items() if any(True for _ in part.parameters())}
+    count = {name: (sum(p.numel() for p in part.parameters() if p.requires_grad),
+                    sum(p.numel() for p in part.parameters()))
+             for name, part in [("model", model), *task_parts(model).items()]}
+    trained, every = count.pop("model")
     scores = sum(score.numel() for score in pruning.masks.scores)
-    inside = sum(p.numel() for p in model.parameters() if p.requires_grad) - scores
-    inside -= sum(head.values())
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    named = ", ".join(f"{name} ({count:,})" if count else f"{name} (frozen)"
-                      for name, count in head.items())
-    return (f"SMPTrainer: {as_millions(scores)} scores of {len(pruning.masks.matrices)} matrices, "
-            + f"{as_millions(inside)} weights of the layers, " * bool(inside)
-            + f"and the head ({named or 'none'}) are trained; {as_millions(frozen)} weights are "
-            "frozen")
+    layers = trained - scores - sum(head for head, _ in count.values())
+    named = [f"{name} ({head:,})" if head else f"{name} (frozen)"
+             for name, (head, parameters) in count.items() if parameters]
+    return (f"SMPTrainer trains {as_millions(scores)} scores of {len(pruning.masks.matrices)} "
+            f"matrices, {as_millions(layers)} weights of layers, and the head: "
+            f"{', '.join(named) or 'none'}; {as_millions(every - trained)} weights are frozen")

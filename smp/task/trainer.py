@@ -44,19 +44,14 @@ class MaskSchedule(TrainerCallback):
             self.pruning.finish()
 
 
-class MaskTraining:
-    """Train masks in a Trainer: `class MyTrainer(MaskTraining, Seq2SeqTrainer)`.
+class SMPTrainer(Trainer):
+    """transformers' Trainer that learns masks: pruning is a `Pruning` on masks of the model.
 
-    pruning: a `Pruning` on masks of the model. They are learned in `train`, each checkpoint
-    contains them and a stock model with the masked weights, and a resumed run equals an undisturbed
-    one. After `train` the density is exact; then `save_mask` or `merge`. Raises ValueError with one
-    line for arguments that masks do not support.
+    Each checkpoint contains scores, masks, and a stock model with the masked weights. A resumed run
+    equals an undisturbed one. After `train` the density is exact; then `save_mask` or `merge`.
+    `class Mine(SMPTrainer, Seq2SeqTrainer)` adds masks to another Trainer. Raises ValueError with
+    one line for what masks do not support.
     """
-
-    model: Any
-    args: Any
-    accelerator: Any
-    optimizer: Any
 
     def __init__(self, model: Any = None, args: Any = None, *others: Any, pruning: Any,
                  **options: Any):
@@ -67,7 +62,7 @@ class MaskTraining:
         freeze_shared(model, pruning)
         if args is not None and args.ddp_broadcast_buffers is None:
             args.ddp_broadcast_buffers = False  # each process chooses the same masks
-        super().__init__(model, args, *others, **options)  # type: ignore[call-arg]
+        super().__init__(model, args, *others, **options)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("accelerate is configured for FSDP or DeepSpeed, which shard the "
                              "weights: choose plain data parallelism in `accelerate config`")
@@ -79,14 +74,13 @@ class MaskTraining:
 
     def create_optimizer(self, *arguments: Any) -> Any:
         """Return Trainer's optimizer with one more group: the scores, without weight decay."""
-        given = self.optimizer is not None
         scores = self.masks.scores
-        if given:
+        if self.optimizer is not None:
             members = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-            if any(id(score) not in members for score in scores):
+            if not members.issuperset(map(id, scores)):
                 raise ValueError("the optimizer lacks the scores: create it after the masks, from "
                                  "parameters that require gradients, or leave it to SMPTrainer")
-            return super().create_optimizer(*arguments)
+            return self.optimizer
         for score in scores:
             score.requires_grad_(False)
         super().create_optimizer(*arguments)
@@ -153,9 +147,9 @@ class MaskTraining:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write a stock model with the masked weights, and the scores and masks beside it."""
         folder = Path(output_dir or self.args.output_dir)
-        merged = not self.is_masked()
-        super()._save(str(folder), state_dict or (None if merged else self.merged_state()))
-        if self.args.should_save and not merged:
+        masked = parametrize.is_parametrized(self.masks.matrices[0][3])  # not merged yet
+        super()._save(str(folder), self.merged_state() if masked else state_dict)
+        if self.args.should_save and masked:
             tensors = {name: tensor.cpu().contiguous()
                        for name, tensor in self.trained_tensors().items()}
             with replaced_file(folder / SCORES_FILE) as draft:
@@ -179,17 +173,13 @@ class MaskTraining:
             for name, tensor in own.items():
                 tensor.copy_(file.get_tensor(name))
 
-    def is_masked(self) -> bool:
-        """Return whether the masks are attached, so not merged."""
-        return parametrize.is_parametrized(self.masks.matrices[0][3])
-
     def merge(self) -> Any:
         """Write the masked weights into the model, remove the masks, and return the stock model."""
         self.masks.merge()
         return self.model
 
-    def save_mask(self, folder: Path | str, **about: Any) -> Path:
-        """Write the task's folder: masks, smp_config.json and a card; see `save_mask_folder`.
+    def save_mask(self, folder: Path | str, **about: Any) -> int:
+        """Write the task's folder and return the bytes of its mask file; see `save_mask_folder`.
 
         about: more for the card, for example name, data, license and metrics, {"accuracy": 0.9}.
         Raises ValueError if the weights were trained, because a mask is not enough for them.
@@ -201,7 +191,3 @@ class MaskTraining:
         settings = json.loads(self.about_run()["settings"])
         described |= {"density": self.pruning.density, "settings": settings}
         return save_mask_folder(self.masks.numpy(), folder, **described | about)
-
-
-class SMPTrainer(MaskTraining, Trainer):
-    """transformers' Trainer that learns masks; see `MaskTraining`."""
