@@ -63,6 +63,7 @@ class SMPTrainer(Trainer):
         if args is not None and args.ddp_broadcast_buffers is None:
             args.ddp_broadcast_buffers = False  # each process chooses the same masks
         super().__init__(model, args, *others, **options)
+        self.model_accepts_loss_kwargs = False  # encoder heads return means, for any number of items
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("accelerate is configured for FSDP or DeepSpeed, which shard the "
                              "weights: choose plain data parallelism in `accelerate config`")
