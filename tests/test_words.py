@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = ()
-FOLDERS = ("benchmarks", "docs", "experiments", "notebooks", "results/reference", "smp", "tests",
+FOLDERS = ("benchmarks", "docs", "examples", "experiments", "notebooks", "results/reference", "smp", "tests",
            "tools")
 COMPUTED = re.compile(r"(summary|methods)\.md$|results/reference/masks/.+/README\.md$")
 LONGEST = 25  # words of a sentence

@@ -101,6 +101,7 @@ def what_is_trained(model: nn.Module, pruning: Any) -> str:
     layers = trained - scores - sum(head for head, _ in count.values())
     named = [f"{name} ({head:,})" if head else f"{name} (frozen)"
              for name, (head, parameters) in count.items() if parameters]
+    layer = f"{as_millions(layers)} weights of the layers, " if layers else ""
     return (f"SMPTrainer trains {as_millions(scores)} scores of {len(pruning.masks.matrices)} "
-            f"matrices, {as_millions(layers)} weights of layers, and the head: "
-            f"{', '.join(named) or 'none'}; {as_millions(every - trained)} weights are frozen")
+            f"matrices, {layer}and the head: {', '.join(named) or 'none'}; "
+            f"{as_millions(every - trained)} weights are frozen")
