@@ -1,6 +1,7 @@
 """Model cards: the README.md of a mask file or a saved model, with metadata for the Hub."""
 
 import re
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -121,15 +122,14 @@ def card_metadata(about: dict) -> str:
     name, data, base, task, license = (
         one_line(about[field]) if about.get(field) else None
         for field in ("name", "data", "base", "task", "license"))
-    found = {"exact_match": about.get("em"), "f1": about.get("f1")}
+    found: Any = {"exact_match": about.get("em"), "f1": about.get("f1")} | known_metrics(about)
     task = task or "question-answering"
     scores = [
         EvalResult(
             task_type=task, dataset_type=data, dataset_name=data,
             metric_type=kind, metric_value=round(value, 4),
         )
-        for kind, value in (found | known_metrics(about)).items()
-        if data and name and is_number(value, 0, 1)
+        for kind, value in found.items() if data and name and is_number(value, 0, 1)
     ]
     block = ModelCardData(
         model_name=name, eval_results=scores or None, base_model=base, license=license,

@@ -1,8 +1,4 @@
-"""The parts of a stock model: the encoder, which tasks share, and the head, which each task has.
-
-A pooler is a part of the head, because tasks train it. So the encoder of a checkpoint has one hash,
-with every head.
-"""
+"""The encoder, which tasks share, and the head, which each task has, with its pooler."""
 
 from typing import Any
 
@@ -48,8 +44,8 @@ def task_of(model: nn.Module) -> str:
     for tag, ending in TASKS.items():
         if type(model).__name__.endswith(f"For{ending}"):
             return tag
-    raise ValueError(f"{type(model).__name__} has no stock head for {', '.join(TASKS)}: a mask file "
-                     "cannot describe it; use merge() and save the model")
+    raise ValueError(f"{type(model).__name__} has no stock head for {', '.join(TASKS)}: a mask "
+                     "file cannot describe it; use merge() and save the model")
 
 
 def empty_host(base: Any, about: dict) -> nn.Module:

@@ -20,8 +20,7 @@ SHARES = {"same_share": "SMP-L", "competing_share": "SMP-S"}
 
 
 def method_name(masks: Any) -> str:
-    """Return the label of `Masks`: SMP-L or SMP-S by their share, otherwise the name of the class.
-    """
+    """Return SMP-L or SMP-S, by the share of plain `Masks`, otherwise the name of the class."""
     share = getattr(masks.share, "func", masks.share)  # of a functools.partial
     plain = SHARES.get(getattr(share, "__name__", "same_share"))
     return plain if plain and type(masks).__name__ == "Masks" else type(masks).__name__

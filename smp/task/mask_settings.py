@@ -1,4 +1,4 @@
-"""The settings of masks in a user's own training, their checks, and which parameters are trained."""
+"""The settings of masks in a user's own training, their checks, and what is trained."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,9 +15,8 @@ from smp.text import as_millions, is_number
 class MaskSettings:
     """The settings of masks over a training, for `Pruning` and `SMPTrainer`.
 
-    density: fraction of the encoder's weights that stay; learning_rate: of the scores, without
-    weight decay; the others: see `smp.runs.settings.Settings`. The learning rate of the head is
-    that of TrainingArguments.
+    learning_rate: of the scores, without weight decay. That of the head is in TrainingArguments.
+    The others: see `smp.runs.settings.Settings`.
     """
 
     density: float
@@ -41,12 +40,10 @@ class MaskSettings:
 
 def check_trainer_arguments(args: Any, options: dict) -> None:
     """Raise ValueError for arguments of Trainer that masks do not support."""
-    alone = "start the script with `accelerate launch` or `torchrun` without them"
     for name, reason in (
-        ("fsdp", f"FSDP shards the weights, and a mask needs whole matrices: {alone}"),
-        ("deepspeed", f"DeepSpeed owns the optimizer and the gradients: {alone}"),
-        ("load_best_model_at_end", "the best step is one before the density has fallen: set it to "
-         "False, the masks of the last step have the density"),
+        ("fsdp", "FSDP shards the weights: use `torchrun` or `accelerate launch` without it"),
+        ("deepspeed", "DeepSpeed owns the gradients: use `torchrun` without it"),
+        ("load_best_model_at_end", "the best step is one with a higher density: set it to False"),
     ):
         if getattr(args, name, None):
             raise ValueError(f"{name} is set in TrainingArguments, but {reason}")
@@ -78,10 +75,7 @@ def check_masked(model: nn.Module, pruning: Any) -> None:
 
 
 def freeze_shared(model: nn.Module, pruning: Any) -> None:
-    """Freeze the encoder except its scores, and the layers' weights of a method that trains them.
-
-    Embeddings are always frozen; a pooler is part of the head and trained.
-    """
+    """Freeze the encoder, except scores, the pooler, and the layers if the method trains them."""
     model.base_model.requires_grad_(False)
     if pruning.masks.trains_weights:
         encoder_layers(model).requires_grad_(True)
@@ -93,15 +87,11 @@ def freeze_shared(model: nn.Module, pruning: Any) -> None:
 
 def what_is_trained(model: nn.Module, pruning: Any) -> str:
     """Return the line that SMPTrainer prints: what is trained and what is frozen."""
-    count = {name: (sum(p.numel() for p in part.parameters() if p.requires_grad),
-                    sum(p.numel() for p in part.parameters()))
-             for name, part in [("model", model), *task_parts(model).items()]}
-    trained, every = count.pop("model")
+    head = [f"{name} ({sum(p.numel() for p in part.parameters() if p.requires_grad):,})"
+            for name, part in task_parts(model).items() if [*part.parameters()]]
     scores = sum(score.numel() for score in pruning.masks.scores)
-    layers = trained - scores - sum(head for head, _ in count.values())
-    named = [f"{name} ({head:,})" if head else f"{name} (frozen)"
-             for name, (head, parameters) in count.items() if parameters]
-    layer = f"{as_millions(layers)} weights of the layers, " if layers else ""
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    layers = "the weights of the layers, " * pruning.masks.trains_weights
     return (f"SMPTrainer trains {as_millions(scores)} scores of {len(pruning.masks.matrices)} "
-            f"matrices, {layer}and the head: {', '.join(named) or 'none'}; "
-            f"{as_millions(every - trained)} weights are frozen")
+            f"matrices, {layers}and the head: {', '.join(head) or 'none'}; "
+            f"{as_millions(frozen)} weights are frozen")

@@ -1,8 +1,7 @@
 """Learn masks with transformers' Trainer, for any task head.
 
-The user's script creates the masks and passes them as an object, as `fit` takes them:
-`SMPTrainer(pruning=Pruning(Masks(encoder_linears(model)), MaskSettings(0.1)), model=model, ...)`.
-The order in a step is that of `fit`: masks, forward, backward, regulariser, clipping, step.
+The script passes a `Pruning`, as `fit` takes it. The order in a step is that of `fit`: masks,
+forward, backward, regulariser, clipping, step.
 """
 
 import json
@@ -17,21 +16,16 @@ from transformers import Trainer, TrainerCallback
 
 from smp.files import replaced_file
 from smp.model.save import model_setup
+from smp.task import mask_settings as checks
 from smp.task.heads import encoder_fingerprint
 from smp.task.mask_folder import describe_trained, save_mask_folder
-from smp.task.mask_settings import (
-    check_masked,
-    check_trainer_arguments,
-    freeze_shared,
-    what_is_trained,
-)
 from smp.text import is_number
 
 SCORES_FILE = "scores.safetensors"  # of a checkpoint folder
 
 
 class MaskSchedule(TrainerCallback):
-    """Choose the masks before the first batch of a step, and the final ones after the last step."""
+    """Choose the masks before the first batch of a step, and the final ones at the end."""
 
     def __init__(self, pruning: Any):
         self.pruning = pruning
@@ -43,27 +37,29 @@ class MaskSchedule(TrainerCallback):
         if state.global_step >= state.max_steps:  # before the last evaluation and checkpoint
             self.pruning.finish()
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.pruning.finish()  # also if the training stopped early
+
 
 class SMPTrainer(Trainer):
-    """transformers' Trainer that learns masks: pruning is a `Pruning` on masks of the model.
+    """Trainer of transformers that learns masks: pruning is a `Pruning` on masks of the model.
 
-    Each checkpoint contains scores, masks, and a stock model with the masked weights. A resumed run
-    equals an undisturbed one. After `train` the density is exact; then `save_mask` or `merge`.
-    `class Mine(SMPTrainer, Seq2SeqTrainer)` adds masks to another Trainer. Raises ValueError with
-    one line for what masks do not support.
+    Each checkpoint contains scores, masks, and a stock model with the masked weights. After `train`
+    the density is exact; then `save_mask` or `merge`. `class Mine(SMPTrainer, Seq2SeqTrainer)` adds
+    masks to another Trainer. Raises ValueError with one line for what masks do not support.
     """
 
     def __init__(self, model: Any = None, args: Any = None, *others: Any, pruning: Any,
                  **options: Any):
-        check_trainer_arguments(args, options)
-        check_masked(model, pruning)
+        checks.check_trainer_arguments(args, options)
+        checks.check_masked(model, pruning)
         self.pruning, self.masks = pruning, pruning.masks
         self.base_sha = encoder_fingerprint(model)
-        freeze_shared(model, pruning)
+        checks.freeze_shared(model, pruning)
         if args is not None and args.ddp_broadcast_buffers is None:
             args.ddp_broadcast_buffers = False  # each process chooses the same masks
         super().__init__(model, args, *others, **options)
-        self.model_accepts_loss_kwargs = False  # encoder heads return means, for any number of items
+        self.model_accepts_loss_kwargs = False  # the losses of encoder heads are means
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("accelerate is configured for FSDP or DeepSpeed, which shard the "
                              "weights: choose plain data parallelism in `accelerate config`")
@@ -71,26 +67,24 @@ class SMPTrainer(Trainer):
         self.add_callback(MaskSchedule(pruning))
         self.logged = {name: mask.mask.clone() for name, mask in self.masks.masks.items()}
         if self.is_world_process_zero():
-            print(what_is_trained(model, pruning))
+            print(checks.what_is_trained(model, pruning))
 
     def create_optimizer(self, *arguments: Any) -> Any:
         """Return Trainer's optimizer with one more group: the scores, without weight decay."""
-        scores = self.masks.scores
-        if self.optimizer is not None:
-            members = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-            if not members.issuperset(map(id, scores)):
-                raise ValueError("the optimizer lacks the scores: create it after the masks, from "
-                                 "parameters that require gradients, or leave it to SMPTrainer")
-            return self.optimizer
+        scores, made = self.masks.scores, self.optimizer is None
         for score in scores:
-            score.requires_grad_(False)
-        super().create_optimizer(*arguments)
+            score.requires_grad_(not made)  # Trainer's groups are those of the head
+        optimizer = super().create_optimizer(*arguments)
         for score in scores:
             score.requires_grad_(True)
-        if scores:
-            self.optimizer.add_param_group({"params": scores, "weight_decay": 0.0,
-                                            "lr": self.pruning.settings.learning_rate})
-        return self.optimizer
+        if made and scores:
+            optimizer.add_param_group({"params": scores, "weight_decay": 0.0,
+                                       "lr": self.pruning.settings.learning_rate})
+        members = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not members.issuperset(map(id, scores)):
+            raise ValueError("the optimizer lacks the scores: create it after the masks, from "
+                             "parameters that require gradients, or leave it to SMPTrainer")
+        return optimizer
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """Take Trainer's step, and add the regulariser after the last backward before clipping."""
@@ -103,10 +97,7 @@ class SMPTrainer(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
-        """Log Trainer's values, density, regulariser weight, and the share of changed mask entries.
-
-        The share counts entries that differ from those of the log before.
-        """
+        """Log density, regulariser, and the share of mask entries changed since the log before."""
         if "loss" in logs:
             changed = total = 0
             for name, mask in self.masks.masks.items():
@@ -116,12 +107,6 @@ class SMPTrainer(Trainer):
             logs |= {"density": self.pruning.density, "regulariser": self.pruning.weight,
                      "mask_changed": changed / total}
         super().log(logs, *arguments, **options)
-
-    def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train as Trainer does; afterwards the masks have exactly the density."""
-        out = super().train(*arguments, **options)
-        self.pruning.finish()
-        return out
 
     def merged_state(self) -> dict[str, torch.Tensor]:
         """Return the state of a stock model with the masked weights, without scores and masks."""
@@ -146,7 +131,7 @@ class SMPTrainer(Trainer):
         return {"base": self.base_sha, "settings": json.dumps(settings, sort_keys=True)}
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write a stock model with the masked weights, and the scores and masks beside it."""
+        """Write a stock model with the masked weights, and its scores and masks."""
         folder = Path(output_dir or self.args.output_dir)
         masked = parametrize.is_parametrized(self.masks.matrices[0][3])  # not merged yet
         super()._save(str(folder), self.merged_state() if masked else state_dict)
@@ -182,8 +167,8 @@ class SMPTrainer(Trainer):
     def save_mask(self, folder: Path | str, **about: Any) -> int:
         """Write the task's folder and return the bytes of its mask file; see `save_mask_folder`.
 
-        about: more for the card, for example name, data, license and metrics, {"accuracy": 0.9}.
-        Raises ValueError if the weights were trained, because a mask is not enough for them.
+        about: for the card, for example name, data, license and metrics, {"accuracy": 0.9}. Raises
+        ValueError if the weights were trained.
         """
         if self.masks.trains_weights:
             raise ValueError("this method trained the weights, which a mask file does not contain: "

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-
 from test_processes import LAUNCH, ROOT
 
 SCRIPT = str(ROOT / "tests" / "long" / "two_trainers.py")

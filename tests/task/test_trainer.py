@@ -16,6 +16,7 @@ from transformers import (
     MPNetForQuestionAnswering,
     MPNetForSequenceClassification,
     MPNetForTokenClassification,
+    TrainerCallback,
     TrainingArguments,
     get_linear_schedule_with_warmup,
 )
@@ -75,9 +76,9 @@ class Recording(SMPTrainer):
 def make_trainer(folder, model=None, density=0.3, kind=Masks, share=competing_share,
                  settings=None, **changes):
     model = make_model() if model is None else model
-    arguments = TrainingArguments(str(folder), use_cpu=True, report_to=[], disable_tqdm=True, **dict(
-        per_device_train_batch_size=8, max_steps=8, learning_rate=1e-2, logging_steps=2,
-        save_strategy="no") | changes)
+    arguments = TrainingArguments(str(folder), **dict(
+        use_cpu=True, report_to=[], disable_tqdm=True, per_device_train_batch_size=8, max_steps=8,
+        learning_rate=1e-2, logging_steps=2, save_strategy="no") | changes)
     pruning = Pruning(kind(encoder_linears(model), share),
                       settings or MaskSettings(density, learning_rate=0.5))
     return Recording(model, arguments, pruning=pruning, train_dataset=make_rows(model))
@@ -242,6 +243,19 @@ def test_the_log_contains_density_and_changed_masks(tmp_path):
     assert logs[-1]["density"] == 0.3  # the final masks
 
 
+def test_a_training_that_stops_early_has_the_density(tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 2
+
+    trainer = make_trainer(tmp_path, share=None)
+    trainer.add_callback(Stop())
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.pruning.density == 0.3
+    for each in trainer.masks.counts():
+        assert each["kept"] == kept_count(0.3, each["total"])
+
+
 def test_magnitude_masks_train_the_weights(tmp_path):
     model = make_model(BertForSequenceClassification)
     before = copy.deepcopy(model).state_dict()
@@ -262,7 +276,7 @@ def encoder_linears_of(trainer):
     return [linear for *_, linear in trainer.masks.matrices]
 
 
-def test_own_optimizer_must_contain_the_scores(tmp_path):
+def test_an_own_optimizer_must_contain_the_scores(tmp_path):
     model = make_model()
     early = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     pruning = Pruning(Masks(encoder_linears(model)), MaskSettings(0.5))
@@ -282,8 +296,8 @@ def test_albert_is_masked_once_for_all_passes(tmp_path):
 
 
 @pytest.mark.parametrize("change, said", [
-    (dict(fsdp="full_shard"), "fsdp is set .* FSDP shards the weights"),
-    (dict(deepspeed="ds.json"), "deepspeed is set .* DeepSpeed owns the optimizer"),
+    (dict(fsdp="full_shard"), "fsdp is set .* FSDP shards the weights: use"),
+    (dict(deepspeed="ds.json"), "deepspeed is set .* DeepSpeed owns the gradients"),
     (dict(load_best_model_at_end=True), "load_best_model_at_end is set .* set it to False"),
     (dict(_n_gpu=2), "2 GPUs in one process: start the script with `torchrun"),
 ])
@@ -346,7 +360,7 @@ def test_settings_that_cannot_work_raise_one_line(tmp_path, settings, said):
 
 def test_masks_of_another_model_and_model_init_raise(tmp_path):
     pruning = Pruning(Masks(encoder_linears(make_model())), MaskSettings(0.5))
-    with pytest.raises(ValueError, match="the masks are not those of this BertForQuestionAnswering"):
+    with pytest.raises(ValueError, match="the masks are not those of this BertForQuestionAnsw"):
         SMPTrainer(make_model(), pruning=pruning)
     model = make_model()
     pruning = Pruning(Masks(encoder_linears(model)), MaskSettings(0.5))
