@@ -14,7 +14,9 @@ if TYPE_CHECKING:  # the names, for type checkers and editors
     from smp.look.explorer import explore as explore
     from smp.method.loop import fit as fit
     from smp.method.masks import Masks as Masks
+    from smp.method.masks import competing_share as competing_share
     from smp.method.schedule import Pruning as Pruning
+    from smp.model.encoder import encoder_linears as encoder_linears
     from smp.model.load import load_qa_model as load_qa_model
     from smp.model.predict import evaluate_answers as evaluate_answers
     from smp.model.question_answerer import QuestionAnswerer as QuestionAnswerer
@@ -23,6 +25,8 @@ if TYPE_CHECKING:  # the names, for type checkers and editors
     from smp.task.adapters import PrunedModel as PrunedModel
     from smp.task.answerer import load_answerer as load_answerer
     from smp.task.export import export_run as export_run
+    from smp.task.mask_settings import MaskSettings as MaskSettings
+    from smp.task.trainer import SMPTrainer as SMPTrainer
 
 __version__ = "2.0.0.dev0"
 
@@ -33,6 +37,10 @@ LAZY = {
     "load_student": "smp.model.student",
     "choose_settings": "smp.runs.settings",
     "Masks": "smp.method.masks",
+    "competing_share": "smp.method.masks",
+    "encoder_linears": "smp.model.encoder",
+    "MaskSettings": "smp.task.mask_settings",
+    "SMPTrainer": "smp.task.trainer",
     "Pruning": "smp.method.schedule",
     "fit": "smp.method.loop",
     "evaluate_answers": "smp.model.predict",

@@ -58,8 +58,13 @@ def model_fingerprint(model: nn.Module, with_head: bool = False) -> str:
 
     with_head: of the whole model; otherwise of the encoder.
     """
+    return tensors_fingerprint((model if with_head else model.base_model).state_dict())
+
+
+def tensors_fingerprint(tensors: dict) -> str:
+    """Return 12 hex digits of the SHA-256 of {name: tensor}."""
     digest = hashlib.sha256()
-    for name, tensor in sorted((model if with_head else model.base_model).state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -1,6 +1,7 @@
 """Model cards: the README.md of a mask file or a saved model, with metadata for the Hub."""
 
 import re
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -76,6 +77,14 @@ from smp import PrunedModel  # of the repository that made the masks
 pruned = PrunedModel.from_pretrained({base!r}, "this folder")
 print(pruned.answer("a question", "a passage"))
 """
+TASK_CODE = """\
+from smp import PrunedModel  # of the package bert-smp
+from transformers import pipeline
+
+pruned = PrunedModel.from_pretrained({base!r}, "this folder")
+run = pipeline({task!r}, pruned.model, tokenizer=pruned.tokenizer)
+print(run("a text"))
+"""
 PRUNED_NOTE = """\
 The pruned weights are stored as zeros, so the file is as large as that of the base model, and \
 dense inference is as slow. The mask file and the compact model are smaller.
@@ -101,22 +110,31 @@ def escaped_markdown(text: object) -> str:
     return line.replace("_", "\\_")
 
 
+def known_metrics(about: dict) -> dict[str, float]:
+    """Return {one-line name: number} of the metrics of a task."""
+    metrics = about.get("metrics")
+    return {one_line(kind): value for kind, value in metrics.items()
+            if is_number(value)} if isinstance(metrics, dict) else {}
+
+
 def card_metadata(about: dict) -> str:
     """Return the card's YAML block for the Hub, of the fields that are known."""
-    name, data, base = (one_line(about[field]) if about.get(field) else None
-                        for field in ("name", "data", "base"))
+    name, data, base, task, license = (
+        one_line(about[field]) if about.get(field) else None
+        for field in ("name", "data", "base", "task", "license"))
+    found: Any = {"exact_match": about.get("em"), "f1": about.get("f1")} | known_metrics(about)
+    task = task or "question-answering"
     scores = [
         EvalResult(
-            task_type="question-answering", dataset_type=data, dataset_name=data,
-            metric_type=kind, metric_value=round(about[field], 4),
+            task_type=task, dataset_type=data, dataset_name=data,
+            metric_type=kind, metric_value=round(value, 4),
         )
-        for field, kind in (("em", "exact_match"), ("f1", "f1"))
-        if data and name and is_number(about.get(field), 0, 1)
+        for kind, value in found.items() if data and name and is_number(value, 0, 1)
     ]
     block = ModelCardData(
-        model_name=name, eval_results=scores or None, base_model=base,
+        model_name=name, eval_results=scores or None, base_model=base, license=license,
         datasets=[data] if data else None,
-        pipeline_tag="question-answering", tags=["static-model-pruning"],
+        pipeline_tag=task, tags=["static-model-pruning"],
     )
     return f"---\n{block.to_yaml()}\n---\n"
 
@@ -135,6 +153,10 @@ def card_table(about: dict, has_vectors: bool, of: str = "") -> str:
         lines.append(f"- remaining encoder weights: {as_percent(about['density'])}")
     if "head" in known:
         lines.append(f"- head: {known['head']}")
+    if about.get("task") and "data" in known:
+        lines.append(f"- trained on: {known['data']}")
+    lines += [f"- {escaped_markdown(kind)}: {value:.4f}"
+              for kind, value in known_metrics(about).items()]
     if has_vectors:
         lines.append("- the biases and LayerNorms of the encoder's layers are trained")
     if all(is_number(about.get(name)) for name in ("em", "f1", "n_eval")):
@@ -148,7 +170,9 @@ def card_table(about: dict, has_vectors: bool, of: str = "") -> str:
 def mask_card(about: dict, size: int) -> str:
     """Return the card of a mask file of `size` bytes; about: as `load_masks` returns it."""
     name = escaped_markdown(about.get("name", "masks"))
-    code = MASK_CODE.format(base=about.get("base"))
+    task = about.get("task", "question-answering")
+    code = MASK_CODE if task == "question-answering" else TASK_CODE
+    code = code.format(base=about.get("base"), task=one_line(task))
     return (
         f"{card_metadata(about)}\n# {name}\n\nThe masks of one task: which weights of the base "
         f"model's encoder remain. The file has {size:,} bytes and is applied to the base model.\n\n"
