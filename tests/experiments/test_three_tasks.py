@@ -1,0 +1,31 @@
+"""Entity F1 of experiments/three_tasks.py, and the labels of the tokens of a word."""
+
+import pytest
+
+from experiments.three_tasks import encode, entities, entity_f1
+
+
+@pytest.mark.parametrize("tags, wanted", [
+    (["O", "B-a", "I-a", "O", "B-b"], {("a", 1, 3), ("b", 4, 5)}),
+    (["B-a", "B-a", "I-b"], {("a", 0, 1), ("a", 1, 2), ("b", 2, 3)}),
+    (["I-a", "I-a", "I-b", "O"], {("a", 0, 2), ("b", 2, 3)}),  # as conlleval, without a B
+    (["O"], set()),
+])
+def test_entities_are_spans_of_one_type(tags, wanted):
+    assert entities(tags) == wanted
+
+
+def test_entity_f1_counts_exact_spans_over_all_texts():
+    truth = [["B-a", "I-a", "O"], ["B-b", "O", "B-a"]]
+    guess = [["B-a", "O", "O"], ["B-b", "O", "B-b"]]  # one of three is right
+    assert entity_f1(guess, truth) == pytest.approx(1 / 3)
+    assert entity_f1(truth, truth) == 1 and entity_f1([["O"]], [["O"]]) == 0
+
+
+def test_the_first_token_of_a_word_has_its_label(tokenizer):
+    row, = encode([(["unbelievable", "Zürich"], ["O", "B-a"])], tokenizer, ["B-a", "O"], 20)
+    ids = tokenizer(["unbelievable", "Zürich"], is_split_into_words=True).word_ids()
+    assert [label for label in row["labels"] if label >= 0] == [1, 0]
+    assert [ids[place] for place, label in enumerate(row["labels"]) if label >= 0] == [0, 1]
+    cut, = encode([(["one"] * 30, ["O"] * 30)], tokenizer, ["B-a", "O"], 20)
+    assert len(cut["labels"]) == 20 and cut["labels"].count(1) == 18
