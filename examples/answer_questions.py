@@ -12,8 +12,8 @@ from datasets import Dataset
 from smp import QuestionAnswerer, featurise, load_qa_model
 from smp.data.windows import endless_batches, make_loader
 
-PASSAGE = ("Clara Voss designed the bridge over the Lenn. Henrik Dahl, a carpenter from Ostby, built "
-           "it. The bridge opened in 1893 and is 140 metres long.")
+PASSAGE = ("Clara Voss designed the bridge over the Lenn. Henrik Dahl, a carpenter from Ostby, "
+           "built it. The bridge opened in 1893 and is 140 metres long.")
 QUESTIONS = {
     "Who designed the bridge?": "Clara Voss", "Who built the bridge?": "Henrik Dahl",
     "When did the bridge open?": "1893", "How long is the bridge?": "140 metres",

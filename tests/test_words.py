@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_YET = ()
-FOLDERS = ("benchmarks", "docs", "examples", "experiments", "notebooks", "results/reference", "smp", "tests",
-           "tools")
+FOLDERS = ("benchmarks", "docs", "examples", "experiments", "notebooks", "results/reference", "smp",
+           "tests", "tools")
 COMPUTED = re.compile(r"(summary|methods)\.md$|results/reference/masks/.+/README\.md$")
 LONGEST = 25  # words of a sentence
 WORDS = re.compile(r"""\b(
