@@ -8,16 +8,15 @@ with - instead of OTHER/bin/python, it is only read. The output contains the sha
 and scores, each difference, and the ratio of the CPU times of the turns.
 """
 
-import importlib
 import json
 import lzma
 import os
 import subprocess
 import sys
 import time
-import unicodedata
 from pathlib import Path
 from statistics import median
+from unicodedata import combining
 
 TURN, BATCH, TOLERANCE = 512, 8, 1e-4  # questions; windows; difference of scores
 
@@ -38,11 +37,11 @@ def work(model, pairs):
         answerer = transformers.pipeline("question-answering", model, device="cpu")
     else:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-        answerer = importlib.import_module("smp").load_answerer(model)
+        answerer = __import__("smp").load_answerer(model)
     for line in sys.stdin:
         began, turn = time.process_time(), pairs[int(line) : int(line) + TURN]
-        answers = answerer(question=[pair["question"] for pair in turn],
-                           context=[pair["context"] for pair in turn], batch_size=BATCH)
+        columns = {name: [pair[name] for pair in turn] for name in turn[0]}
+        answers = answerer(**columns, batch_size=BATCH)
         print(json.dumps([time.process_time() - began, answers]), flush=True)
 
 
@@ -66,9 +65,9 @@ def take_turns(model, squad, python, into):
 
 def reason(ours, theirs):
     """Return why two answers differ, as far as the answers show it."""
-    marks = any(map(unicodedata.combining, ours["answer"]))
-    equal = abs(ours["score"] - theirs["score"]) < TOLERANCE
-    return "combining mark" if marks else "equal scores" if equal else "other scores"
+    if any(map(combining, ours["answer"])):
+        return "combining mark"
+    return "tie" if abs(ours["score"] - theirs["score"]) < TOLERANCE else "other scores"
 
 
 def report(ratios, answers):

@@ -116,10 +116,13 @@ def test_each_format_answers_alone(base, tmp_path, tokenizer, synthetic, kind, h
     for batch in batches:
         wanted = logits_of(plain.model, batch)
         assert (logits_of(model, batch) - wanted).abs().mean() < most * wanted.std()
-    question, passage = "Who wrote the first program?", "Ada Lovelace wrote it in 1843. " * 2
-    answer = load_answerer(str(own))(question, passage)
+    question = "Who wrote the first program?"
+    passage = "Ada Lovelace, born in London, wrote it in 1843 for a machine of brass and steam."
+    whole = kind == "csr"  # the code of the other cards takes the best span of 30 tokens
+    rules = {} if whole else {"max_answer_len": 30, "align_to_words": False}
+    answer = load_answerer(str(own))(question, passage, **rules)
     if kind in ("dense", "csr", "onnx"):
-        assert answer["answer"] == plain(question, passage)["answer"]
+        assert answer["answer"] == plain(question, passage, **rules)["answer"]
     blocked = {"dense": ["smp"], "csr": []}.get(kind, ["smp", "torch"])
     assert run_code(own / "README.md", question, passage, blocked) == answer["answer"]
     card = ModelCard.load(own / "README.md")
