@@ -71,11 +71,10 @@ def tokenise(texts: list[str], tokenizer: Any,
     for i in range(0, len(texts), 1000):
         found = tokenizer(texts[i : i + 1000], add_special_tokens=False,
                           return_offsets_mapping=True, verbose=False)
-        for row, (text, ids) in enumerate(zip(texts[i:], found["input_ids"])):
-            spans = np.array(found["offset_mapping"][row], np.int32).reshape(-1, 2)
-            spans = with_marks(spans, text)
-            spans = word_spans(found.word_ids(row), spans) if whole_words else spans
-            tokens.append((np.array(ids, np.int32), spans))
+        for row, text in enumerate(texts[i : i + 1000]):
+            ids, spans = np.array(found["input_ids"][row], np.int32), found["offset_mapping"][row]
+            spans = with_marks(np.array(spans, np.int32).reshape(-1, 2), text)
+            tokens.append((ids, word_spans(found.word_ids(row), spans) if whole_words else spans))
     return tokens
 
 

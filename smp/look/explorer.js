@@ -200,6 +200,8 @@ export function blend(colours, t) {
 
 function node(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
+  if (["canvas", "button", "input", "select"].includes(tag))
+    made.dataset.lmSuppressShortcuts = "true"; // where the focus is; else Notebook 7 moves to a cell
   made.append(...children);
   return made;
 }
@@ -652,8 +654,6 @@ function build(element, first, ask) {
     bar(view("Time", (event) => move(stepAt(point(event)[0]).place)), view("Scores")),
     words, node("small", { textContent: KEYS }), tip);
   canvases.Matrix.onwheel = wheel;
-  for (const each of root.querySelectorAll("canvas, button, input, select")) // no keys of Jupyter
-    each.dataset.lmSuppressShortcuts = "true"; // on what has the focus, or Notebook 7 acts too
   root.style.colorScheme = theme ? "dark" : "light";
   for (const [name, value] of Object.entries(colours)) root.style.setProperty(`--${name}`, value);
   element.append(root);

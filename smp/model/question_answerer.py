@@ -119,12 +119,11 @@ class QuestionAnswerer:
         Raises ValueError for invalid arguments.
         """
         rows = question_rows(question, context)
-        if not len(rows):
-            return []
-        found = [answer_spans(text, *logits, top_k, max_answer_len, handle_impossible_answer,
-                              align_to_words) for text, logits in zip(
-            rows["context"][:], self.predict_rows(rows, align_to_words, **windows))]
-        answers: list[Any] = [each[0] if len(each) == 1 else each for each in found]
+        found = self.predict_rows(rows, align_to_words, **windows) if len(rows) else []
+        answers: list[Any] = [answer_spans(
+            row["context"], *logits, top_k, max_answer_len, handle_impossible_answer,
+            align_to_words) for row, logits in zip(rows, found)]
+        answers = [each[0] if len(each) == 1 else each for each in answers]
         return answers[0] if len(answers) == 1 else answers
 
     def predict_rows(self, rows: Dataset, align_to_words: bool = True,

@@ -96,6 +96,8 @@ class Checkpoints:
             lock.with_suffix(".owner").unlink(missing_ok=True)
             self.lock.release(force=True)
             lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other runs have files there
+                lock.parent.rmdir()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -183,7 +183,7 @@ def test_a_run_has_one_process_and_a_dead_one_is_no_owner(tmp_path):
     again = run_checkpoints(record, tmp_path)  # the cell of a notebook runs twice
     first.clear()
     again.clear()
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "foreign"])
