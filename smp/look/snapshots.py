@@ -19,7 +19,7 @@ from smp.text import as_percent, first_line, is_number
 
 SNAPSHOT_FORMAT = "smp-snapshots-2"
 SCORE_BINS, GRID = 64, 32
-MOST_WEIGHTS = 2**26  # of one matrix: a few bytes can describe a mask of any size
+LARGEST_SHOWN = 2**26  # weights of a matrix; in a mask file it may have more, MOST_WEIGHTS
 # the neurons of a head are neighbouring rows of query, key and value, and columns of the output
 HEAD_SIDES = {"query": "rows", "key": "rows", "value": "rows", "attention output": "columns"}
 
@@ -63,7 +63,7 @@ class Snapshots:
             name, layer, matrix, (out, wide) = row
             kinds = [type(part) for part in (name, layer, matrix, out, wide)]
             size = out * wide if kinds == [str, int, str, int, int] and min(out, wide) > 0 else 0
-            if not 0 < size <= MOST_WEIGHTS:
+            if not 0 < size <= LARGEST_SHOWN:
                 raise ValueError(f"a matrix is {str(row)[:80]}, expected name, layer, type, shape")
         self.names = [row[0] for row in self.matrices]
         self.layers = sorted({layer for _, layer, _, _ in self.matrices})

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from smp.model.encoder import encoder_layers
+from smp.runs.settings import SETTING_DEFAULTS
 from smp.task.heads import task_parts
 from smp.text import as_millions, is_number
 
@@ -16,15 +17,15 @@ class MaskSettings:
     """The settings of masks over a training, for `Pruning` and `SMPTrainer`.
 
     learning_rate: of the scores, without weight decay. That of the head is in TrainingArguments.
-    The others: see `smp.runs.settings.Settings`.
+    The others, and all defaults: see `smp.runs.settings.Settings`.
     """
 
     density: float
-    learning_rate: float = 2e-2
-    density_ramp_fraction: float = 22_670 / 27_670
-    density_hold_fraction: float = 0.0
-    regulariser: float = 400.0
-    regulariser_ramp_fraction: float = 1.0
+    learning_rate: float = SETTING_DEFAULTS["learning_rate"]
+    density_ramp_fraction: float = SETTING_DEFAULTS["density_ramp_fraction"]
+    density_hold_fraction: float = SETTING_DEFAULTS["density_hold_fraction"]
+    regulariser: float = SETTING_DEFAULTS["regulariser"]
+    regulariser_ramp_fraction: float = SETTING_DEFAULTS["regulariser_ramp_fraction"]
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

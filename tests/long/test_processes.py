@@ -16,18 +16,24 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "
           "--main_process_port", "0"]
 
 
+def output_of(*arguments):
+    """Run Python on the CPU with the clone's smp; return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                   "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo",
+                   "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, *map(str, arguments)], env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Return {"1-0", "2-0", "2-1": results of that process, "checkpoints": names}."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo",
-                   "ACCELERATE_USE_CPU": "true"}
-    for arguments in ([SCRIPT, str(folder / "one")], [*LAUNCH, SCRIPT, str(folder / "two")]):
-        Path(arguments[-1]).mkdir()
-        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True,
-                              text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+    for arguments in ([SCRIPT, folder / "one"], [*LAUNCH, SCRIPT, folder / "two"]):
+        arguments[-1].mkdir()
+        output_of(*arguments)
     return {path.stem: dict(np.load(path)) for path in folder.glob("*/*.npz")} | {
         "checkpoints": sorted(path.name for path in (folder / "two/checkpoints").iterdir())}
 

@@ -1,12 +1,8 @@
 """SMPTrainer in two processes: equal masks on both, and those of one process."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from test_processes import LAUNCH, ROOT
+from test_processes import LAUNCH, ROOT, output_of
 
 SCRIPT = str(ROOT / "tests" / "long" / "two_trainers.py")
 
@@ -15,14 +11,9 @@ SCRIPT = str(ROOT / "tests" / "long" / "two_trainers.py")
 def runs(tmp_path_factory):
     """Return ({"1-0", "2-0", "2-1": results of that process}, the folder of both)."""
     folder = tmp_path_factory.mktemp("trainers")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo",
-                   "ACCELERATE_USE_CPU": "true"}
     for arguments in ([SCRIPT], [*LAUNCH, SCRIPT]):
-        done = subprocess.run([sys.executable, *arguments, str(folder)], env=environment,
-                              capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("SMPTrainer trains") == 1  # of the first process
+        printed = output_of(*arguments, folder)
+        assert printed.count("SMPTrainer trains") == 1  # of the first process
     return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}, folder
 
 

@@ -165,7 +165,7 @@ def test_words_are_whole_with_their_marks(tokenizer):
     assert words == ["Skåne", "unbelievablecafe\u0301", "(", "1893", ")"] and len(ids) > len(words)
     assert tokenise([""], tokenizer, whole_words=True)[0][1].shape == (0, 2)
 
-@pytest.mark.parametrize("arguments, said", [
+@pytest.mark.parametrize("arguments, message", [
     (("", "Ada"), "the question is '': expected some text"),
     (("Who?", " \n"), "the context is ' \\n': expected some text"),
     (("Who?",), "the context is None: expected some text"),
@@ -179,10 +179,10 @@ def test_words_are_whole_with_their_marks(tokenizer):
     (("Who?", "Ada", 0), "top_k is 0: expected 1 or more"),
     (("Who?", "Ada", 1, 0), "max_answer_len is 0: expected 1 or more"),
 ])
-def test_invalid_arguments_raise_one_line(tiny_qa, tokenizer, arguments, said):
+def test_invalid_arguments_raise_one_line(tiny_qa, tokenizer, arguments, message):
     with pytest.raises(ValueError) as error:
         QuestionAnswerer(tiny_qa, tokenizer, 32, 8)(*arguments)
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 def test_windows_longer_than_the_model_reads_raise(tiny_qa, tokenizer):
     with pytest.raises(ValueError, match="max_length is 9999, but model 'BertFor"):
