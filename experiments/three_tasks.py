@@ -3,6 +3,7 @@
     python -m experiments.three_tasks --data DATA --model bert-base-uncased --output results.json
 
 DATA contains sst2/train.tsv.xz (sentence, label), wnut17/train.conll.xz (token, tag), dev and test.
+Runs that the output contains are not repeated.
 """
 
 import argparse
@@ -18,11 +19,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 
+from smp.files import replace_text_file
 from smp.method.baselines import MagnitudeMasks
 from smp.method.masks import Masks, competing_share
 from smp.method.schedule import Pruning
 from smp.model.encoder import encoder_linears
 from smp.model.load import find_model
+from smp.runs.run import provenance
 from smp.task.mask_settings import MaskSettings
 from smp.task.trainer import SMPTrainer
 
@@ -54,11 +57,16 @@ def entities(tags):
     return found
 
 
-def entity_f1(predicted, wanted):
-    """Return F1 over all entities; type and both ends must be right."""
+def entity_counts(predicted, wanted):
+    """Return (right, predicted, wanted) entities of each text; type and both ends must be right."""
     pairs = [(entities(a), entities(b)) for a, b in zip(predicted, wanted, strict=True)]
-    both = sum(len(guess) + len(truth) for guess, truth in pairs)
-    return 2 * sum(len(guess & truth) for guess, truth in pairs) / both if both else 0.0
+    return [(len(guess & truth), len(guess), len(truth)) for guess, truth in pairs]
+
+
+def f1_of(counts):
+    """Return F1 of (right, predicted, wanted) of each text; with one label a text, its accuracy."""
+    right, predicted, wanted = np.sum(counts, axis=-2).T
+    return 2 * right / np.maximum(predicted + wanted, 1)
 
 
 def encode(rows, tokenizer, names, length):
@@ -74,19 +82,19 @@ def encode(rows, tokenizer, names, length):
     return features
 
 
-def score(task, logits, features, rows, names):
-    """Return accuracy, or entity F1; words beyond the model's length count as O."""
+def count(task, logits, features, rows, names):
+    """Return the counts of each text for `f1_of`; words beyond the model's length count as O."""
     best = logits.argmax(-1)
     if task == "sst2":
-        return float(np.mean(best == [label for _, label in rows]))
+        return [(int(guess == label), 1, 1) for guess, (_, label) in zip(best, rows, strict=True)]
     guesses = []
     for row, feature, (_, tags) in zip(best, features, rows, strict=True):
         guess = [names[row[place]] for place, label in enumerate(feature["labels"]) if label >= 0]
         guesses.append(guess + ["O"] * (len(tags) - len(guess)))
-    return entity_f1(guesses, [tags for _, tags in rows])
+    return entity_counts(guesses, [tags for _, tags in rows])
 
 
-def run(task, method, options):
+def run(task, method, density, options):
     """Train one model, and return its record."""
     train = read_part(options.data, task, "train")
     names = ["bad", "good"] if task == "sst2" else sorted({t for _, tags in train for t in tags})
@@ -113,38 +121,50 @@ def run(task, method, options):
             more["data_collator"] = transformers.DataCollatorForTokenClassification(tokenizer)
         if smp:
             masks = Masks(encoder_linears(model), competing_share, options.score_init)
-            settings = MaskSettings(options.density, options.score_learning_rate)
+            settings = MaskSettings(density, options.score_learning_rate,
+                                    density_ramp_fraction=options.ramp)
         elif method == "magnitude":
             masks = MagnitudeMasks(encoder_linears(model))
-            settings = MaskSettings(options.density, regulariser=0.0, density_hold_fraction=0.1,
+            settings = MaskSettings(density, regulariser=0.0, density_hold_fraction=0.1,
                                     density_ramp_fraction=0.8)
         trainer = Trainer(model, arguments, **more) if method == "fine-tuned" else SMPTrainer(
             model, arguments, pruning=Pruning(masks, settings), **more)
         seconds = trainer.train().metrics["train_runtime"]
         logits = trainer.predict(parts[1]).predictions
         size = trainer.save_mask(folder, base=options.model) if smp else None
+    counts = count(task, logits, parts[1], rows, names)
     return {"task": task, "method": method, "metric": "accuracy" if task == "sst2" else "entity_f1",
-            "score": score(task, logits, parts[1], rows, names), "n_train": len(train),
-            "n_eval": len(rows), "density": 1.0 if method == "fine-tuned" else options.density,
-            "seconds": seconds, "bytes_mask_file": size}
+            "score": float(f1_of(counts)), "n_train": len(train), "n_eval": len(rows),
+            "density": density, "steps": trainer.state.global_step, "seconds": seconds,
+            "bytes_mask_file": size, "counts": counts}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    plain = {"model": "all-MiniLM-L6-v2", "part": "test", "sentences": 10**9, "density": 0.1,
-             "seed": 0, "epochs": 3.0, "smp_epochs": 10.0, "learning_rate": 3e-5,
-             "head_learning_rate": 1e-3, "score_learning_rate": 2e-2, "score_init": 1.0,
-             "batch_size": 16, "max_length": 128}
+    plain = {"model": "all-MiniLM-L6-v2", "part": "test", "sentences": 10**9, "seed": 0,
+             "epochs": 3.0, "smp_epochs": 10.0, "learning_rate": 3e-5, "head_learning_rate": 1e-3,
+             "score_learning_rate": 2e-2, "score_init": 1.0, "ramp": 0.82, "batch_size": 16,
+             "max_length": 128}
     for name, value in plain.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "wnut17"])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--densities", nargs="+", type=float, default=[0.5, 0.1])
     chosen = parser.parse_args()
-    records, settings = [], {name: value for name, value in vars(chosen).items() if name != "data"}
+    settings = {name: getattr(chosen, name) for name in [*plain, "bf16"]}
+    written = json.loads(chosen.output.read_text("utf-8")) if chosen.output.exists() else {
+        "settings": settings, **provenance(), "threads": torch.get_num_threads(), "runs": []}
+    if written["settings"] != settings:
+        parser.error(f"{chosen.output} has other settings: name another file")
+    done = {(row["task"], row["method"], row["density"]) for row in written["runs"]}
     for task, method in itertools.product(chosen.tasks, chosen.methods):
-        records.append(run(task, method, chosen))
-        Path(chosen.output).write_text(json.dumps({"settings": settings, "runs": records}), "utf-8")
-        print(task, method, records[-1]["metric"], f"{records[-1]['score']:.4f}", flush=True)
+        for density in [1.0] if method == "fine-tuned" else chosen.densities:
+            if (task, method, density) not in done:
+                row = run(task, method, density, chosen)
+                written["runs"].append(row)
+                replace_text_file(chosen.output, json.dumps(written) + "\n")
+                print(f"{task} {method} {density:.0%} {row['metric']} {row['score']:.4f} in "
+                      f"{row['seconds']:.0f} s", flush=True)

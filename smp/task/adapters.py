@@ -7,6 +7,8 @@ LayerNorms if they were trained. `set_mask` computes the masked weights in place
 
 import copy
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +137,8 @@ class PrunedModel:
                                  "a copy of the model, pruned.merge_and_unload()")
         place = {"device": self.model.device, "dtype": self.model.dtype}
         packed, self.model, parts, about = self.tasks[name]
-        for matrix, bits in packed.items():
-            self.set_masked_weight(matrix, bits, place)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # numpy's run side by side
+            list(threads.map(partial(self.set_masked_weight, place=place), *zip(*packed.items())))
         values = about.get("vectors", self.own_vectors)
         for vector, parameter in self.vectors.items():
             parameter.data = torch.asarray(values[vector], **place, copy=True)

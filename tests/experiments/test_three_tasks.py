@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.three_tasks import encode, entities, entity_f1
+from experiments.three_tasks import encode, entities, entity_counts, f1_of
 
 
 @pytest.mark.parametrize("tags, wanted", [
@@ -18,8 +18,10 @@ def test_entities_are_spans_of_one_type(tags, wanted):
 def test_entity_f1_counts_exact_spans_over_all_texts():
     truth = [["B-a", "I-a", "O"], ["B-b", "O", "B-a"]]
     guess = [["B-a", "O", "O"], ["B-b", "O", "B-b"]]  # one of three is right
-    assert entity_f1(guess, truth) == pytest.approx(1 / 3)
-    assert entity_f1(truth, truth) == 1 and entity_f1([["O"]], [["O"]]) == 0
+    assert entity_counts(guess, truth) == [(0, 1, 1), (1, 2, 2)]
+    assert f1_of(entity_counts(guess, truth)) == pytest.approx(1 / 3)
+    assert f1_of(entity_counts(truth, truth)) == 1 and f1_of([(0, 0, 0)]) == 0
+    assert f1_of([(1, 1, 1), (0, 1, 1), (1, 1, 1), (1, 1, 1)]) == 0.75  # accuracy of four texts
 
 
 def test_the_first_token_of_a_word_has_its_label(tokenizer):
