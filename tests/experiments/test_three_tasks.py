@@ -1,8 +1,11 @@
 """Entity F1 of experiments/three_tasks.py, and the labels of the tokens of a word."""
 
+import json
+
 import pytest
 
 from experiments.three_tasks import encode, entities, entity_counts, f1_of
+from experiments.three_tasks_table import table
 
 
 @pytest.mark.parametrize("tags, wanted", [
@@ -31,3 +34,19 @@ def test_the_first_token_of_a_word_has_its_label(tokenizer):
     assert [ids[place] for place, label in enumerate(row["labels"]) if label >= 0] == [0, 1]
     cut, = encode([(["one"] * 30, ["O"] * 30)], tokenizer, ["B-a", "O"], 20)
     assert len(cut["labels"]) == 20 and cut["labels"].count(1) == 18
+
+
+def test_the_table_pairs_runs_with_the_fine_tuned_model(tmp_path):
+    runs = [{"task": "sst2", "method": method, "density": density, "counts": counts}
+            for method, density, counts in (
+                ("fine-tuned", 1.0, [(1, 1, 1)] * 90 + [(0, 1, 1)] * 10),
+                ("smp-s", 0.1, [(1, 1, 1)] * 80 + [(0, 1, 1)] * 20),
+                ("magnitude", 0.1, [(1, 1, 1)] * 90 + [(0, 1, 1)] * 10))]
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps({"settings": {"model": "some/encoder"}, "runs": runs}))
+    *_, dense, smp, magnitude = table([path]).splitlines()
+    assert "| encoder | fine-tuned | 100%" in dense and "| 0.900 " in dense
+    assert "0.800 (-0.100 ± 0.0" in smp and "not measured" in smp
+    wide = float(smp.split("± ")[1].split(")")[0])
+    assert wide == pytest.approx(1.96 * (0.09 / 100) ** 0.5, abs=0.01)
+    assert "0.900 (+0.000 ± 0.000)" in magnitude
