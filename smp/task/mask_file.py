@@ -8,6 +8,7 @@ settings, scores, and a checksum of the file.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from smp.text import first_line
 
 MASK_FILE = "masks.safetensors"  # its name in a folder or on the Hub
 MASK_FORMAT = "smp-masks-3"
+PER_BYTE, ALWAYS = 512, 2**26  # weights that a byte of a file may describe, and a file of any size
 TRAINED = {"head_weights": "head:", "vectors": "vector:"}  # the prefixes of their tensors' names
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
@@ -66,13 +68,8 @@ def check_format(path: Path | str, metadata: dict, tensors: dict) -> None:
     del metadata["checksum"]
 
 
-def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
-    """Return ({name: bool array (out, in)}, about) of a file that `save_masks` wrote.
-
-    about: the values of the metadata, and "head_weights" and "vectors" if the file has them; check:
-    see `check_format`. Raises FileNotFoundError, or ValueError if the file is damaged or another
-    kind. `load_any_masks` also reads older formats and validates files from elsewhere.
-    """
+def read_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
+    """Return ({name: (code, [out, in])} for `unpack_masks`, about); see `load_masks`."""
     try:
         check_regular(path)
         with safe_open(path, framework="numpy") as file:
@@ -80,8 +77,7 @@ def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         check(path, metadata, tensors)
         about = {name: json.loads(value) for name, value in metadata.items()}
-        masks = {name: decode_mask(tensors[name], shape)
-                 for name, shape in about.pop("shapes").items()}
+        codes = {name: (tensors[name], shape) for name, shape in about.pop("shapes").items()}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,
@@ -92,4 +88,36 @@ def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, 
         arrays = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                   if name.startswith(prefix)}
         about |= {kind: arrays} if arrays else {}
-    return masks, about
+    return codes, about
+
+
+def unpack_masks(path: Path | str, codes: dict, shapes: dict | None = None) -> dict:
+    """Return {name: bool array (out, in)} of the codes of a file.
+
+    shapes: {name: (out, in)} of the base model's matrices; None if it is not known. Raises
+    ValueError, before it fills memory, for other shapes or more weights than the file can describe.
+    """
+    try:
+        found = {name: (int(out), int(wide)) for name, (_, (out, wide)) in codes.items()}
+        weights, size = sum(map(math.prod, found.values())), Path(path).stat().st_size
+        if shapes is None and weights > PER_BYTE * size + ALWAYS:
+            raise ValueError(f"it describes {weights:,} weights in {size:,} bytes; load it with "
+                             "its base model")
+        for name in sorted(found.keys() | shapes.keys()) if shapes else ():
+            if found.get(name) != shapes.get(name):
+                raise ValueError(f"mask {name} has shape {found.get(name, 'none')}, expected "
+                                 f"{shapes.get(name, 'none')}, as in the base model")
+        return {name: decode_mask(code, found[name]) for name, (code, _) in codes.items()}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a mask file of this project: {error}") from None
+
+
+def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
+    """Return ({name: bool array (out, in)}, about) of a file that `save_masks` wrote.
+
+    about: the values of the metadata, and "head_weights" and "vectors" if the file has them; check:
+    see `check_format`. Raises FileNotFoundError, or ValueError if the file is damaged or another
+    kind. `load_any_masks` also reads older formats and validates files from elsewhere.
+    """
+    codes, about = read_masks(path, check)
+    return unpack_masks(path, codes), about

@@ -30,7 +30,7 @@ from transformers import (
     BertTokenizer,
 )
 
-import fuzz
+import fuzz_readers
 import smp.cli.main as command_line
 from helpers import tiny_config
 from records import make_record
@@ -212,6 +212,13 @@ DATA = {
     "an answer of spaces": (
         rows_of, pages(document(context="a  b", text="  ", answer_start=1)),
         "…question 'q0' has the empty answer '  '; remove it"),
+    "an id of 20,000 letters": (
+        rows_of, pages(document(id="q" * 20_000, text="Eve")),
+        "…pages.json: question 'qqq…': expected the answer 'Eve' at answer_start 0 of its context, "
+        "found 'Ada'; correct it"),
+    "an empty answer of 20,000 spaces": (
+        rows_of, pages(document(text=" " * 20_000)),
+        "…pages.json: question 'q0' has the empty answer '  …'; remove it"),
     "an empty id twice": (
         rows_of, pages(document(id="").replace('"q1"', '""')),
         "…question '' occurs twice; give every question its own id"),
@@ -703,11 +710,12 @@ def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
     return lambda w: w.file("m", struct.pack("<Q", len(header)) + header + bits)
 
 
-def new_mask_file(shapes):
-    """Return a function for a valid file of 2 x 4 bits with other shapes in its header."""
+def new_mask_file(shapes, mask=None):
+    """Return a function for a file of masks, by default empty, with other shapes in its header."""
     def make(world):
-        save_masks({"w": np.eye(2, 4) > 0}, world.folder / "m")
-        header, rest = fuzz.header_of((world.folder / "m").read_bytes())
+        save_masks({name: np.zeros((2, 4), bool) if mask is None else mask for name in shapes},
+                   world.folder / "m")
+        header, rest = fuzz_readers.header_of((world.folder / "m").read_bytes())
         header["__metadata__"]["shapes"] = json.dumps(shapes)
         header = json.dumps(header, separators=(",", ":")).encode()
         data = struct.pack("<Q", len(header)) + header + rest
@@ -781,9 +789,14 @@ MASKS = {
         masks, new_mask_file({"w": [2**31, 2**31]}),
         "…m is not a mask file of this project: w has shape [2147483648, 2147483648], expected "
         "[out, in]"),
+    "four masks of 9 bytes that fill the memory": (
+        masks, new_mask_file(dict.fromkeys("wxyz", [2**14, 2**14])),
+        "…m is not a mask file of this project: it describes 1,073,741,824 weights in … bytes; "
+        "load it with its base model"),
     "a code of another shape": (
-        masks, new_mask_file({"w": [9, 9]}), "…m is not a mask file of this project: the code of a "
-        "mask is damaged, or not of shape 9 x 9"),
+        masks, new_mask_file({"w": [9, 9]}, np.eye(2, 4) > 0),
+        "…m is not a mask file of this project: the code of a mask is damaged, or not of shape 9 x "
+        "9"),
     "a mask file with another checksum": (
         masks, mask_file({"w": [2, 4]}, format="smp-masks-2", checksum="0" * 64),
         "…m is not a mask file of this project: its bytes differ from those that were written; "
@@ -1151,6 +1164,7 @@ def test_each_case_has_its_result_or_line(
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             reader(world, made)
         assert matches(str(error.value), expected), str(error.value)
+        assert len(str(error.value)) < 10_000
     assert sorted(tmp_path.rglob("*")) == before
 
 
