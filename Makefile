@@ -4,16 +4,22 @@ PYTHON := .venv/bin/python
 READY := .venv/installed
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
-# PY=python3.12 selects the Python of .venv.
+# PY=python3.12 selects the Python of .venv. Recipes read it as a variable of the shell, which runs no part
+# of it, and $(value) keeps make from expanding it.
 NEW_ENOUGH := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
-PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+ifeq ($(origin PY),undefined)
+PY := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+else
+override PY := $(value PY)
+endif
+export PY
 
 UNKNOWN := $(foreach name,$(filter-out PY,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 ifneq ($(strip $(UNKNOWN)),)
 COMMAND := $(if $(filter bench,$(MAKECMDGOALS)),python -m benchmarks,smp $(or $(filter sweep,$(MAKECMDGOALS)),run))
-$(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): use .venv/bin/$(COMMAND) \
-  $(foreach name,$(UNKNOWN),--$(shell echo $(name) | tr A-Z_ a-z-) $(value $(name))) instead)
+$(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): settings are options of \
+  .venv/bin/$(COMMAND), see .venv/bin/$(COMMAND) --help)
 endif
 
 .PHONY: help run bench test test-newest test-colab test-browser test-openvino test-recovery fuzz mutants \
@@ -36,7 +42,7 @@ test: check  ## check, then run the tests
 	@exec env OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST)
 
 test-newest:  ## run the tests in .venv-newest, with the newest versions that pyproject.toml allows
-	@"$(PY)" -m venv --clear .venv-newest
+	@"$$PY" -m venv --clear .venv-newest
 	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,notebooks,onnx,openvino]"
 	@exec env OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST)
 
@@ -91,12 +97,12 @@ clean:  ## remove the environments, caches and copies of failed notebooks, but n
 
 # The file is written last, so an interrupted installation starts again.
 $(READY): requirements.lock
-	@"$(PY)" -c '$(NEW_ENOUGH)' 2>/dev/null \
-	  || { echo "$(or $(PY),python3) is not a Python 3.11 or newer with its venv module: install one" \
+	@"$$PY" -c '$(NEW_ENOUGH)' 2>/dev/null \
+	  || { echo "$${PY:-python3} is not a Python 3.11 or newer with its venv module: install one" \
 	  "(Debian, Ubuntu: apt install python3-venv) or name one with make PY=/path/to/python" >&2; \
 	  exit 1; }
-	@echo "Creating .venv with $(PY) and installing requirements.lock and torch: 3 to 10 minutes, once."
-	@"$(PY)" -m venv .venv
+	@echo "Creating .venv with $$PY and installing requirements.lock and torch: 3 to 10 minutes, once."
+	@"$$PY" -m venv .venv
 	@$(PYTHON) $(PIP) --require-hashes --no-deps --requirement requirements.lock
 	@$(PYTHON) $(PIP) $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 	@$(PYTHON) $(PIP) --no-deps --no-build-isolation --editable .
@@ -104,7 +110,7 @@ $(READY): requirements.lock
 
 .venv-colab/installed: tools/colab.txt
 	@echo "Making .venv-colab and installing tools/colab.txt: 3 to 10 minutes and 5 GB, once."
-	@for p in "$(PY)" python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python; do \
+	@for p in "$$PY" python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python; do \
 	  "$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null \
 	    && exec "$$p" -m venv --clear .venv-colab; done; \
 	  echo "Colab has Python 3.13: install it, or name one with make PY=/path/to/python3.13" >&2; exit 1
