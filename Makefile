@@ -22,8 +22,8 @@ $(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): se
   .venv/bin/$(COMMAND), see .venv/bin/$(COMMAND) --help)
 endif
 
-.PHONY: help run bench test test-newest test-colab test-browser test-openvino test-recovery fuzz mutants \
-  notebooks check table pages lab lock clean
+.PHONY: help run bench test test-newest test-colab test-browser test-openvino test-recovery test-inputs \
+  fuzz fuzz-guided mutants audit notebooks check table pages lab lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -59,8 +59,21 @@ test-openvino: $(READY)  ## install openvino and nncf, and test the formats of a
 test-recovery: $(READY)  ## kill a small training 100 times and check that its result is unchanged
 	@exec $(PYTHON) tools/recovery.py
 
+test-inputs: $(READY)  ## measure each bad input: one line, 1 s of CPU time, 100 MB, nothing written
+	@exec env OMP_NUM_THREADS=1 $(PYTHON) -W ignore tools/bad_inputs.py
+
 fuzz: $(READY)  ## damage input files for four minutes and check that errors are one line
 	@exec $(PYTHON) -W ignore tools/fuzz.py --minutes 4
+
+fuzz-guided: $(READY) .venv-fuzz/installed  ## two CPU hours for each reader, with inputs that reach new code
+	@for reader in $$($(PYTHON) tools/fuzz.py --list); do .venv-fuzz/bin/python -W ignore \
+	  tools/fuzz_guided.py $$reader --minutes 120 --corpus .venv-fuzz/corpus || exit 1; done
+
+audit: $(READY) .venv-audit/installed  ## look up known vulnerabilities of the versions in requirements.lock
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	  --requirement requirements.lock --requirement requirements.txt 2> .venv-audit/log \
+	  || { tail -n 1 .venv-audit/log >&2; echo "audit: not clean: a version is vulnerable, or pypi.org" \
+	  "did not answer for it (see above)" >&2; exit 1; }
 
 mutants: $(READY) .venv-mutants/installed  ## change the code on purpose and list what no test notices
 	@exec env OMP_NUM_THREADS=1 .venv-mutants/bin/python tools/mutants.py
@@ -89,7 +102,7 @@ lock: $(READY)  ## compute requirements.lock from requirements.txt
 	  --excludes .venv/excludes --custom-compile-command "make lock" requirements.txt -o requirements.lock
 
 clean:  ## remove the environments, caches and copies of failed notebooks, but no results
-	@rm -rf .venv .venv-newest .venv-colab .venv-mutants mutants .pytest_cache .ruff_cache .mypy_cache \
+	@rm -rf .venv .venv-newest .venv-colab .venv-mutants .venv-fuzz .venv-audit mutants .pytest_cache .ruff_cache .mypy_cache \
 	  .import_linter_cache .hypothesis build dist
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
 	  -exec rm -rf {} +
@@ -117,10 +130,11 @@ $(READY): requirements.lock
 	@.venv-colab/bin/python $(PIP) --requirement tools/colab.txt
 	@touch $@
 
-# Its packages are mutmut's and those of .venv. The copy of smp in mutants/ is imported.
-.venv-mutants/installed: tools/mutants.txt $(READY)
-	@$(PYTHON) -m venv --clear .venv-mutants
-	@$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-mutants/bin/python \
+# The packages are those of tools/….txt and of .venv. tools/mutants.py imports the copy of smp in mutants/.
+OWN := .venv-mutants/installed .venv-fuzz/installed .venv-audit/installed
+$(OWN): .venv-%/installed: tools/%.txt $(READY)
+	@$(PYTHON) -m venv --clear .venv-$*
+	@$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-$*/bin/python \
 	  -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
-	@.venv-mutants/bin/python $(PIP) --requirement tools/mutants.txt
+	@.venv-$*/bin/python $(PIP) --requirement tools/$*.txt
 	@touch $@

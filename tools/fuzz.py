@@ -90,11 +90,15 @@ def fuzz(kind, folder, seed=0, first=0, inputs=None, seconds=None):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("readers", nargs="*", metavar="READER", help=" ".join(READERS))
+    parser.add_argument("--list", action="store_true", help="print the readers")
     parser.add_argument("--inputs", type=int, help="number of inputs for each reader")
     parser.add_argument("--minutes", type=float, help="total CPU time in minutes")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     options = parser.parse_args(arguments)
+    if options.list:
+        print(*READERS)
+        return 0
     kinds = options.readers or list(READERS)
     if unknown := [kind for kind in kinds if kind not in READERS]:
         parser.error(f"reader is {unknown[0]!r}, expected some of {', '.join(READERS)}")

@@ -9,7 +9,7 @@ from smp.runs.profiles import DEFAULT_PROFILE
 from smp.runs.settings import STAGES, choose_settings
 
 EMBEDDED = ("synthetic", "all-MiniLM-L6-v2")
-HUB_NAME = r"[\w.-]+(/[\w.-]+)?"
+HUB_NAME = r"[\w.-]{1,96}(/[\w.-]{1,96})?"
 PARAMETERS = (  # of the notebooks' parameters cell; every other setting is in its SET
     "profile model data n_train n_valid n_eval epochs method distill density seed"
 ).split()

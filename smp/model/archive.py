@@ -54,7 +54,8 @@ def is_archive(name: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         kind = None
     vocabularies = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
-    incomplete = kind == "bert" and not any((path / file).is_file() for file in vocabularies)
+    incomplete = kind == "bert" and not (any(path.glob("*.safetensors")) and any(
+        (path / file).is_file() for file in vocabularies))
     unknown = not isinstance(kind, str) or kind not in CONFIG_MAPPING
     return (unknown or incomplete) and any(n.endswith(STATE_DICT) for n in file_names(path))
 
