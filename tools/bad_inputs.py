@@ -73,8 +73,8 @@ def arguments():
                 option = "--" + name.replace("_", "-")
                 yield [verb, f"{option}={value}",
                        *(word for word in given if not word.startswith(f"{option}="))]
-        yield from ([verb, *given, word] for word in ("--none", "--x=1", "-z", "\udcff", "--a\nb=1"))
-    yield from ([], [""], ["runn"], ["--"], ["-x"], ["a\nb"], ["\udcff"], ["$(touch x)"], ["None"])
+        yield from ([verb, *given, word] for word in ("--none", "--x=1", "-z", "\udcff", "--a\n=1"))
+    yield from ([word] for word in ("", "runn", "--", "-x", "a\nb", "\udcff", "$(touch x)", "None"))
 
 
 class Output:
