@@ -129,6 +129,10 @@ def check_tensors(tensors: dict, expected: Mapping[str, torch.Tensor], source: s
             raise ValueError(f"{name} repeats values that the file has once, expected its weights")
         if not tensor.isfinite().all():
             raise ValueError(f"{name} contains NaN or infinity, expected finite weights")
+    stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+              for tensor in tensors.values()}
+    if sum(tensor.nbytes for tensor in tensors.values()) > sum(stored.values()):
+        raise ValueError(f"the tensors of {STATE_DICT} share values, expected weights of their own")
 
 
 def read_vocabulary(data: bytes, config: BertConfig) -> dict[str, int]:

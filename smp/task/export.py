@@ -117,11 +117,10 @@ def load_run(folder: Path, base: str | None) -> Loaded:
     record, found = read_run(folder)
     check_settings(folder, settings := record["settings"])
     base = str(folder) if (folder / "config.json").exists() else base or record["model"]
-    model, tokenizer = (load_saved(base) if base == str(folder)
-                        else load_any_task(base, folder)[:2])
+    own = base == str(folder)
+    model, tokenizer = load_saved(base) if own else load_any_task(base, folder)[:2]
     small, removed = without_dead_units(model)
-    host = stock_model(model, base)
-    if removed:
+    if (host := stock_model(model, base)) is model or removed:
         host = small if host is model else without_dead_units(host)[0]
     small.requires_grad_(False)
     reads = inspect.signature(small.forward).parameters  # DistilBERT has no token types

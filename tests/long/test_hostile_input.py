@@ -668,6 +668,12 @@ TEACHERS = {
         teacher, lambda w: archive(w, qa_outputs__weight=torch.zeros(1).expand(2, 8)),
         "teacher '…teacher.zip': qa_outputs.weight repeats values that the file has once, expected "
         "its weights"),
+    "an archive of tensors that share their values": (
+        teacher, lambda w: archive(w, **dict.fromkeys(
+            (f"bert__encoder__layer__{n}__output__dense__weight" for n in (0, 1)),
+            torch.zeros(8, 12))),
+        "teacher '…teacher.zip': the tensors of pytorch_model.bin share values, expected weights "
+        "of their own"),
     "an archive that is a pipe": (
         teacher, piped("teacher.zip"),
         "teacher '…teacher.zip': it is a pipe or a device, expected a file"),
