@@ -6,7 +6,6 @@ and 0.19 at 3%. Near 50% the packed bits are shorter. The first byte of the cont
 """
 
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -21,16 +20,6 @@ def gaps_to_bytes(positions: np.ndarray) -> np.ndarray:
     symbols = np.full(len(gaps) + whole.sum(), 255, np.uint8)
     symbols[np.cumsum(whole + 1) - 1] = gaps % 255
     return symbols
-
-
-def bytes_to_positions(symbols: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the positions that `gaps_to_bytes` encoded, int64, in parts that need little memory."""
-    at = -1
-    for part in np.array_split(symbols, len(symbols) // 2**18 + 1):
-        last = part != 255  # the last byte of a gap
-        ends = at + np.cumsum(part + last, dtype=np.int64)
-        at = ends[-1] if len(ends) else at
-        yield ends[last]
 
 
 def encode_mask(mask: np.ndarray) -> np.ndarray:
@@ -70,9 +59,11 @@ def decode_mask(code: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         if len(symbols) != (size + 7) // 8:
             raise wrong
         return np.unpackbits(symbols, count=size).view(bool).reshape(shape)
-    mask = np.full(size, form == GAPS_OF_REMOVED)
-    for positions in bytes_to_positions(symbols):
-        if len(positions) and positions[-1] >= size or symbols[-1:].tobytes() == b"\xff":
+    mask, at = np.full(size, form == GAPS_OF_REMOVED), -1
+    for part in np.array_split(symbols, len(symbols) // 2**18 + 1):  # for less memory
+        ends = at + np.cumsum(part + (part != 255), dtype=np.int64)
+        at = ends.max(initial=at)
+        if at >= size or symbols[-1:].tobytes() == b"\xff":
             raise wrong
-        mask[positions] = form == GAPS_OF_KEPT
+        mask[ends[part != 255]] = form == GAPS_OF_KEPT
     return mask.reshape(shape)

@@ -64,9 +64,9 @@ def check_base(path: Path | str, about: dict, base: str, sha: str, setup: dict) 
                 f"{base!r} has {name} {here!r}; use the base model that the masks were trained on")
 
 
-def matrix_shapes(model: nn.Module) -> dict[str, tuple]:
-    """Return {name: (out, in)} of the encoder's matrices."""
-    return {name: tuple(linear.weight.shape) for name, *_, linear in encoder_linears(model)}
+def matrix_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Return {name: [out, in]} of the encoder's matrices."""
+    return {name: list(linear.weight.shape) for name, *_, linear in encoder_linears(model)}
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ settings, scores, and a checksum of the file.
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,6 @@ from smp.text import first_line
 
 MASK_FILE = "masks.safetensors"  # its name in a folder or on the Hub
 MASK_FORMAT = "smp-masks-3"
-PER_BYTE, ALWAYS = 512, 2**26  # weights that a byte of a file may describe, and a file of any size
 TRAINED = {"head_weights": "head:", "vectors": "vector:"}  # the prefixes of their tensors' names
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 
@@ -69,7 +67,12 @@ def check_format(path: Path | str, metadata: dict, tensors: dict) -> None:
 
 
 def read_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
-    """Return ({name: (code, [out, in])} for `unpack_masks`, about); see `load_masks`."""
+    """Return ({name: (code, [out, in])} for `unpack_masks`, about) of a file of `save_masks`.
+
+    about: the values of the metadata, and "head_weights" and "vectors" if the file has them; check:
+    see `check_format`. Raises FileNotFoundError, or ValueError if the file is damaged or another
+    kind. `read_any_masks` also reads older formats and validates files from elsewhere.
+    """
     try:
         check_regular(path)
         with safe_open(path, framework="numpy") as file:
@@ -91,33 +94,16 @@ def read_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, 
     return codes, about
 
 
-def unpack_masks(path: Path | str, codes: dict, shapes: dict | None = None) -> dict:
-    """Return {name: bool array (out, in)} of the codes of a file.
+def unpack_masks(path: Path | str, codes: dict, shapes: dict[str, Any]) -> dict:
+    """Return {name: bool array (out, in)} of the codes of a file; shapes: {name: [out, in]}.
 
-    shapes: {name: (out, in)} of the base model's matrices; None if it is not known. Raises
-    ValueError, before it fills memory, for other shapes or more weights than the file can describe.
+    Raises ValueError for other names or shapes, before a mask fills memory.
     """
     try:
-        found = {name: (int(out), int(wide)) for name, (_, (out, wide)) in codes.items()}
-        weights, size = sum(map(math.prod, found.values())), Path(path).stat().st_size
-        if shapes is None and weights > PER_BYTE * size + ALWAYS:
-            raise ValueError(f"it describes {weights:,} weights in {size:,} bytes; load it with "
-                             "its base model")
-        for name in sorted(found.keys() | shapes.keys()) if shapes else ():
-            if found.get(name) != shapes.get(name):
-                raise ValueError(f"mask {name} has shape {found.get(name, 'none')}, expected "
-                                 f"{shapes.get(name, 'none')}, as in the base model")
-        return {name: decode_mask(code, found[name]) for name, (code, _) in codes.items()}
-    except (ValueError, TypeError) as error:
+        for name in sorted(codes.keys() | shapes.keys()):
+            found, expected = codes.get(name, (0, "none"))[1], shapes.get(name, "none")
+            if found != expected:
+                raise ValueError(f"mask {name} has shape {found}, expected {expected}")
+        return {name: decode_mask(code, shapes[name]) for name, (code, _) in codes.items()}
+    except ValueError as error:
         raise ValueError(f"{path} is not a mask file of this project: {error}") from None
-
-
-def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
-    """Return ({name: bool array (out, in)}, about) of a file that `save_masks` wrote.
-
-    about: the values of the metadata, and "head_weights" and "vectors" if the file has them; check:
-    see `check_format`. Raises FileNotFoundError, or ValueError if the file is damaged or another
-    kind. `load_any_masks` also reads older formats and validates files from elsewhere.
-    """
-    codes, about = read_masks(path, check)
-    return unpack_masks(path, codes), about

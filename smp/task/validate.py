@@ -1,11 +1,13 @@
 """Read mask files of every format and from anywhere, and check them against a model.
 
-`load_masks` and `load_task` read the files that this version writes; the functions here also
+`read_masks` and `load_task` read the files that this version writes; the functions here also
 read the formats smp-masks-1 (packed bits, no checksum) and smp-masks-2 (no biases, no LayerNorms).
 """
 
 import json
+import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from smp.model.mask_code import BITS, MOST_WEIGHTS
 from smp.model.student import STUDENT_HEADS
 from smp.task.apply import apply_task, check_base, matrix_shapes
 from smp.task.mask_file import MASK_FORMAT, TRAINED, check_format, read_masks, unpack_masks
+
+PER_BYTE, ALWAYS = 512, 2**26  # weights that a byte of a file, and each file, may describe
 
 
 def check_code(name: str, code: np.ndarray, shape: Any) -> None:
@@ -78,10 +82,29 @@ def read_any_masks(path: Path | str) -> tuple[dict, dict]:
     return codes, current_fields(about)
 
 
-def load_any_masks(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
-    """Return what `load_masks` returns, of a file of any format, as `read_any_masks`."""
-    codes, about = read_any_masks(path)
-    return unpack_masks(path, codes), about
+def load_masks(path: Path | str, read: Callable = read_masks) -> tuple[dict, dict]:
+    """Return ({name: bool array (out, in)}, about) of a file without its base model.
+
+    read: `read_masks` or `read_any_masks`, with their errors. Raises ValueError also for more
+    weights than a file of this size can describe.
+    """
+    codes, about = read(path)
+    try:
+        for name, (code, shape) in codes.items():
+            check_code(name, code, shape)
+        shapes = {name: shape for name, (_, shape) in codes.items()}
+        size = Path(path).stat().st_size
+        if (weights := sum(map(math.prod, shapes.values()))) > PER_BYTE * size + ALWAYS:
+            raise ValueError(f"it describes {weights:,} weights in {size:,} bytes; load it with "
+                             "its base model")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a mask file of this project: {error}") from None
+    return unpack_masks(path, codes, shapes), about
+
+
+def load_any_masks(path: Path | str) -> tuple[dict, dict]:
+    """Return what `load_masks` returns, of a file of any format."""
+    return load_masks(path, read_any_masks)
 
 
 def check_arrays(arrays: dict, tensors: dict, kind: str, what: str) -> None:

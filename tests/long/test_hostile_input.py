@@ -672,8 +672,8 @@ TEACHERS = {
         teacher, lambda w: archive(w, **dict.fromkeys(
             (f"bert__encoder__layer__{n}__output__dense__weight" for n in (0, 1)),
             torch.zeros(8, 12))),
-        "teacher '…teacher.zip': the tensors of pytorch_model.bin share values, expected weights "
-        "of their own"),
+        "teacher '…teacher.zip': bert.encoder.layer.1.output.dense.weight repeats values that the "
+        "file has once, expected its weights"),
     "an archive that is a pipe": (
         teacher, piped("teacher.zip"),
         "teacher '…teacher.zip': it is a pipe or a device, expected a file"),
@@ -1136,6 +1136,13 @@ COMMANDS = {
     "a repeat of a folder": (
         main, command("repeat", "HERE/results/x.json", make=folder_named("x.json")),
         "repeat: …/x.json is not a result record: …Is a directory…"),
+    "a repeat in a home that does not exist": (
+        main, command("repeat", "~nosuchuser/x"), "repeat: ~nosuchuser/x: no such file; …"),
+    "their masks in no home": (
+        main, command("authors", "~nosuchuser/x"), "authors: ~nosuchuser/x: no such file"),
+    "their masks as a pipe": (
+        theirs, piped("m.npy"), "…m.npy is not a mask file of the authors for this model: it is a "
+        "pipe or a device, expected a file"),
     "their masks as a folder": (
         main, command("authors", "HERE"), "authors: …: no such file"),
 }

@@ -26,10 +26,11 @@ from smp.runs.record import check_record, record_json
 from smp.runs.settings import choose_settings
 from smp.task.answerer import load_answerer, load_format, load_saved
 from smp.task.export import export_run, without_dead_units
-from smp.task.mask_file import MASK_FILE, load_masks, save_masks
+from smp.task.mask_file import MASK_FILE, save_masks
 from smp.task.measure import export_markdown, window_batches
 from smp.task.openvino_model import quiet
 from smp.task.saved_run import entropy_bytes
+from smp.task.validate import load_masks
 
 
 def bound(mask):
