@@ -314,7 +314,6 @@ import sys
 from smp.task.adapters import PrunedModel
 from smp.task.answerer import load_any_task
 from smp.task.apply import load_task
-from smp.task.mask_file import load_masks
 from smp.task.validate import load_any_masks, load_masks
 
 base, *paths = sys.argv[1:]
