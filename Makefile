@@ -4,20 +4,26 @@ PYTHON := .venv/bin/python
 READY := .venv/installed
 PIP := -m pip install --quiet --disable-pip-version-check
 PYTEST := -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
-# PY=python3.12 selects the Python of .venv.
+# PY=python3.12 selects the Python of .venv. Recipes read it as a variable of the shell, which runs no part
+# of it, and $(value) keeps make from expanding it.
 NEW_ENOUGH := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
-PY ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+ifeq ($(origin PY),undefined)
+PY := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo $$p; break; }; done)
+else
+override PY := $(value PY)
+endif
+export PY
 
 UNKNOWN := $(foreach name,$(filter-out PY,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
 ifneq ($(strip $(UNKNOWN)),)
 COMMAND := $(if $(filter bench,$(MAKECMDGOALS)),python -m benchmarks,smp $(or $(filter sweep,$(MAKECMDGOALS)),run))
-$(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): use .venv/bin/$(COMMAND) \
-  $(foreach name,$(UNKNOWN),--$(shell echo $(name) | tr A-Z_ a-z-) $(value $(name))) instead)
+$(error unknown variable $(foreach name,$(UNKNOWN),$(name)=$(value $(name))): settings are options of \
+  .venv/bin/$(COMMAND), see .venv/bin/$(COMMAND) --help)
 endif
 
-.PHONY: help run bench test test-newest test-colab test-browser test-openvino test-recovery fuzz mutants \
-  notebooks check table pages lab lock clean
+.PHONY: help run bench test test-newest test-colab test-browser test-openvino test-recovery test-inputs \
+  fuzz fuzz-guided mutants audit notebooks check table pages lab lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -36,7 +42,7 @@ test: check  ## check, then run the tests
 	@exec env OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST)
 
 test-newest:  ## run the tests in .venv-newest, with the newest versions that pyproject.toml allows
-	@"$(PY)" -m venv --clear .venv-newest
+	@"$$PY" -m venv --clear .venv-newest
 	@.venv-newest/bin/python $(PIP) --editable ".[dev,embedded,notebooks,onnx,openvino]"
 	@exec env OMP_NUM_THREADS=1 .venv-newest/bin/python $(PYTEST)
 
@@ -53,8 +59,21 @@ test-openvino: $(READY)  ## install openvino and nncf, and test the formats of a
 test-recovery: $(READY)  ## kill a small training 100 times and check that its result is unchanged
 	@exec $(PYTHON) tools/recovery.py
 
+test-inputs: $(READY)  ## measure each bad input: one line, 1 s of CPU time, 100 MB, nothing written
+	@exec env OMP_NUM_THREADS=1 $(PYTHON) -W ignore tools/bad_inputs.py
+
 fuzz: $(READY)  ## damage input files for four minutes and check that errors are one line
 	@exec $(PYTHON) -W ignore tools/fuzz.py --minutes 4
+
+fuzz-guided: $(READY) .venv-fuzz/installed  ## two CPU hours for each reader, with inputs that reach new code
+	@for reader in $$($(PYTHON) tools/fuzz.py --list); do .venv-fuzz/bin/python -W ignore \
+	  tools/fuzz_guided.py $$reader --minutes 120 --corpus .venv-fuzz/corpus || exit 1; done
+
+audit: $(READY) .venv-audit/installed  ## look up known vulnerabilities of the versions in requirements.lock
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	  --requirement requirements.lock --requirement requirements.txt 2> .venv-audit/log \
+	  || { tail -n 1 .venv-audit/log >&2; echo "audit: not clean: a version is vulnerable, or pypi.org" \
+	  "did not answer for it (see above)" >&2; exit 1; }
 
 mutants: $(READY) .venv-mutants/installed  ## change the code on purpose and list what no test notices
 	@exec env OMP_NUM_THREADS=1 .venv-mutants/bin/python tools/mutants.py
@@ -83,7 +102,7 @@ lock: $(READY)  ## compute requirements.lock from requirements.txt
 	  --excludes .venv/excludes --custom-compile-command "make lock" requirements.txt -o requirements.lock
 
 clean:  ## remove the environments, caches and copies of failed notebooks, but no results
-	@rm -rf .venv .venv-newest .venv-colab .venv-mutants mutants .pytest_cache .ruff_cache .mypy_cache \
+	@rm -rf .venv .venv-newest .venv-colab .venv-mutants .venv-fuzz .venv-audit mutants .pytest_cache .ruff_cache .mypy_cache \
 	  .import_linter_cache .hypothesis build dist
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune \
 	  -exec rm -rf {} +
@@ -91,12 +110,12 @@ clean:  ## remove the environments, caches and copies of failed notebooks, but n
 
 # The file is written last, so an interrupted installation starts again.
 $(READY): requirements.lock
-	@"$(PY)" -c '$(NEW_ENOUGH)' 2>/dev/null \
-	  || { echo "$(or $(PY),python3) is not a Python 3.11 or newer with its venv module: install one" \
+	@"$$PY" -c '$(NEW_ENOUGH)' 2>/dev/null \
+	  || { echo "$${PY:-python3} is not a Python 3.11 or newer with its venv module: install one" \
 	  "(Debian, Ubuntu: apt install python3-venv) or name one with make PY=/path/to/python" >&2; \
 	  exit 1; }
-	@echo "Creating .venv with $(PY) and installing requirements.lock and torch: 3 to 10 minutes, once."
-	@"$(PY)" -m venv .venv
+	@echo "Creating .venv with $$PY and installing requirements.lock and torch: 3 to 10 minutes, once."
+	@"$$PY" -m venv .venv
 	@$(PYTHON) $(PIP) --require-hashes --no-deps --requirement requirements.lock
 	@$(PYTHON) $(PIP) $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 	@$(PYTHON) $(PIP) --no-deps --no-build-isolation --editable .
@@ -104,17 +123,18 @@ $(READY): requirements.lock
 
 .venv-colab/installed: tools/colab.txt
 	@echo "Making .venv-colab and installing tools/colab.txt: 3 to 10 minutes and 5 GB, once."
-	@for p in "$(PY)" python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python; do \
+	@for p in "$$PY" python3.13 "$$HOME"/.pyenv/versions/3.13.*/bin/python; do \
 	  "$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null \
 	    && exec "$$p" -m venv --clear .venv-colab; done; \
 	  echo "Colab has Python 3.13: install it, or name one with make PY=/path/to/python3.13" >&2; exit 1
 	@.venv-colab/bin/python $(PIP) --requirement tools/colab.txt
 	@touch $@
 
-# Its packages are mutmut's and those of .venv. The copy of smp in mutants/ is imported.
-.venv-mutants/installed: tools/mutants.txt $(READY)
-	@$(PYTHON) -m venv --clear .venv-mutants
-	@$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-mutants/bin/python \
+# The packages are those of tools/….txt and of .venv. tools/mutants.py imports the copy of smp in mutants/.
+OWN := .venv-mutants/installed .venv-fuzz/installed .venv-audit/installed
+$(OWN): .venv-%/installed: tools/%.txt $(READY)
+	@$(PYTHON) -m venv --clear .venv-$*
+	@$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.venv-$*/bin/python \
 	  -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/of_venv.pth"
-	@.venv-mutants/bin/python $(PIP) --requirement tools/mutants.txt
+	@.venv-$*/bin/python $(PIP) --requirement tools/$*.txt
 	@touch $@

@@ -1,5 +1,6 @@
 """`smp authors`: evaluate the masks that the authors of SMP released."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from smp.task.authors import load_authors_student
 
 def authors(options: Any) -> int:
     """Print EM and F1 of a mask file of the authors and of the paper; return the exit code."""
-    path = Path(options.masks).expanduser()
+    path = Path(os.path.expanduser(options.masks))
     if not path.is_file():  # before the base model is downloaded
         raise ValueError(f"{path}: no such file")
     base, data = read_path("model", options.model), read_path("data", options.data)

@@ -9,6 +9,7 @@ from smp.runs.profiles import DEFAULT_PROFILE
 from smp.runs.settings import STAGES, choose_settings
 
 EMBEDDED = ("synthetic", "all-MiniLM-L6-v2")
+HUB_NAME = r"[\w.-]{1,96}(/[\w.-]{1,96})?"
 PARAMETERS = (  # of the notebooks' parameters cell; every other setting is in its SET
     "profile model data n_train n_valid n_eval epochs method distill density seed"
 ).split()
@@ -20,6 +21,8 @@ def read_path(name: str, text: str) -> str:
     A Hub name stays unchanged. Raises ValueError with one line for a path that does not exist or a
     folder that is not writable.
     """
+    if not text:
+        raise ValueError(f"--{name} is empty: expected a path or a name")
     path = os.path.abspath(os.path.expanduser(text))
     if name in ("results", "checkpoints"):
         there = path  # or the folder in which it will be created
@@ -33,7 +36,7 @@ def read_path(name: str, text: str) -> str:
     if text not in EMBEDDED and os.path.exists(path):
         return path
     # A Hub name is "name" or "owner/name"; any other text is a path.
-    if re.match(r"[./~]", text) or text.count("/") > 1 or re.search(r"\.(json|gz|xz|zip)$", text):
+    if re.search(r"^\.|\.(json|gz|xz|zip)$", text) or not re.fullmatch(HUB_NAME, text, re.ASCII):
         raise ValueError(f"--{name} {text}: no such file or folder")
     return text
 

@@ -1,5 +1,6 @@
 """`smp repeat`: train the run of a record again with the current code and compare both."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def recorded_settings(path: Path, **places: str | None) -> tuple[dict, Settings]
 
 def repeat(options: Any) -> int:
     """Run the settings of a record again, print both results, and return the exit code."""
-    path, files = Path(options.record).expanduser(), read_files(options.files)
+    path, files = Path(os.path.expanduser(options.record)), read_files(options.files)
     before, settings = recorded_settings(path, model=options.model, data=options.data)
     results = Path(files.get("results", results_folder()))
     teacher = files.get("teacher")

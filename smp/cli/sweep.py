@@ -69,8 +69,8 @@ def sweep(options: Any, parts: Parts = DEFAULT_PARTS) -> int:
     results = Path(files.get("results", results_folder()))
     runs = plan_sweep(settings.pop("profile"), options.methods, options.densities, options.seeds,
                       **settings)
-    grid = Grid(runs, results, files.get("teacher"), files.get("checkpoints"), parts)
     done = {record["name"]: record for record in read_records(results)}
+    grid = Grid(runs, results, files.get("teacher"), files.get("checkpoints"), parts)
     first = is_first_process()  # only this process prints, under accelerate's launcher
 
     def show(line: str) -> None:

@@ -98,7 +98,7 @@ def squad_articles(document: Any, source: Path | str) -> list[list[dict]]:
             for at_question, qa in squad_items(paragraph, "qas", at_paragraph, ", question"):
                 row = {"id": squad_field(qa, "id", str, at_question), "title": title,
                        "context": context}
-                at_question += f" (id {row['id']!r})"
+                at_question += f" (id {row['id'][:60]!r})"
                 if qa.get("is_impossible"):
                     raise ValueError(f"{at_question} is marked impossible, which is SQuAD v2; use "
                                      "v1.1, or remove such questions")
@@ -127,7 +127,7 @@ def check_squad_rows(rows: list[dict], source: Path | str) -> list[dict]:
     """Return the rows; raise ValueError unless ids differ and every answer is where it starts."""
     seen = set()
     for row in rows:
-        where = f"{source}: question {row['id']!r}"
+        where = f"{source}: question {str(row['id'])[:60]!r}"
         answers = row["answers"] if isinstance(row["answers"], dict) else {}
         texts, starts = answers.get("text"), answers.get("answer_start")
         strings = [row["id"], row["title"], row["context"], row["question"]]
@@ -142,7 +142,7 @@ def check_squad_rows(rows: list[dict], source: Path | str) -> list[dict]:
                              "one or more pairs; remove unanswerable questions (SQuAD v2)")
         for text, start in zip(texts, starts):
             if not text.strip():
-                raise ValueError(f"{where} has the empty answer {text!r}; remove it")
+                raise ValueError(f"{where} has the empty answer {text[:60]!r}; remove it")
             found = row["context"][max(start, 0) : max(start, 0) + len(text)]
             if start < 0 or found != text:
                 raise ValueError(f"{where}: expected the answer {text[:60]!r} at answer_start "

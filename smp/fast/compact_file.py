@@ -85,8 +85,11 @@ def load_csr(model: torch.nn.Module, path: Path) -> set[str]:
         weight = model.get_parameter(name)
         if len(rows) != len(weight) + 1:
             raise ValueError(f"{name} has {len(rows) - 1} rows, expected {len(weight)}")
+        counts = rows.long().diff()  # checked, because repeat_interleave would fill the memory
+        if (counts < 0).any() or counts.sum() != len(values):
+            raise ValueError(f"the rows of {name} do not have {len(values)} values")
         weight.zero_()
-        number = torch.arange(len(rows) - 1).repeat_interleave(rows.diff().long())
+        number = torch.arange(len(rows) - 1).repeat_interleave(counts)
         weight[number, columns.long()] = values
     return names
 

@@ -53,8 +53,8 @@ def is_archive(name: str) -> bool:
         kind = json.loads((path / "config.json").read_bytes())["model_type"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         kind = None
-    vocabularies = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
-    incomplete = kind == "bert" and not any((path / file).is_file() for file in vocabularies)
+    has_words = any(path.glob("tokenizer*.json")) or (path / "vocab.txt").is_file()
+    incomplete = kind == "bert" and not (has_words and any(path.glob("*.safetensors")))
     unknown = not isinstance(kind, str) or kind not in CONFIG_MAPPING
     return (unknown or incomplete) and any(n.endswith(STATE_DICT) for n in file_names(path))
 
@@ -84,15 +84,12 @@ def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
     except Exception:  # the parsers of torch raise many types
         raise ValueError(f"{STATE_DICT} is damaged, or contains objects other than tensors"
                          ) from None
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        for name, tensor in tensors.items()
-    ):
+    named = isinstance(tensors, dict) and all(
+        isinstance(name, str) and isinstance(each, torch.Tensor) for name, each in tensors.items())
+    if not named:
         raise ValueError(f"{STATE_DICT} is not a state dict, expected tensors by name")
-    return {
-        name: tensor for name, tensor in tensors.items()
-        if not name.endswith(("mask_scores", "position_ids")) and ".pooler." not in name
-    }
+    return {name: tensor for name, tensor in tensors.items()
+            if not name.endswith(("mask_scores", "position_ids")) and ".pooler." not in name}
 
 
 def plain_config(fields: dict, n_tensors: int) -> BertConfig:
@@ -114,6 +111,7 @@ def check_tensors(tensors: dict, expected: Mapping[str, torch.Tensor], source: s
         raise ValueError(
             f"{STATE_DICT} has no {missing[0]} ({len(missing)} of {len(expected)} tensors are "
             "missing), expected a complete BERT fine-tuned for question answering")
+    seen: set[int] = set()
     for name, tensor in tensors.items():
         if name not in expected:
             raise ValueError(f"{STATE_DICT} contains {name}, which a stock BERT does not have")
@@ -124,8 +122,10 @@ def check_tensors(tensors: dict, expected: Mapping[str, torch.Tensor], source: s
         if not floats or tensor.device.type != "cpu":
             raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout} on {tensor.device}, "
                              "expected dense floats on the CPU")
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        storage = tensor.untyped_storage()
+        if tensor.nbytes > storage.nbytes() or storage.data_ptr() in seen:
             raise ValueError(f"{name} repeats values that the file has once, expected its weights")
+        seen.add(storage.data_ptr())
         if not tensor.isfinite().all():
             raise ValueError(f"{name} contains NaN or infinity, expected finite weights")
 
@@ -160,8 +160,7 @@ def load_archive(name: str, student_config: PretrainedConfig) -> tuple[nn.Module
             with torch.device("meta"):  # shapes without memory
                 expected = BertForQuestionAnswering(config).state_dict()
         except Exception as error:  # transformers raises many types for bad fields
-            reason = first_line(error)
-            raise ValueError(f"{source} does not fit a stock BERT ({reason})") from None
+            raise ValueError(f"{source} does not fit a stock BERT ({first_line(error)})") from None
         check_tensors(tensors, expected, source)
         vocabulary = read_vocabulary(files["vocab.txt"], config) if "vocab.txt" in files else None
     except FileNotFoundError:

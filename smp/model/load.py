@@ -8,7 +8,6 @@ import importlib.util
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -62,10 +61,6 @@ def load_pretrained(auto_class: Any, name: str, **options: Any) -> Any:
         raise FileNotFoundError(
             f"model {name!r} is neither a complete local folder nor reachable on the Hub "
             f"(offline? use a folder, or {EMBEDDED_ENCODER!r}): {first_line(error)}") from None
-    except UnpicklingError:  # torch's own message explains how to run the code in the file
-        raise ValueError(
-            f"model {name!r}: pytorch_model.bin is damaged, or contains objects other than "
-            "tensors, which may be code; if you trust it, convert it to safetensors") from None
     except Exception as error:  # the parsers of transformers raise many types
         raise ValueError(f"model {name!r} cannot be loaded ({first_line(error)}); expected an "
                          "encoder such as BERT or RoBERTa with complete files") from None
@@ -99,14 +94,13 @@ def load_model(auto_class: Any, name: str) -> tuple[nn.Module, list[str]]:
     config = load_pretrained(transformers.AutoConfig, name, num_labels=2)  # start and end logit
     config._attn_implementation = None  # it might name code from the Hub
     folder = Path(find_model(name))
-    saved = [path for end in ("safetensors", "bin") for path in folder.glob(f"*.{end}")]
     try:
-        check_weights(config, saved, auto_class.from_config)
+        check_weights(config, [*folder.glob("*.safetensors")], auto_class.from_config)
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}") from None
     model, info = load_pretrained(
         auto_class, name, config=config, dtype=torch.float32, output_loading_info=True,
-        ignore_mismatched_sizes=True,
+        ignore_mismatched_sizes=True, use_safetensors=True,  # a pickle may contain code
     )
     missing = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     for key in sorted(missing):

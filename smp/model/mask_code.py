@@ -22,12 +22,6 @@ def gaps_to_bytes(positions: np.ndarray) -> np.ndarray:
     return symbols
 
 
-def bytes_to_positions(symbols: np.ndarray) -> np.ndarray:
-    """Return int64: the positions that `gaps_to_bytes` encoded."""
-    last = symbols != 255  # the last byte of a gap
-    return np.cumsum(symbols, dtype=np.int64)[last] + np.arange(np.count_nonzero(last))
-
-
 def encode_mask(mask: np.ndarray) -> np.ndarray:
     """Return the code, uint8 (m,), of a mask, bool (out, in)."""
     flat = np.ascontiguousarray(mask, dtype=bool).ravel()
@@ -53,7 +47,7 @@ def decode_mask(code: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     size = shape[0] * shape[1]
     unpacker = zlib.decompressobj()
     try:
-        unpacked = unpacker.decompress(code.tobytes(), 2 + size + size // 255)  # never longer
+        unpacked = unpacker.decompress(code.tobytes(), 2 + size // 2 + size // 255)  # never longer
     except zlib.error as error:
         raise ValueError(f"the code of a mask is damaged ({error})") from None
     symbols = np.frombuffer(unpacked, np.uint8)
@@ -65,9 +59,11 @@ def decode_mask(code: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         if len(symbols) != (size + 7) // 8:
             raise wrong
         return np.unpackbits(symbols, count=size).view(bool).reshape(shape)
-    positions = bytes_to_positions(symbols)
-    if len(positions) and positions[-1] >= size or symbols[-1:].tobytes() == b"\xff":
-        raise wrong
-    mask = np.full(size, form == GAPS_OF_REMOVED)
-    mask[positions] = form == GAPS_OF_KEPT
+    mask, at = np.full(size, form == GAPS_OF_REMOVED), -1
+    for part in np.array_split(symbols, len(symbols) // 2**18 + 1):  # for less memory
+        ends = at + np.cumsum(part + (part != 255), dtype=np.int64)
+        at = ends.max(initial=at)
+        if at >= size or symbols[-1:].tobytes() == b"\xff":
+            raise wrong
+        mask[ends[part != 255]] = form == GAPS_OF_KEPT
     return mask.reshape(shape)

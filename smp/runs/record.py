@@ -86,13 +86,13 @@ def check_record(record: dict) -> dict:
     need("schema", lambda v: v == SCHEMA, f"{SCHEMA}")
     need("name label method model data profile device precision head",
          lambda v: isinstance(v, str) and v, "text")
-    need("variant", lambda v: v is None or isinstance(v, str) and v, "null or a name")
+    need("variant", lambda v: v is None or is_name(v) and v, f"null or {NAME}")
     need("density remaining_of_model em f1", lambda v: is_number(v, 0, 1), "a fraction in [0, 1]")
     need("seed params_total params_masked params_kept n_train n_eval epochs steps seconds",
          is_number, "a number from 0 to 1e18")
     need("bytes_mask_file bytes_model ms_per_question threads",
          lambda v: v is None or is_number(v), "null or a number from 0 to 1e18")
-    need("label model model_sha data data_sha profile device precision head", is_name, NAME)
+    need("label method model model_sha data data_sha profile device precision head", is_name, NAME)
     need("versions settings history", lambda v: isinstance(v, dict), "a dict")
     if not isinstance(record["layers"], list) or not all(map(is_layer, record["layers"])):
         raise ValueError("layers is expected to be a list of {layer, matrix, kept, total}")

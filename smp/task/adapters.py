@@ -26,7 +26,7 @@ from smp.model.student import LabelWordHead, load_student, stock_model
 from smp.task.answerer import find_mask_file
 from smp.task.heads import empty_host, set_part, task_of, task_parts
 from smp.task.mask_folder import save_mask_folder
-from smp.task.validate import check_task, load_any_masks
+from smp.task.validate import check_task, read_any_masks
 from smp.text import first_line
 
 QUESTIONS = "question-answering"
@@ -62,7 +62,7 @@ class PrunedModel:
         `find_mask_file`. Raises ValueError or FileNotFoundError with one line if they do not fit.
         """
         if isinstance(base, str):
-            about = load_any_masks(find_mask_file(path))[1]
+            about = read_any_masks(find_mask_file(path))[1]
             model, tokenizer, head = load_student(base, head=about.get("head", "auto"))
         else:
             model, base = base.float(), base.config._name_or_path
@@ -80,7 +80,7 @@ class PrunedModel:
         Raises as `from_pretrained`.
         """
         path = find_mask_file(path)
-        masks, about = task = load_any_masks(path)
+        _, about = task = read_any_masks(path)
         kind, host = about.get("head", "auto"), self.stock
         if about.get("task", QUESTIONS) != QUESTIONS:
             try:
@@ -96,7 +96,7 @@ class PrunedModel:
             parts = copy.deepcopy(self.heads[kind])
         head = parts.state_dict() if kind == "trained" else {}
         setup = self.setup | {"head": model_fingerprint(parts, with_head=True)}
-        check_task(path, task, self.model, self.base, self.sha, setup, head)
+        masks = check_task(path, task, self.model, self.base, self.sha, setup, head)
         for tensor_name, array in about.get("head_weights", {}).items():
             head[tensor_name].copy_(torch.from_numpy(array))
         packed = {matrix: np.packbits(mask) for matrix, mask in masks.items()}

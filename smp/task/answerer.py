@@ -21,7 +21,7 @@ from smp.task.apply import apply_task
 from smp.task.formats import ABOUT, onnx_model, read_about
 from smp.task.mask_file import MASK_FILE
 from smp.task.openvino_model import openvino_model
-from smp.task.validate import check_task, load_any_masks
+from smp.task.validate import check_task, read_any_masks
 from smp.text import first_line
 
 
@@ -50,14 +50,14 @@ def load_any_task(base: str, name: Path | str,
                   max_length: int | None = None) -> tuple[nn.Module, Any, dict]:
     """Return (model, tokenizer, about) of a base model and a mask file of any format.
 
-    base: folder or Hub name; name: as in `find_mask_file`; about: as in `load_any_masks`. Raises
+    base: folder or Hub name; name: as in `find_mask_file`; about: as in `read_any_masks`. Raises
     ValueError or FileNotFoundError with one line if one is missing or they do not fit.
     """
     path = find_mask_file(name)
-    masks, about = task = load_any_masks(path)
+    _, about = task = read_any_masks(path)
     model, tokenizer, kind = load_student(base, None, max_length, about.get("head", "auto"))
     head = head_parts(model).state_dict() if kind == "trained" else {}
-    check_task(path, task, model, base, model_fingerprint(model), model.setup, head)
+    masks = check_task(path, task, model, base, model_fingerprint(model), model.setup, head)
     apply_task(model, masks, about)
     return model.eval(), tokenizer, about
 

@@ -16,7 +16,7 @@ from torch import nn
 from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.model.save import head_parts, model_fingerprint
 from smp.model.student import load_student
-from smp.task.mask_file import load_masks
+from smp.task.mask_file import read_masks, unpack_masks
 from smp.text import short_name
 
 
@@ -64,6 +64,11 @@ def check_base(path: Path | str, about: dict, base: str, sha: str, setup: dict) 
                 f"{base!r} has {name} {here!r}; use the base model that the masks were trained on")
 
 
+def matrix_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Return {name: [out, in]} of the encoder's matrices."""
+    return {name: list(linear.weight.shape) for name, *_, linear in encoder_linears(model)}
+
+
 @torch.no_grad()
 def apply_task(model: nn.Module, masks: dict[str, np.ndarray], about: dict) -> None:
     """Apply masks and trained tensors, as `load_masks` returns them, to their base model."""
@@ -82,8 +87,8 @@ def load_task(base: str, path: Path | str,
     missing or damaged, or if the masks belong to another base model. `load_any_task` also finds
     files on the Hub, reads older formats and validates files from elsewhere.
     """
-    masks, about = load_masks(path)
+    codes, about = read_masks(path)
     model, tokenizer, _ = load_student(base, None, max_length, about.get("head", "auto"))
     check_base(path, about, base, model_fingerprint(model), model.setup)
-    apply_task(model, masks, about)
+    apply_task(model, unpack_masks(path, codes, matrix_shapes(model)), about)
     return model.eval(), tokenizer, about

@@ -15,9 +15,9 @@ import numpy as np
 from torch import nn
 
 from smp.data.zip_files import open_zip
-from smp.files import replaced_file
-from smp.model.encoder import encoder_linears
+from smp.files import check_regular, replaced_file
 from smp.model.student import load_student
+from smp.task.apply import matrix_shapes
 from smp.task.validate import apply_masks
 
 BYTES_FOR_BERT_BASE = 12 * 12 * 768**2 // 8  # 12 layers of 4 + 4 + 4 times 768 x 768 weights
@@ -47,6 +47,7 @@ def save_authors_masks(masks: dict[str, np.ndarray], path: Path | str) -> int:
 def open_npy(path: Path) -> Iterator[IO[bytes]]:
     """Open a .npy file, or the only .npy file in a .zip, for reading."""
     if path.suffix.lower() != ".zip":
+        check_regular(path)
         with open(path, "rb") as file:
             yield file
         return
@@ -86,7 +87,7 @@ def load_authors_masks(path: Path | str, model: nn.Module) -> dict[str, np.ndarr
     or does not have exactly one bit for each weight of the model.
     """
     path = Path(os.path.expanduser(path))
-    shapes = {name: tuple(linear.weight.shape) for name, *_, linear in encoder_linears(model)}
+    shapes = matrix_shapes(model)
     order = in_authors_order(shapes)
     ends = np.cumsum([int(np.prod(shapes[name])) for name in order])
     total = int(ends[-1])

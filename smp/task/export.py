@@ -25,9 +25,10 @@ from smp.model.load import readable_tokens
 from smp.model.predict import MODEL_INPUTS
 from smp.model.student import stock_model
 from smp.task.answerer import load_any_task, load_format, load_saved
+from smp.task.apply import matrix_shapes
 from smp.task.cards import format_card, model_card
 from smp.task.formats import ABOUT, FORMATS, why_not, write_csr, write_dense, write_onnx
-from smp.task.mask_file import MASK_FILE
+from smp.task.mask_file import MASK_FILE, unpack_masks
 from smp.task.measure import (
     OPENVINO_FP32,
     PLAIN,
@@ -114,18 +115,17 @@ class Loaded:
 def load_run(folder: Path, base: str | None) -> Loaded:
     """Load a run of results/models/, or a mask file with its base model."""
     record, found = read_run(folder)
-    settings = record["settings"]
-    check_settings(folder, settings)
-    is_model = (folder / "config.json").exists()
-    base = str(folder) if is_model else base or record["model"]
-    model, tokenizer = load_saved(base) if is_model else load_any_task(base, folder)[:2]
+    check_settings(folder, settings := record["settings"])
+    base = str(folder) if (folder / "config.json").exists() else base or record["model"]
+    own = base == str(folder)
+    model, tokenizer = load_saved(base) if own else load_any_task(base, folder)[:2]
     small, removed = without_dead_units(model)
-    host = stock_model(model, base)
-    if removed:
+    if (host := stock_model(model, base)) is model or removed:
         host = small if host is model else without_dead_units(host)[0]
     small.requires_grad_(False)
     reads = inspect.signature(small.forward).parameters  # DistilBERT has no token types
-    return Loaded(record, found, model, tokenizer, small, host, removed,
+    masks = found and (unpack_masks(folder / MASK_FILE, found[0], matrix_shapes(model)), found[1])
+    return Loaded(record, masks, model, tokenizer, small, host, removed,
                   (settings["max_length"], settings["stride"]),
                   [name for name in MODEL_INPUTS if name in reads
                    and name in tokenizer.model_input_names])

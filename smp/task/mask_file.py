@@ -66,12 +66,12 @@ def check_format(path: Path | str, metadata: dict, tensors: dict) -> None:
     del metadata["checksum"]
 
 
-def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
-    """Return ({name: bool array (out, in)}, about) of a file that `save_masks` wrote.
+def read_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, dict]:
+    """Return ({name: (code, [out, in])} for `unpack_masks`, about) of a file of `save_masks`.
 
     about: the values of the metadata, and "head_weights" and "vectors" if the file has them; check:
     see `check_format`. Raises FileNotFoundError, or ValueError if the file is damaged or another
-    kind. `load_any_masks` also reads older formats and validates files from elsewhere.
+    kind. `read_any_masks` also reads older formats and validates files from elsewhere.
     """
     try:
         check_regular(path)
@@ -80,8 +80,7 @@ def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, 
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         check(path, metadata, tensors)
         about = {name: json.loads(value) for name, value in metadata.items()}
-        masks = {name: decode_mask(tensors[name], shape)
-                 for name, shape in about.pop("shapes").items()}
+        codes = {name: (tensors[name], shape) for name, shape in about.pop("shapes").items()}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such mask file") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,
@@ -92,4 +91,19 @@ def load_masks(path: Path | str, check: Callable = check_format) -> tuple[dict, 
         arrays = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
                   if name.startswith(prefix)}
         about |= {kind: arrays} if arrays else {}
-    return masks, about
+    return codes, about
+
+
+def unpack_masks(path: Path | str, codes: dict, shapes: dict[str, Any]) -> dict:
+    """Return {name: bool array (out, in)} of the codes of a file; shapes: {name: [out, in]}.
+
+    Raises ValueError for other names or shapes, before a mask fills memory.
+    """
+    try:
+        for name in sorted(codes.keys() | shapes.keys()):
+            found, expected = codes.get(name, (0, "none"))[1], shapes.get(name, "none")
+            if found != expected:
+                raise ValueError(f"mask {name} has shape {found}, expected {expected}")
+        return {name: decode_mask(code, shapes[name]) for name, (code, _) in codes.items()}
+    except ValueError as error:
+        raise ValueError(f"{path} is not a mask file of this project: {error}") from None

@@ -11,20 +11,20 @@ from smp.model.load import find_model
 from smp.model.student import STUDENT_HEADS
 from smp.runs.record import read_record
 from smp.task.mask_file import MASK_FILE, TRAINED
-from smp.task.validate import load_any_masks
+from smp.task.validate import read_any_masks
 
 MASK_FIELDS = {"name", "label", "method", "base", "base_sha", "head", "settings", "data"}
 
 
 def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
-    """Return (record, result of `load_any_masks` or None without masks) of a saved run.
+    """Return (record, result of `read_any_masks` or None without masks) of a saved run.
 
     If the folder contains a mask file and no model, the record is the file's metadata. Raises
     ValueError or FileNotFoundError with one line.
     """
     path, masks = folder / "record.json", folder / MASK_FILE
     if masks.is_file() and not (folder / "config.json").exists():
-        found = load_any_masks(masks)
+        found = read_any_masks(masks)
         if missing := MASK_FIELDS - found[1].keys():
             raise ValueError(f"{masks}: its metadata have no {', '.join(sorted(missing))}")
         return found[1] | {"model": found[1]["base"], "model_sha": found[1]["base_sha"]}, found
@@ -39,7 +39,7 @@ def read_run(folder: Path) -> tuple[dict, tuple[dict, dict] | None]:
     if record["head"] not in STUDENT_HEADS:
         raise ValueError(f"{path} is not a record of a run: its head is {record['head']!r}, "
                          f"expected one of {', '.join(STUDENT_HEADS)}")
-    return record, load_any_masks(masks) if record["bytes_mask_file"] else None
+    return record, read_any_masks(masks) if record["bytes_mask_file"] else None
 
 
 def check_settings(path: Path, settings: Any) -> None:

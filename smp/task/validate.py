@@ -1,11 +1,13 @@
 """Read mask files of every format and from anywhere, and check them against a model.
 
-`load_masks` and `load_task` read the files that this version writes; the functions here also
+`read_masks` and `load_task` read the files that this version writes; the functions here also
 read the formats smp-masks-1 (packed bits, no checksum) and smp-masks-2 (no biases, no LayerNorms).
 """
 
 import json
+import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from torch import nn
 from smp.model.encoder import biases_and_norms, encoder_linears
 from smp.model.mask_code import BITS, MOST_WEIGHTS
 from smp.model.student import STUDENT_HEADS
-from smp.task.apply import apply_task, check_base
-from smp.task.mask_file import MASK_FORMAT, TRAINED, check_format, load_masks
+from smp.task.apply import apply_task, check_base, matrix_shapes
+from smp.task.mask_file import MASK_FORMAT, TRAINED, check_format, read_masks, unpack_masks
+
+PER_BYTE, ALWAYS = 512, 2**26  # weights that a byte of a file, and each file, may describe
 
 
 def check_code(name: str, code: np.ndarray, shape: Any) -> None:
@@ -69,13 +73,38 @@ def current_fields(about: dict) -> dict:
     return kept | {"label": label, "method": method, "variant": variant}
 
 
-def load_any_masks(path: Path | str) -> tuple[dict[str, np.ndarray], dict]:
-    """Return what `load_masks` returns, of a file of any format; about: see `current_fields`.
+def read_any_masks(path: Path | str) -> tuple[dict, dict]:
+    """Return what `read_masks` returns, of a file of any format; about: see `current_fields`.
 
     Raises FileNotFoundError, or ValueError with one line if the file is damaged or another kind.
     """
-    masks, about = load_masks(path, check_any_format)
-    return masks, current_fields(about)
+    codes, about = read_masks(path, check_any_format)
+    return codes, current_fields(about)
+
+
+def load_masks(path: Path | str, read: Callable = read_masks) -> tuple[dict, dict]:
+    """Return ({name: bool array (out, in)}, about) of a file without its base model.
+
+    read: `read_masks` or `read_any_masks`, with their errors. Raises ValueError also for more
+    weights than a file of this size can describe.
+    """
+    codes, about = read(path)
+    try:
+        for name, (code, shape) in codes.items():
+            check_code(name, code, shape)
+        shapes = {name: shape for name, (_, shape) in codes.items()}
+        size = Path(path).stat().st_size
+        if (weights := sum(map(math.prod, shapes.values()))) > PER_BYTE * size + ALWAYS:
+            raise ValueError(f"it describes {weights:,} weights in {size:,} bytes; load it with "
+                             "its base model")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a mask file of this project: {error}") from None
+    return unpack_masks(path, codes, shapes), about
+
+
+def load_any_masks(path: Path | str) -> tuple[dict, dict]:
+    """Return what `load_masks` returns, of a file of any format."""
+    return load_masks(path, read_any_masks)
 
 
 def check_arrays(arrays: dict, tensors: dict, kind: str, what: str) -> None:
@@ -91,25 +120,19 @@ def check_arrays(arrays: dict, tensors: dict, kind: str, what: str) -> None:
             raise ValueError(f"{what} {name} is {found}, expected {expected}")
 
 
-def check_masks(model: nn.Module, masks: dict[str, np.ndarray], what: str = "mask") -> None:
-    """Raise ValueError unless {name: mask} are bool and shaped as the encoder's matrices."""
-    weights = {name: linear.weight for name, *_, linear in encoder_linears(model)}
-    check_arrays(masks, weights, "bool", what)
-
-
 def check_task(path: Path | str, task: tuple[dict, dict], model: nn.Module, base: str, sha: str,
-               setup: dict, head: dict) -> None:
-    """Raise ValueError unless the task of a mask file, (masks, about), fits the model.
+               setup: dict, head: dict) -> dict[str, np.ndarray]:
+    """Return the masks of a mask file, (codes, about). Raises ValueError unless it fits the model.
 
     base, sha, setup: see `check_base`; head: {name: tensor} of a trained head, else empty.
     """
-    masks, about = task
+    codes, about = task
     check_base(path, about, base, sha, setup)
-    check_masks(model, masks, f"{path}: mask")
     check_arrays(about.get("head_weights", {}), head, "float32", f"{path}: head")
     if "vectors" in about:
         check_arrays(about["vectors"], biases_and_norms(model), "float32",
                      f"{path}: bias or LayerNorm")
+    return unpack_masks(path, codes, matrix_shapes(model))
 
 
 def apply_masks(model: nn.Module, masks: dict[str, np.ndarray]) -> None:
@@ -117,5 +140,6 @@ def apply_masks(model: nn.Module, masks: dict[str, np.ndarray]) -> None:
 
     Raises ValueError and changes nothing if names, shapes or types do not fit.
     """
-    check_masks(model, masks)
+    weights = {name: linear.weight for name, *_, linear in encoder_linears(model)}
+    check_arrays(masks, weights, "bool", "mask")
     apply_task(model, masks, {})

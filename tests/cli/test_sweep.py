@@ -24,7 +24,7 @@ from smp.runs import teaching
 from smp.runs.methods import METHODS
 from smp.runs.read import read_records
 from smp.runs.record import check_record, run_name
-from smp.task.mask_file import load_masks
+from smp.task.validate import load_masks
 
 
 @pytest.fixture(scope="module")

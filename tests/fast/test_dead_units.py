@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 from helpers import attach_masks, tiny_config
-from smp.fast.compact_file import load_compact, save_compact
+from smp.fast.compact_file import compact_as_csr, load_compact, save_compact
 from smp.fast.dead_units import NarrowSelfAttention, prune_dead_units
 from smp.model.encoder import encoder_linears
 from smp.model.save import count_parameters, save_model
@@ -282,6 +283,20 @@ def test_a_damaged_compact_model_raises_one_line(damage, tmp_path, tokenizer):
     with pytest.raises(ValueError, match="cannot be loaded as a compact model .*save") as caught:
         load_compact(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [2**20, -1])
+def test_rows_of_more_values_than_the_file_has_raise(rows, tmp_path, tokenizer):
+    """Each value of the file would be repeated for them."""
+    folder = save_compact(compacted(), tokenizer, tmp_path / "small")
+    names = load_file(folder / "compact.safetensors")
+    name = next(name for name in names if "query.weight" in name)
+    compact_as_csr(folder, [name])
+    csr = load_file(folder / "csr.safetensors")
+    csr[f"rows:{name}"][1:] = rows
+    save_file(csr, folder / "csr.safetensors")
+    with pytest.raises(ValueError, match="the rows of .* do not have .* values"):
+        load_compact(folder)
 
 
 def test_the_error_names_a_missing_file(tmp_path, tokenizer):

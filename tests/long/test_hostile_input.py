@@ -30,7 +30,7 @@ from transformers import (
     BertTokenizer,
 )
 
-import fuzz
+import fuzz_readers
 import smp.cli.main as command_line
 from helpers import tiny_config
 from records import make_record
@@ -83,10 +83,8 @@ class World:
         return folder
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """Return a folder of tiny models with a tokenizer of a few words."""
-    folder = tmp_path_factory.mktemp("saved")
+def save_models(folder):
+    """Write tiny models with a tokenizer of a few words; return the folder."""
     torch.manual_seed(0)
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
     for name, made, changes in (
@@ -98,6 +96,11 @@ def saved(tmp_path_factory):
         made(tiny_config(**SMALL | changes)).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("saved"))
 
 
 # Data
@@ -212,6 +215,13 @@ DATA = {
     "an answer of spaces": (
         rows_of, pages(document(context="a  b", text="  ", answer_start=1)),
         "…question 'q0' has the empty answer '  '; remove it"),
+    "an id of 20,000 letters": (
+        rows_of, pages(document(id="q" * 20_000, text="Eve")),
+        "…pages.json: question 'qqq…': expected the answer 'Eve' at answer_start 0 of its context, "
+        "found 'Ada'; correct it"),
+    "an empty answer of 20,000 spaces": (
+        rows_of, pages(document(text=" " * 20_000)),
+        "…pages.json: question 'q0' has the empty answer '  …'; remove it"),
     "an empty id twice": (
         rows_of, pages(document(id="").replace('"q1"', '""')),
         "…question '' occurs twice; give every question its own id"),
@@ -465,8 +475,8 @@ NO_WORDS = ("model '…': its tokenizer has no vocabulary; add the tokenizer.jso
             "belongs to the model")
 NOT_FINITE = ("model '…': … contains NaN or infinity; expected finite weights: use a checkpoint "
               "that was saved in fp32")
-NOT_TENSORS = ("model '…': pytorch_model.bin is damaged, or contains objects other than tensors, "
-               "which may be code; if you trust it, convert it to safetensors")
+NOT_SAFE = ("model '…' is neither a complete local folder nor reachable on the Hub (…): …no file "
+            "named model.safetensors…")
 NOT_THERE = "model '…' is neither a complete local folder nor reachable on the Hub (…): …"
 LAYERS = "model '…': config.json has … layers, expected 1 to 200"
 TOO_LARGE = ("model '…': config.json describes … weights, but their files have … bytes; use the "
@@ -548,22 +558,22 @@ MODELS = {
     "infinity in half precision": (qa, with_files(spoil(FFN, float("inf"))), NOT_FINITE),
     "half precision": (qa, with_files(spoil(FFN, 1)), Right((2, True))),
     "NaN for a student": (student, with_files(spoil(FFN, float("nan")), saved="words"), NOT_FINITE),
-    "a pickle of tensors": (qa, with_files(as_pickle(dict)), Right((2, True))),
-    "a pickle with code": (qa, with_files(as_pickle(lambda t: t | {"x": Code()})), NOT_TENSORS),
+    "a pickle of tensors": (qa, with_files(as_pickle(dict)), NOT_SAFE),
+    "a pickle with code": (qa, with_files(as_pickle(lambda t: t | {"x": Code()})), NOT_SAFE),
     "an old pickle with code": (
         qa, with_files(
             as_pickle(lambda t: t | {"x": Code()}, _use_new_zipfile_serialization=False)),
-        NOT_TENSORS),
+        NOT_SAFE),
     "a bare pickle with code": (
         qa, with_files(as_pickle(dict), holding("pytorch_model.bin", pickle.dumps(Code(), 2))),
-        NOT_TENSORS),
-    "a pickle of a list": (qa, with_files(as_pickle(lambda t: [1])), NOT_LOADED),
-    "a pickle of numbers": (qa, with_files(as_pickle(lambda t: dict.fromkeys(t, 3))), NOT_LOADED),
+        NOT_SAFE),
+    "a pickle of a list": (qa, with_files(as_pickle(lambda t: [1])), NOT_SAFE),
+    "a pickle of numbers": (qa, with_files(as_pickle(lambda t: dict.fromkeys(t, 3))), NOT_SAFE),
     "an empty pickle": (
-        qa, with_files(as_pickle(dict), holding("pytorch_model.bin", b"")), NOT_LOADED),
+        qa, with_files(as_pickle(dict), holding("pytorch_model.bin", b"")), NOT_SAFE),
     "half a pickle": (
         qa, with_files(as_pickle(dict), holding("pytorch_model.bin", lambda old: old[:4000])),
-        NOT_LOADED),
+        NOT_SAFE),
     "a model for three labels": (qa, with_files(saved="three"), Right((2, False))),
     "a model of topics": (qa, with_files(saved="topics"), Right((2, False))),
     "a model of words": (student, with_files(saved="words"), Right("label words")),
@@ -658,6 +668,12 @@ TEACHERS = {
         teacher, lambda w: archive(w, qa_outputs__weight=torch.zeros(1).expand(2, 8)),
         "teacher '…teacher.zip': qa_outputs.weight repeats values that the file has once, expected "
         "its weights"),
+    "an archive of tensors that share their values": (
+        teacher, lambda w: archive(w, **dict.fromkeys(
+            (f"bert__encoder__layer__{n}__output__dense__weight" for n in (0, 1)),
+            torch.zeros(8, 12))),
+        "teacher '…teacher.zip': bert.encoder.layer.1.output.dense.weight repeats values that the "
+        "file has once, expected its weights"),
     "an archive that is a pipe": (
         teacher, piped("teacher.zip"),
         "teacher '…teacher.zip': it is a pipe or a device, expected a file"),
@@ -703,11 +719,12 @@ def mask_file(shapes, bits=b"\xa5", dtype="U8", shape=None, **metadata):
     return lambda w: w.file("m", struct.pack("<Q", len(header)) + header + bits)
 
 
-def new_mask_file(shapes):
-    """Return a function for a valid file of 2 x 4 bits with other shapes in its header."""
+def new_mask_file(shapes, mask=None):
+    """Return a function for a file of masks, by default empty, with other shapes in its header."""
     def make(world):
-        save_masks({"w": np.eye(2, 4) > 0}, world.folder / "m")
-        header, rest = fuzz.header_of((world.folder / "m").read_bytes())
+        save_masks({name: np.zeros((2, 4), bool) if mask is None else mask for name in shapes},
+                   world.folder / "m")
+        header, rest = fuzz_readers.header_of((world.folder / "m").read_bytes())
         header["__metadata__"]["shapes"] = json.dumps(shapes)
         header = json.dumps(header, separators=(",", ":")).encode()
         data = struct.pack("<Q", len(header)) + header + rest
@@ -781,9 +798,14 @@ MASKS = {
         masks, new_mask_file({"w": [2**31, 2**31]}),
         "…m is not a mask file of this project: w has shape [2147483648, 2147483648], expected "
         "[out, in]"),
+    "four masks of 9 bytes that fill the memory": (
+        masks, new_mask_file(dict.fromkeys("wxyz", [2**14, 2**14])),
+        "…m is not a mask file of this project: it describes 1,073,741,824 weights in … bytes; "
+        "load it with its base model"),
     "a code of another shape": (
-        masks, new_mask_file({"w": [9, 9]}), "…m is not a mask file of this project: the code of a "
-        "mask is damaged, or not of shape 9 x 9"),
+        masks, new_mask_file({"w": [9, 9]}, np.eye(2, 4) > 0),
+        "…m is not a mask file of this project: the code of a mask is damaged, or not of shape 9 x "
+        "9"),
     "a mask file with another checksum": (
         masks, mask_file({"w": [2, 4]}, format="smp-masks-2", checksum="0" * 64),
         "…m is not a mask file of this project: its bytes differ from those that were written; "
@@ -1093,7 +1115,7 @@ COMMANDS = {
     "a sweep of a pickle with code": (
         main, command(*SWEEP, "--model=HERE/qa",
                       make=with_files(as_pickle(lambda t: t | {"x": Code()}))),
-        "sweep: " + NOT_TENSORS),
+        "sweep: " + NOT_SAFE),
     "a sweep of a model for short windows": (
         main, command(*SWEEP, "--model=HERE/qa", make=with_files()),
         "sweep: max_length is 160, but model '…qa' reads at most 128 tokens: lower max_length, or "
@@ -1114,6 +1136,13 @@ COMMANDS = {
     "a repeat of a folder": (
         main, command("repeat", "HERE/results/x.json", make=folder_named("x.json")),
         "repeat: …/x.json is not a result record: …Is a directory…"),
+    "a repeat in a home that does not exist": (
+        main, command("repeat", "~nosuchuser/x"), "repeat: ~nosuchuser/x: no such file; …"),
+    "their masks in no home": (
+        main, command("authors", "~nosuchuser/x"), "authors: ~nosuchuser/x: no such file"),
+    "their masks as a pipe": (
+        theirs, piped("m.npy"), "…m.npy is not a mask file of the authors for this model: it is a "
+        "pipe or a device, expected a file"),
     "their masks as a folder": (
         main, command("authors", "HERE"), "authors: …: no such file"),
 }
@@ -1151,6 +1180,7 @@ def test_each_case_has_its_result_or_line(
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             reader(world, made)
         assert matches(str(error.value), expected), str(error.value)
+        assert len(str(error.value)) < 12_000
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -19,7 +19,7 @@ from smp.model.load import load_qa_model
 from smp.model.save import model_fingerprint
 from smp.model.student import load_student
 from smp.runs.read import read_records
-from smp.task.mask_file import load_masks
+from smp.task.validate import load_masks
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(PROFILE="quick", N_TRAIN=24, N_VALID=8, N_EVAL=12, EPOCHS=1)

@@ -1,9 +1,17 @@
 """A base model and a mask file equal the trained model; tasks switch; errors are one line."""
 
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.numpy import load_file, save
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -13,6 +21,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
+from fuzz_readers import header_of
 from helpers import (
     attach_masks,
     change_json,
@@ -30,7 +39,10 @@ from smp.model.student import STUDENT_HEADS, load_student, stock_model
 from smp.task.adapters import PrunedModel
 from smp.task.answerer import load_answerer, load_any_task
 from smp.task.apply import as_arrays, describe_task, load_task
-from smp.task.mask_file import load_masks, save_masks
+from smp.task.mask_file import save_masks, with_checksum
+from smp.task.validate import load_masks
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SCORES = {"em": 0.25, "f1": 0.5}
 
@@ -279,7 +291,7 @@ def lose_a_matrix(path):
     (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", expected label"),
     (lambda p: changed(p, base_setup=["x"]), "its base_setup is \"['x']\", expected a dict"),
     (lambda p: changed(p, head=None, head_weights=None), "head qa_outputs.bias is missing"),
-    (lose_a_matrix, "mask encoder.layer.0.attention.self.query is missing, expected bool of shape"),
+    (lose_a_matrix, "mask encoder.layer.0.attention.self.query has shape none, expected"),
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
     (lambda p: p.unlink(), "no such mask file"),
 ])
@@ -293,6 +305,61 @@ def test_wrong_mask_files_raise_a_one_line_error(tmp_path, tiny_qa, tokenizer, c
         with pytest.raises((ValueError, FileNotFoundError)) as error:
             load(base, tmp_path / "m")
         assert said in str(error.value) and "\n" not in str(error.value)
+
+
+LOAD_IN_LITTLE_MEMORY = """
+import resource
+import sys
+
+from smp.task.adapters import PrunedModel
+from smp.task.answerer import load_any_task
+from smp.task.apply import load_task
+from smp.task.validate import load_any_masks, load_masks
+
+base, *paths = sys.argv[1:]
+load_any_task(base, paths.pop())  # imports what transformers imports late
+for path in paths:
+    for load in (load_masks, load_any_masks, *(
+            lambda path, each=each: each(base, path)
+            for each in (load_task, load_any_task, PrunedModel.from_pretrained))):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            load(path)
+            print("loaded", end="")
+        except ValueError as error:
+            print(error, end="")
+        print("", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def bomb(path, shape, code):
+    """Write a mask file again whose masks have this shape and code, with a right checksum."""
+    changed(path)
+    header, rest = header_of(path.read_bytes())
+    about = header["__metadata__"]
+    names = json.loads(about["shapes"])
+    tensors = load_file(path) | dict.fromkeys(names, np.frombuffer(code, np.uint8))
+    about["shapes"] = json.dumps(dict.fromkeys(names, shape))
+    path.write_bytes(with_checksum(save(tensors, about)))
+
+
+def test_a_small_mask_file_takes_little_memory(base, tmp_path):
+    """Empty masks of any size need 9 bytes, masks of all weights a thousandth of their size."""
+    whole, few, all_kept = tmp_path / "m", tmp_path / "few", tmp_path / "all"
+    for path in (whole, few, all_kept):
+        learn(base, path, "label words")
+    bomb(few, [2**14, 2**14], zlib.compress(b"\1"))
+    bomb(all_kept, [2**11, 2**11], zlib.compress(b"\1" + b"\0" * 2**22, 9))
+    run = subprocess.run(
+        [sys.executable, "-c", LOAD_IN_LITTLE_MEMORY, base, few, all_kept, whole],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert run.stderr == ""
+    lines = [line.rsplit(" ", 1) for line in run.stdout.splitlines()]
+    assert len(lines) == 10 and max(int(mb) for _, mb in lines) <= 100, run.stdout
+    for line, _ in lines[2:5]:  # with the base model
+        assert "has shape [16384, 16384], expected [32, 32]" in line
+    for line, _ in lines:
+        assert "is not a mask file of this project: " in line
 
 
 @pytest.mark.parametrize("change, said", [

@@ -27,10 +27,10 @@ def body_of(card):
     return yaml.safe_load(block), body
 
 
-def check(card):
+def check(card, *more):
     metadata, body = body_of(card)
     assert set(metadata) <= {"base_model", "datasets", "model_name", "pipeline_tag", "tags",
-                             "model-index"}
+                             "model-index", *more}
     assert metadata["tags"] == ["static-model-pruning"]
     html = mistune.create_markdown(escape=False, plugins=["url", "strikethrough", "table"])(body)
     assert set(re.findall(r"<\s*(\w+)", html)) <= SAFE
@@ -41,13 +41,19 @@ def check(card):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_have_no_effect_in_cards(text):
     record = make_record() | dict.fromkeys(
-        ("name", "label", "model", "model_sha", "data", "data_sha"), text)
+        ("name", "label", "model", "model_sha", "data", "data_sha", "train_sha", "data_note",
+         "head", "method", "variant", "profile", "device", "precision", "commit"), text)
+    record |= {"teacher": {"name": text, "em": 0.5}, "versions": {text: text}}
     about = {"format": "dense", "compact": True, "tokens": 128, "max_length": 96,
              "packages": ["torch"]}
     fields = {"name": text, "label": text, "base": text, "base_sha": text, "data": text,
               "data_sha": text, "head": text, "em": 0.5, "f1": 0.5, "n_eval": 4}
-    for card in (model_card(record), format_card(record, about), mask_card(fields, 9)):
-        metadata = check(card)
+    task = {"task": text, "license": text, "metrics": {text: 0.5}, "labels": [text]}
+    for card in (model_card(record), format_card(record, about), mask_card(fields, 9),
+                 mask_card(fields | task, 9)):
+        metadata = check(card, "license")
+        if "license" in metadata:
+            assert metadata["license"] == metadata["pipeline_tag"] == one_line(text)
         known = metadata.get("model-index", [{"name": metadata.get("model_name")}])
         assert known[0]["name"] == (one_line(text) or None)
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -24,10 +26,11 @@ from smp.runs.record import check_record, record_json
 from smp.runs.settings import choose_settings
 from smp.task.answerer import load_answerer, load_format, load_saved
 from smp.task.export import export_run, without_dead_units
-from smp.task.mask_file import MASK_FILE, load_masks, save_masks
+from smp.task.mask_file import MASK_FILE, save_masks
 from smp.task.measure import export_markdown, window_batches
 from smp.task.openvino_model import quiet
 from smp.task.saved_run import entropy_bytes
+from smp.task.validate import load_masks
 
 
 def bound(mask):
@@ -223,6 +226,36 @@ def test_missing_questions_raise_a_one_line_error(base, tmp_path, tokenizer, mon
         export_run(tmp_path / "run", data)
     assert "\n" not in str(error.value)
     assert ("set --data to the run's questions" in str(error.value)) == (data is None)
+
+
+RECORD, CONFIG, WEIGHTS = "record.json", "config.json", "model.safetensors"
+
+
+@pytest.mark.parametrize("name", [RECORD, CONFIG, WEIGHTS, "tokenizer.json", MASK_FILE])
+def test_a_damaged_run_prints_one_line_and_stays(base, tmp_path, tokenizer, capsys, name):
+    save_run(base, tmp_path / "run", tokenizer, "trained")
+    damages = [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
+               lambda path: path.write_bytes(path.read_bytes()[:50]),
+               lambda path: path.write_bytes(b"[]"), lambda path: path.write_bytes(b"[" * 100_000),
+               lambda path: path.unlink() or path.mkdir(),
+               lambda path: path.unlink() or os.mkfifo(path)]
+    if name == RECORD:
+        record = json.loads((tmp_path / "run" / RECORD).read_text())
+        settings = record["settings"]
+        changes = [{"settings": settings | {"stride": "x"}}, {"settings": []}, {"em": None}]
+        changes += [{field: "a\n---\n<b>"} for field, value in record.items()
+                    if isinstance(value, str)]
+        damages += [lambda path, change=change: path.write_text(json.dumps(record | change))
+                    for change in changes]
+    for number, damage in enumerate(damages):
+        run = tmp_path / str(number)
+        shutil.copytree(tmp_path / "run", run)
+        damage(run / name)
+        before = sorted(run.rglob("*"))
+        assert command_line.main(["export", str(run), "--format", "dense", "--questions", "1"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("export: ")
+        assert printed.err.count("\n") == 1 and sorted(run.rglob("*")) == before
 
 
 def test_entropy_bytes():

@@ -14,10 +14,11 @@ from smp.method.masks import Masks, competing_share
 from smp.method.schedule import Pruning
 from smp.model.encoder import encoder_linears
 from smp.task.adapters import PrunedModel
-from smp.task.mask_file import load_masks, save_masks
+from smp.task.mask_file import save_masks
 from smp.task.mask_folder import CONFIG_FILE
 from smp.task.mask_settings import MaskSettings
 from smp.task.trainer import SMPTrainer
+from smp.task.validate import load_masks
 
 HEADS = {"question-answering": "QuestionAnswering", "text-classification": "SequenceClassification",
          "token-classification": "TokenClassification"}

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from smp.task.cards import mask_card
-from smp.task.mask_file import load_masks, save_masks, with_checksum
-from smp.task.validate import current_fields, load_any_masks
+from smp.task.mask_file import save_masks, with_checksum
+from smp.task.validate import current_fields, load_any_masks, load_masks
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LOADERS = (load_masks, load_any_masks)

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
-    "README.md", "results/README.md", "results/reference/README.md", "experiments/README.md",
-    "benchmarks/README.md", "docs/contributing.md", "docs/notebooks.md", "docs/settings.md",
-    "docs/pipeline.md", "docs/use.md",
+    "README.md", "SECURITY.md", "results/README.md", "results/reference/README.md",
+    "experiments/README.md", "benchmarks/README.md", "docs/contributing.md", "docs/notebooks.md",
+    "docs/settings.md", "docs/pipeline.md", "docs/use.md",
 )
 
 
