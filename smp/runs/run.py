@@ -46,6 +46,8 @@ def without_filters(folder: str | Path) -> list[str]:
     """Return options of git that switch off the filters in its configuration."""
     names = git_output(folder, "config", "--includes", "--name-only", "--get-regexp", r"^filter\.")
     filters = {line.rpartition(".")[0] for line in (names or "").splitlines()}
+    if any("=" in name for name in filters):  # -c ends a name at its first =, so git is not run
+        return ["--no-such-option"]
     return [part for name in sorted(filters)
             for value in ("clean=", "smudge=", "process=", "required=false")
             for part in ("-c", f"{name}.{value}")]

@@ -710,6 +710,19 @@ def test_a_clone_whose_configuration_names_programs_runs_none(clone):
     assert not ran.exists()
 
 
+def test_a_filter_whose_name_contains_an_equals_sign_runs_no_program(clone):
+    """`git -c` ends the name of a setting at its first =, so it cannot switch the filter off."""
+    ran = clone.parent / "ran"
+    (clone / ".gitattributes").write_text("* filter=a=b\n")
+    git(clone, "add", "-A")
+    git(clone, "commit", "-q", "-m", "second")
+    git(clone, "config", "filter.a=b.clean", f"touch {ran}; cat")
+    (clone / "smp/a.py").write_text("2")
+    here = provenance(clone)
+    assert here["dirty"] is None and len(here["commit"]) == 40
+    assert not ran.exists()
+
+
 def test_commit_is_none_outside_a_clone_and_without_git(clone, tmp_path, monkeypatch):
     nothing = {"commit": None, "dirty": None}
     foreign = tmp_path / "foreign"
