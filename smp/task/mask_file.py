@@ -36,12 +36,23 @@ def with_checksum(data: bytes) -> bytes:
     return before + hashlib.sha256(before + b"0" * 64 + after).hexdigest().encode() + after
 
 
+def in_order(data: bytes) -> bytes:
+    """Return a file's bytes with sorted metadata, which safetensors writes in varying order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the tensors start at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[start:]
+
+
 def save_masks(
     masks: dict[str, np.ndarray], path: Path | str, head_weights: dict | None = None,
     vectors: dict | None = None, **about: Any,
 ) -> int:
     """Write {name: bool array (out, in)} to `path` atomically and return the file's bytes.
 
+    Equal arguments give equal bytes, also in another order or process.
     head_weights: {name: array} of a trained head; vectors: {name: array} of trained biases and
     LayerNorms; about: JSON values for the metadata (base, density, ...).
     """
@@ -50,9 +61,9 @@ def save_masks(
         tensors |= {TRAINED[kind] + name: array for name, array in (arrays or {}).items()}
     about["shapes"] = {name: list(mask.shape) for name, mask in masks.items()}
     metadata = {"format": MASK_FORMAT, "checksum": "0" * 64}
-    metadata |= {name: json.dumps(value) for name, value in about.items()}
+    metadata |= {name: json.dumps(value, sort_keys=True) for name, value in about.items()}
     with replaced_file(path) as draft:
-        draft.write_bytes(with_checksum(safetensors.numpy.save(tensors, metadata)))
+        draft.write_bytes(with_checksum(in_order(safetensors.numpy.save(tensors, metadata))))
     return Path(path).stat().st_size
 
 
