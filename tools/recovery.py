@@ -35,7 +35,6 @@ from smp.model.load import load_pretrained
 from smp.model.predict import evaluate_answers
 from smp.model.save import count_parameters, model_bytes, model_fingerprint, save_model
 from smp.model.student import load_student, stock_model
-from smp.runs.checkpoint import Checkpoints
 from smp.runs.run import begin_record, finish_record, keep_record, run_checkpoints
 from smp.runs.settings import choose_settings
 from smp.task.apply import describe_task
@@ -162,21 +161,20 @@ def with_interrupts(run, results):
     run(results)
 
 
-def damage(folder, chance):
+def damage(results, chance):
     """Truncate the newest checkpoint, if there is one, or flip one random bit of it."""
-    for path in itertools.islice(folder.glob("checkpoints/*/*.safetensors"), 10):
-        if path == Checkpoints(path.parent).paths()[0]:
-            data = bytearray(path.read_bytes())
-            place = chance.randrange(len(data))
-            data[place] ^= 1 << chance.randrange(8)
-            path.write_bytes(data if chance.random() < 0.5 else data[:place])
+    for path in sorted(results.glob("checkpoints/*/*.safetensors"))[-1:]:
+        data = bytearray(path.read_bytes())
+        place = chance.randrange(len(data))
+        data[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(data if chance.random() < 0.5 else data[:place])
 
 
 def contents(folder):
-    """Return {path: digest} of all files in a folder, without drafts that a kill left."""
+    """Return {path: digest} of all files in a folder, without drafts of tables."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.endswith(".part")}
+            if path.is_file() and not path.name.startswith(".summary")}
 
 
 class Recovery:
@@ -189,11 +187,12 @@ class Recovery:
         finish(start(lambda: (at_events(results, events.append), self.run(results),
                               (home / "events").write_text(str(len(events)))), home / "log"))
         self.events, self.wanted = int((home / "events").read_text()), contents(results)
+        self.largest = max(path.stat().st_size for path in results.rglob("*"))
         table(results)  # prepares the drawing for all children
         began = time.monotonic()
         finish(start(lambda: self.run(home / "timed"), home / "log"))
         self.lasts = time.monotonic() - began
-        self.compare("undisturbed", home / "timed"); print(self.events, self.lasts, *self.wanted)
+        self.compare("undisturbed", home / "timed")
 
     def compare(self, what, results, snapshots=True):
         """Compare the files of an ended run with those of the undisturbed run; remove them."""
@@ -247,10 +246,11 @@ class Recovery:
         for i in range(count):
             kind = ("killed in a write", "full disk", "damaged checkpoint")[i % 3]
             small = functools.partial(with_small_files, ends=kind == "killed in a write",
-                                      most=int(100 * self.largest ** self.chance.random()))
+                                      most=int(self.largest ** self.chance.uniform(0.4, 1)))
             then = functools.partial(killed_at, number=self.chance.randint(1, self.events))
             self.disturb(kind, *((then, then) if kind == "damaged checkpoint" else (small, then)),
-                         after=self.damage if kind == "damaged checkpoint" else lambda results: None,
+                         after=lambda results, kind=kind: kind == "damaged checkpoint" and damage(
+                             results, self.chance),
                          snapshots=kind != "full disk")
         return f"{count} runs killed in a write, on a full disk or with a damaged checkpoint"
 
@@ -299,6 +299,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kill", type=int, default=500, help="runs killed at file events")
     parser.add_argument("--stop", type=int, default=200, help="runs stopped by SIGTERM")
+    parser.add_argument("--harm", type=int, default=60, help="runs with a harmed disk or file")
     parser.add_argument("--together", type=int, default=100, help="times four runs of one name")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the disturbances")
     sys.exit(check_recovery(**vars(parser.parse_args())))

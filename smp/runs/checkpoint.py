@@ -70,6 +70,7 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             print(f"no checkpoint at step {step:,}: {error}; training continues", flush=True)
+        finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
         self.last = time.monotonic()
@@ -94,8 +95,9 @@ class Checkpoints:
         if self.lock:
             lock = Path(self.lock.lock_file)
             lock.with_suffix(".owner").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows keeps the file while it is open
+                lock.unlink()  # before the release: later it can be the lock of another process
             self.lock.release(force=True)
-            lock.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # other runs have files there
                 lock.parent.rmdir()
 

@@ -137,7 +137,10 @@ def own_run(path: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        process = owner.read_text() if owner.exists() else "unknown"
+        try:
+            process = owner.read_text()
+        except FileNotFoundError:  # it begins or ends now
+            process = "unknown"
         raise ValueError(f"{path.stem} is being trained by another process ({process}): wait until "
                          "it ends, or change the seed or the folder of results") from None
     replace_text_file(owner, f"{os.getpid()} on {platform.node()}")
@@ -152,6 +155,8 @@ def run_checkpoints(begun: dict, results: str | Path, folder: str | Path | None 
     """
     place = Path(results) / "checkpoints" if folder is None else Path(folder)
     lock = own_run(place / f"{begun['name']}.lock") if is_first_process() else None
+    for draft in Path(results).rglob(f".{begun['name']}.*.part") if lock else ():
+        draft.unlink()  # of a process that was killed
     about = {"model_sha": begun["model_sha"], "teacher": begun["teacher"],
              "commit": begun["commit"]}
     return Checkpoints(place / begun["name"], about, lock=lock)
@@ -163,8 +168,8 @@ def keep_record(record: dict, results: str | Path, model_folder: str | Path,
 
     The checkpoints of the run are then removed.
     """
-    path = write_record(record, results)
     replace_text_file(Path(model_folder) / "record.json", record_json(record))
+    path = write_record(record, results)  # the last file: a sweep does not run it again
     checkpoints.clear()
     print(f"record: {path.name}")
 
