@@ -18,7 +18,8 @@ path, backwards = sys.argv[1], sys.argv[2] == "backwards"
 chance = np.random.default_rng(0)
 masks = {f"layer.{i}.{part}": chance.random((48, 32)) < 0.3 for i in range(11) for part in "ab"}
 head = {"weight": np.ones((2, 32), np.float32), "bias": np.zeros(2, np.float32)}
-about = {"em": 0.5, "density": 0.3, "name": "ünï\\u2028\\x7f \\\\\\" \\n", "settings": {"b": 1, "a": [2]}}
+about = {"em": 0.5, "density": 0.3, "name": "ünï\\u2028\\x7f \\\\\\" \\n",
+         "settings": {"b": 1, "a": [2]}}
 if backwards:
     masks, head, about = (dict(reversed(part.items())) for part in (masks, head, about))
     about["settings"] = dict(reversed(about["settings"].items()))
