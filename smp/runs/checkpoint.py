@@ -70,7 +70,6 @@ class Checkpoints:
                 old.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             print(f"no checkpoint at step {step:,}: {error}; training continues", flush=True)
-        finally:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
         self.last = time.monotonic()
@@ -95,11 +94,10 @@ class Checkpoints:
         if self.lock:
             lock = Path(self.lock.lock_file)
             lock.with_suffix(".owner").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # Windows keeps the file while it is open
+            with contextlib.suppress(OSError):  # Windows keeps an open file; other runs have files
                 lock.unlink()  # before the release: later it can be the lock of another process
-            self.lock.release(force=True)
-            with contextlib.suppress(OSError):  # other runs have files there
                 lock.parent.rmdir()
+            self.lock.release(force=True)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -23,7 +23,7 @@ from smp.runs.settings import Settings
 from smp.text import file_part, is_number
 
 # A repository's own configuration can name programs for git to run; these are not needed.
-GIT_SETTINGS = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat")
+GIT_OPTIONS = "-c core.fsmonitor=false -c core.hooksPath=/dev/null -c core.pager=cat".split()
 
 
 def git_output(folder: str | Path, *arguments: str) -> str | None:
@@ -31,10 +31,7 @@ def git_output(folder: str | Path, *arguments: str) -> str | None:
     # Inside a git hook these variables point at the repository of the hook, not of the folder.
     hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     environment = {key: value for key, value in os.environ.items() if key not in hook}
-    command = ["git", "--no-optional-locks", "-C", str(folder)]
-    for setting in GIT_SETTINGS:
-        command += ["-c", setting]
-    command += arguments
+    command = ["git", "--no-optional-locks", "-C", str(folder), *GIT_OPTIONS, *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     except OSError:
@@ -157,8 +154,7 @@ def run_checkpoints(begun: dict, results: str | Path, folder: str | Path | None 
     lock = own_run(place / f"{begun['name']}.lock") if is_first_process() else None
     for draft in Path(results).rglob(f".{begun['name']}.*.part") if lock else ():
         draft.unlink()  # of a process that was killed
-    about = {"model_sha": begun["model_sha"], "teacher": begun["teacher"],
-             "commit": begun["commit"]}
+    about = {name: begun[name] for name in ("model_sha", "teacher", "commit")}
     return Checkpoints(place / begun["name"], about, lock=lock)
 
 

@@ -36,16 +36,6 @@ def with_checksum(data: bytes) -> bytes:
     return before + hashlib.sha256(before + b"0" * 64 + after).hexdigest().encode() + after
 
 
-def in_order(data: bytes) -> bytes:
-    """Return a file's bytes with sorted metadata, which safetensors writes in varying order."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)  # the tensors start at a multiple of 8 bytes
-    return len(text).to_bytes(8, "little") + text + data[start:]
-
-
 def save_masks(
     masks: dict[str, np.ndarray], path: Path | str, head_weights: dict | None = None,
     vectors: dict | None = None, **about: Any,
@@ -62,8 +52,12 @@ def save_masks(
     about["shapes"] = {name: list(mask.shape) for name, mask in masks.items()}
     metadata = {"format": MASK_FORMAT, "checksum": "0" * 64}
     metadata |= {name: json.dumps(value, sort_keys=True) for name, value in about.items()}
+    data = safetensors.numpy.save(tensors, metadata)  # with the metadata in varying order
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"),
+                        ensure_ascii=False).encode()
     with replaced_file(path) as draft:
-        draft.write_bytes(with_checksum(in_order(safetensors.numpy.save(tensors, metadata))))
+        draft.write_bytes(with_checksum(data[:8] + header.ljust(end - 8) + data[end:]))
     return Path(path).stat().st_size
 
 
