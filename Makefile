@@ -56,7 +56,7 @@ test-openvino: $(READY)  ## install openvino and nncf, and test the formats of a
 	@$(PYTHON) -m pip install --quiet --requirement tools/openvino.txt
 	@exec env OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/task
 
-test-recovery: $(READY)  ## kill a small training 100 times and check that its result is unchanged
+test-recovery: $(READY)  ## kill, stop and harm small runs 760 times, and start four of one name 100 times
 	@exec $(PYTHON) tools/recovery.py
 
 test-inputs: $(READY)  ## measure each bad input: one line, 1 s of CPU time, 100 MB, nothing written

@@ -46,10 +46,9 @@ def replace_text_file(path: str | Path, text: str) -> Path:
 
 def swap(one: Path, other: Path) -> bool:
     """Exchange two paths in one step, with Linux's renameat2; return whether that was possible."""
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     rename: Any = getattr(ctypes.CDLL(None) if os.name == "posix" else None, "renameat2", None)
-    return rename is not None and not rename(
-        here, os.fsencode(one), here, os.fsencode(other), exchange)
+    return rename is not None and not rename(  # -100: AT_FDCWD, 2: RENAME_EXCHANGE
+        -100, os.fsencode(one), -100, os.fsencode(other), 2)
 
 
 def recover_folder(folder: str | Path) -> None:

@@ -1,21 +1,22 @@
-"""`make test-recovery`: kill a small training, fill its disk, damage its checkpoints, at random.
+"""`make test-recovery`: kill, stop and harm small runs, and start four of one name at once.
 
-Each disturbed run must continue and end with the same bits as an undisturbed run.
+A run trains, writes checkpoints, snapshots, a model, masks, a record and tables. Each disturbed
+run is started again until it ends. Its files must then be those of an undisturbed run, bit for bit.
 """
 
 import argparse
-import contextlib
+import functools
 import hashlib
+import itertools
 import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,81 +24,36 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForQuestionAnswering,
-    logging,
-    set_seed,
-)
+from transformers import logging
 
-from smp.cli.train import attach_pruning, train
-from smp.data.reading import load_squad
-from smp.data.windows import featurise
-from smp.look.snapshot_writer import SnapshotWriter
-from smp.model.load import load_pretrained
-from smp.runs.checkpoint import Checkpoints
-from smp.runs.settings import choose_settings
+from smp.cli.table import table
+from whole_run import prepare_run
+
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "fsync")
 
 
-def make_training():
-    """Return a function of (folder of checkpoints or None, path of snapshots).
+def start(action, log):
+    """Fork a child that calls `action`, and add what it prints to the file; return its number.
 
-    It runs a small SMP training and returns the digest of history and model.
+    Its exit code is 2 for a ValueError.
     """
-    tokenizer = load_pretrained(AutoTokenizer, "all-MiniLM-L6-v2")
-    windows = featurise(load_squad("synthetic", 64, 0, 1)["train"], tokenizer, 96, 32)
-    settings = choose_settings(
-        "quick", "smp", density=0.2, method="smp-s", epochs=3, dropout=0.1, precision="fp32",
-        n_mask_snapshots=6,
-    )
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=96, hidden_dropout_prob=settings.dropout,
-    )
-
-    def train_once(folder, snapshots):
-        set_seed(0)
-        model = BertForQuestionAnswering(config)
-        pruning = attach_pruning(model, settings)
-        run = train(model, windows, tokenizer, settings, pruning,
-                    checkpoints=folder and Checkpoints(folder, minutes=0),
-                    snapshots=SnapshotWriter(snapshots))
-        digest = hashlib.sha256(repr(sorted(run["history"].items())).encode())
-        for name, value in sorted(model.state_dict().items()):
-            digest.update(name.encode() + value.numpy().tobytes())
-        return digest.hexdigest()
-
-    return train_once
-
-
-def start(train_once, folder, result, most_bytes=None):
-    """Start a child process that trains and writes its digest into `result`.
-
-    Its snapshots are in the same folder. most_bytes: the largest file that it may write. Returns
-    the number of the process.
-    """
-    child = os.fork()
-    if child:
+    if child := os.fork():
         return child
+    code = 1
     try:
-        with open(result.with_suffix(".log"), "a") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-            if most_bytes is not None:  # a larger file fails, as on a full disk
-                hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
-            digest = train_once(folder, result.with_suffix(".masks"))
-            if most_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-            result.write_text(digest)
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), 1)
+        os.dup2(1, 2)
+        sys.stdout = sys.stderr = open(1, "w", buffering=1)
+        action()
+        code = 0
+    except ValueError as error:
+        print(error)
+        code = 2
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
+    finally:
+        os._exit(code)
 
 
 def finish(child):
@@ -105,109 +61,183 @@ def finish(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_after(child, seconds):
-    """Kill the child with SIGKILL after `seconds`; return whether it was still running."""
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return finish(child) == -signal.SIGKILL
+def killed_at(run, results, number):
+    """Run, and kill this process before file event `number` in the results; return their number.
 
-
-def damage(folder, chance):
-    """Truncate the newest checkpoint, if there is one, or flip one random bit of it."""
-    paths = Checkpoints(folder).paths()
-    if not paths:
-        return
-    data = bytearray(paths[0].read_bytes())
-    place = chance.randrange(len(data))
-    if chance.random() < 0.5:
-        data = data[:place]
-    else:
-        data[place] ^= 1 << chance.randrange(8)
-    paths[0].write_bytes(data)
-
-
-@contextlib.contextmanager
-def small_disk(folder, kilobytes):
-    """Mount a tmpfs of this size on the folder if permitted; yield whether it is mounted."""
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", str(folder)], check=True)
-
-
-def disturb(kind, train_once, place, chance, lasts, size):
-    """Kill and restart a training until it ends; return (digest or None, kills, its output).
-
-    lasts: seconds of an undisturbed run; size: bytes of its largest checkpoint.
+    An event is an open to write, a new folder, a rename, a removal or an fsync.
     """
-    result, kills = place.with_suffix(".txt"), 0
-    full = kind == "full disk"
-    with small_disk(place, size // 1024 + 40) if full else contextlib.nullcontext() as mounted:
-        limit = chance.randrange(1000, size) if full and not mounted else None
-        child = start(train_once, place / "checkpoints", result, limit)
-        while kill_after(child, chance.uniform(0.05, 1.1) * lasts) and kills < 30:
-            kills += 1
-            if kind == "damaged checkpoint":
-                damage(place / "checkpoints", chance)
-            child = start(train_once, place / "checkpoints", result)
-    shutil.rmtree(place, ignore_errors=True)
-    digest = result.read_text() if result.is_file() else None
-    return digest, kills, result.with_suffix(".log").read_text()
+    numbers, inside, fsync, last = itertools.count(1), f"{results}{os.sep}", os.fsync, [0]
+
+    def count(event, arguments):
+        change = event in CHANGES or (
+            event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        # In a folder that is removed, a name is relative to an open folder, the last argument.
+        if change and (event == "fsync" or str(arguments[0]).startswith(inside)
+                       or event in ("os.remove", "os.rmdir") and arguments[-1] != -1):
+            last[0] = next(numbers)
+            if last[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    os.fsync = lambda file: (count("fsync", (file,)), fsync(file))[1]
+    run(results)
+    return last[0]
 
 
-def check_recovery(rounds, minutes, seed):
+def with_small_files(run, results, most, action):
+    """Run with files of at most `most` bytes: SIGXFSZ kills (SIG_DFL), or a write fails (SIG_IGN).
+
+    A failed write stands for a full disk.
+    """
+    signal.signal(signal.SIGXFSZ, action)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+    run(results)
+
+
+def undisturbed(run, results):
+    """Run."""
+    run(results)
+
+
+def with_interrupts(run, results):
+    """Run with KeyboardInterrupt on SIGTERM outside the training, as in the kernel of `smp run`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run(results)
+
+
+def contents(folder):
+    """Return {path: digest} of a folder's files, without drafts of tables and of safetensors."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file() and not path.name.startswith((".summary", ".tmp"))}
+
+
+class Recovery:
+    """Disturbed runs and the files that each must have in the end."""
+
+    def __init__(self, home, seed):
+        self.home, self.chance, self.log = home, random.Random(seed), home / "log"
+        self.run, self.same, self.kills = prepare_run(home), True, 0
+        results, number = home / "undisturbed", home / "number"
+        finish(start(lambda: number.write_text(str(killed_at(self.run, results, 0))), self.log))
+        self.events, self.wanted = int(number.read_text()), contents(results)
+        self.largest = max(path.stat().st_size for path in results.rglob("*"))
+        table(results)  # prepares the drawing for all children
+        began = time.monotonic()
+        self.disturb("undisturbed")
+        self.lasts = time.monotonic() - began
+
+    def compare(self, what, results, but="-"):
+        """Compare the files of an ended run, except those in a folder; remove them."""
+        got = contents(results)
+        other = [name for name in {*got, *self.wanted}
+                 if got.get(name) != self.wanted.get(name) and not name.startswith(but)]
+        if other:
+            self.same = False
+            print(f"{what}: other files: {other}\n{self.log.read_text()[-2000:]}", file=sys.stderr)
+        shutil.rmtree(results)
+        self.log.unlink()
+
+    def disturb(self, what, *disturbances, after=lambda: None, seconds=None, **compared):
+        """Start a run with one disturbance after the other, then without one; compare its files.
+
+        disturbances: functions of (run, results); seconds: the time of a SIGTERM to the first;
+        after: called after each run that did not end.
+        """
+        results = self.home / "run"
+        for action in (*disturbances, undisturbed):
+            child = start(functools.partial(action, self.run, results), self.log)
+            if seconds is not None:
+                time.sleep(seconds)
+                os.kill(child, signal.SIGTERM)
+                seconds = None
+            if finish(child) == 0:
+                break
+            self.kills += 1
+            after()
+        self.compare(what, results, **compared)
+
+    def killed(self, number=None):
+        """Return a disturbance: a kill before a file event, a random one without a number."""
+        return functools.partial(killed_at, number=number or self.chance.randint(1, self.events))
+
+    def damage(self):
+        """Truncate the newest checkpoint, if there is one, or flip one random bit of it."""
+        for path in sorted(self.home.glob("run/checkpoints/*/*.safetensors"))[-1:]:
+            data = bytearray(path.read_bytes())
+            place = self.chance.randrange(len(data))
+            data[place] ^= 1 << self.chance.randrange(8)
+            path.write_bytes(data if self.chance.random() < 0.5 else data[:place])
+
+    def kill(self, count):
+        """Kill runs before file events, which are spread over a whole run; half of them twice."""
+        for i in range(count):
+            first = 1 + i * self.events // count
+            self.disturb(f"killed before event {first}", self.killed(first),
+                         *[self.killed()] * (i % 2))
+        return f"{count} runs, killed {self.kills} times before one of {self.events} file events"
+
+    def stop(self, count):
+        """Send SIGTERM to runs at random times."""
+        for i in range(count):
+            seconds = self.chance.uniform(0, self.lasts)
+            self.disturb(f"SIGTERM after {seconds:.3f} s", (undisturbed, with_interrupts)[i % 2],
+                         seconds=seconds)
+        return f"{count} runs with SIGTERM at a random time"
+
+    def harm(self, count):
+        """Kill runs within a write, let their writes fail, damage their checkpoints."""
+        for i in range(count):
+            if i % 3 == 2:
+                self.disturb("damaged checkpoint", self.killed(), self.killed(), after=self.damage)
+                continue
+            small = functools.partial(
+                with_small_files, most=int(self.largest ** self.chance.uniform(0.6, 1)),
+                action=signal.SIG_IGN if i % 3 else signal.SIG_DFL)
+            # A full disk can lose a snapshot, with a message.
+            self.disturb("full disk" if i % 3 else "killed in a write", small, self.killed(),
+                         but="snapshots" if i % 3 else "-")
+        return f"{count} runs killed in a write, on a full disk or with a damaged checkpoint"
+
+    def together(self, count):
+        """Start four runs of one name at once. One must go on, three print one line."""
+        results = self.home / "run"
+        for _ in range(count):
+            reader, writer = os.pipe()
+
+            def locked(reader=reader, writer=writer):  # wait until the other processes ended
+                os.close(writer)
+                os.read(reader, 1)
+
+            action = functools.partial(self.run, results, locked)
+            children = [start(action, self.log) for _ in range(4)]
+            os.close(writer)
+            codes = sorted(map(finish, children))
+            os.close(reader)
+            lines = self.log.read_text().count("is being trained by another process (")
+            if codes != [0, 2, 2, 2] or lines != 3:
+                self.same = False
+                print(f"four runs ended with {codes}: {self.log.read_text()}", file=sys.stderr)
+            self.compare("four runs at once", results)
+        return f"{count} times four runs of one name at once"
+
+
+def check_recovery(seed, **counts):
     """Disturb runs; return the exit code, 0 if all ended with the bits of the undisturbed run."""
     logging.set_verbosity_error()
     torch.set_num_threads(1)  # a forked child cannot use the parent's threads
-    chance, train_once = random.Random(seed), make_training()
-    home, began = Path(tempfile.mkdtemp(prefix="recovery-")), time.monotonic()
-    try:
-        finish(start(train_once, None, home / "undisturbed.txt"))
-        wanted = (home / "undisturbed.txt").read_text()
-        snapshots = (home / "undisturbed.masks").read_bytes()
-        timed = time.monotonic()
-        finish(start(train_once, home / "timed", home / "timed.txt"))
-        lasts = time.monotonic() - timed
-        size = max(path.stat().st_size for path in (home / "timed").iterdir())
-        survived, tried, kills = Counter(), Counter(), Counter()
-        kinds = ("killed", "damaged checkpoint", "full disk")
-        for number in range(rounds):
-            if time.monotonic() - began > 60 * minutes:
-                print(f"the limit of {minutes:g} minutes is reached")
-                break
-            kind = kinds[max(0, number % 5 - 2)]  # three of five runs are only killed
-            digest, times, printed = disturb(
-                kind, train_once, home / f"run{number}", chance, lasts, size
-            )
-            tried[kind] += 1
-            kills[kind] += times
-            same = digest == wanted and (  # on a full disk, snapshots may be lost, with a message
-                kind == "full disk" or snapshots == (home / f"run{number}.masks").read_bytes())
-            survived[kind] += same
-            if not same:
-                print(f"run {number} ({kind}) ended with other bits:\n{printed[-2000:]}",
-                      file=sys.stderr)
-        for kind in kinds:
-            print(f"{kind}: {survived[kind]} of {tried[kind]} runs ended with the same bits, "
-                  f"after {kills[kind]} kills")
-        print(f"{sum(tried.values())} runs, {sum(kills.values())} kills, "
-              f"{(time.monotonic() - began) / 60:.1f} minutes")
-        return int(not tried or survived != tried)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="recovery-") as home:
+        recovery = Recovery(Path(home), seed)
+        for kind, count in counts.items():
+            began = time.monotonic()
+            text = getattr(recovery, kind)(count)
+            print(f"{text}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+        print("all ended with the same files" if recovery.same else "some ended with other files")
+        return int(not recovery.same)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100, help="number of disturbed runs")
-    parser.add_argument("--minutes", type=float, default=15, help="no new run after this time")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the disturbances")
-    options = parser.parse_args()
-    sys.exit(check_recovery(options.rounds, options.minutes, options.seed))
+    for kind, usual in (("kill", 500), ("stop", 200), ("harm", 60), ("together", 100), ("seed", 0)):
+        parser.add_argument(f"--{kind}", type=int, default=usual)
+    sys.exit(check_recovery(**vars(parser.parse_args())))

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Any
 
-from smp.cli.options import escaped, parse
+from smp.cli.options import escaped, parse, stop_text
 
 
 def limit_threads(count: int) -> None:
@@ -64,8 +64,10 @@ def main(arguments: list[str] | None = None, **parts: Any) -> int:
     except BrokenPipeError:  # `smp table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError) as error:
-        print(escaped(f"{verb}: {error}"), file=sys.stderr)
+    except Exception as error:
+        if (text := stop_text(error)) is None:
+            raise
+        print(escaped(f"{verb}: {text}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)

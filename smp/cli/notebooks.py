@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from smp.cli.options import NO_MEMORY, OUT_OF_MEMORY
 from smp.cli.screen import INDENT, Screen
 from smp.files import replace_text_file
 
@@ -153,6 +154,8 @@ def error_line(error: BaseException) -> str:
     name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     if name == "DeadKernelError":
         return "Kernel died, possibly out of memory. Reduce n_train or use a smaller model."
+    if re.search(NO_MEMORY, f"{name}: {text}"):
+        return OUT_OF_MEMORY.capitalize()
     return f"{name}: {(text.strip().splitlines() or [''])[-1]}"
 
 

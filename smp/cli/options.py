@@ -151,9 +151,22 @@ VERBS = {"run": Run, "sweep": Sweep, "ask": Ask, "export": Export, "table": Tabl
          "repeat": Repeat, "authors": Authors}
 
 
+NO_MEMORY = "allocate memory|bad_alloc|out of memory|MemoryError"  # of C, C++, CUDA and Python
+OUT_OF_MEMORY = ("out of memory; stop other programs, reduce n_train or the batch size, or use a "
+                 "smaller model")
+
+
 def escaped(line: str) -> str:
     """Return a line for stderr with newlines and invalid characters as escapes."""
     return line.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
+
+
+def stop_text(error: Exception) -> str | None:
+    """Return the text for an error of input, disk or memory, and None for any other error."""
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+        return OUT_OF_MEMORY
+    known = isinstance(error, OSError | ValueError | FloatingPointError)
+    return str(error) if known or type(error).__name__ == "SafetensorError" else None
 
 
 def plain_text(box: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smp.cli.grid import Grid
+from smp.cli.options import stop_text
 from smp.cli.parameters import read_files, read_settings
 from smp.cli.paths import minutes_since
 from smp.cli.table import table
@@ -94,8 +95,10 @@ def sweep(options: Any, parts: Parts = DEFAULT_PARTS) -> int:
         except KeyboardInterrupt:
             print(f"\nsweep: interrupted in {name}; the same command continues it", file=sys.stderr)
             return 130
-        except (OSError, ValueError, FloatingPointError, MemoryError) as error:
-            print(f"sweep: {name} stopped: {error}", file=sys.stderr)
+        except Exception as error:
+            if (text := stop_text(error)) is None:
+                raise
+            print(f"sweep: {name} stopped: {text}", file=sys.stderr)
             return 1
         show(f"      EM {record['em']:.3f}  F1 {record['f1']:.3f}  density "
              f"{record['density']:.1%}, {minutes_since(begin)} so far")

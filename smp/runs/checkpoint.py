@@ -94,10 +94,10 @@ class Checkpoints:
         if self.lock:
             lock = Path(self.lock.lock_file)
             lock.with_suffix(".owner").unlink(missing_ok=True)
-            self.lock.release(force=True)
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # other runs have files there
+            with contextlib.suppress(OSError):  # Windows keeps an open file; other runs have files
+                lock.unlink()  # before the release: later it can be the lock of another process
                 lock.parent.rmdir()
+            self.lock.release(force=True)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

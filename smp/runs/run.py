@@ -23,7 +23,7 @@ from smp.runs.settings import Settings
 from smp.text import file_part, is_number
 
 # A repository's own configuration can name programs for git to run; these are not needed.
-GIT_SETTINGS = ("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat")
+GIT_OPTIONS = "-c core.fsmonitor=false -c core.hooksPath=/dev/null -c core.pager=cat".split()
 
 
 def git_output(folder: str | Path, *arguments: str) -> str | None:
@@ -31,10 +31,7 @@ def git_output(folder: str | Path, *arguments: str) -> str | None:
     # Inside a git hook these variables point at the repository of the hook, not of the folder.
     hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
     environment = {key: value for key, value in os.environ.items() if key not in hook}
-    command = ["git", "--no-optional-locks", "-C", str(folder)]
-    for setting in GIT_SETTINGS:
-        command += ["-c", setting]
-    command += arguments
+    command = ["git", "--no-optional-locks", "-C", str(folder), *GIT_OPTIONS, *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     except OSError:
@@ -139,7 +136,10 @@ def own_run(path: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        process = owner.read_text() if owner.exists() else "unknown"
+        try:
+            process = owner.read_text()
+        except FileNotFoundError:  # it begins or ends now
+            process = "unknown"
         raise ValueError(f"{path.stem} is being trained by another process ({process}): wait until "
                          "it ends, or change the seed or the folder of results") from None
     replace_text_file(owner, f"{os.getpid()} on {platform.node()}")
@@ -154,8 +154,9 @@ def run_checkpoints(begun: dict, results: str | Path, folder: str | Path | None 
     """
     place = Path(results) / "checkpoints" if folder is None else Path(folder)
     lock = own_run(place / f"{begun['name']}.lock") if is_first_process() else None
-    about = {"model_sha": begun["model_sha"], "teacher": begun["teacher"],
-             "commit": begun["commit"]}
+    for draft in Path(results).rglob(f".{begun['name']}.*.part") if lock else ():
+        draft.unlink()  # of a process that was killed
+    about = {name: begun[name] for name in ("model_sha", "teacher", "commit")}
     return Checkpoints(place / begun["name"], about, lock=lock)
 
 
@@ -165,8 +166,8 @@ def keep_record(record: dict, results: str | Path, model_folder: str | Path,
 
     The checkpoints of the run are then removed.
     """
-    path = write_record(record, results)
     replace_text_file(Path(model_folder) / "record.json", record_json(record))
+    path = write_record(record, results)  # the last file: a sweep does not run it again
     checkpoints.clear()
     print(f"record: {path.name}")
 

@@ -19,10 +19,8 @@ from smp.runs.run import begin_record, find_teacher, finish_record, keep_record,
 from smp.runs.settings import Settings, choose_settings
 from smp.runs.training import prepare_training
 
-SAME_AS_STUDENT = (
-    "model data n_train n_valid n_eval data_seed longest_passage max_length stride batch_size "
-    "precision seed"
-).split()
+SAME_AS_STUDENT = ("model data n_train n_valid n_eval data_seed longest_passage max_length stride "
+                   "batch_size precision seed").split()
 
 
 def run_training(fit: Callable, model: nn.Module, features: Dataset, tokenizer: Any,

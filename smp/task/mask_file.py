@@ -42,6 +42,7 @@ def save_masks(
 ) -> int:
     """Write {name: bool array (out, in)} to `path` atomically and return the file's bytes.
 
+    Equal arguments give equal bytes, also in another order or process.
     head_weights: {name: array} of a trained head; vectors: {name: array} of trained biases and
     LayerNorms; about: JSON values for the metadata (base, density, ...).
     """
@@ -50,9 +51,13 @@ def save_masks(
         tensors |= {TRAINED[kind] + name: array for name, array in (arrays or {}).items()}
     about["shapes"] = {name: list(mask.shape) for name, mask in masks.items()}
     metadata = {"format": MASK_FORMAT, "checksum": "0" * 64}
-    metadata |= {name: json.dumps(value) for name, value in about.items()}
+    metadata |= {name: json.dumps(value, sort_keys=True) for name, value in about.items()}
+    data = safetensors.numpy.save(tensors, metadata)  # with the metadata in varying order
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"),
+                        ensure_ascii=False).encode()
     with replaced_file(path) as draft:
-        draft.write_bytes(with_checksum(safetensors.numpy.save(tensors, metadata)))
+        draft.write_bytes(with_checksum(data[:8] + header.ljust(end - 8) + data[end:]))
     return Path(path).stat().st_size
 
 

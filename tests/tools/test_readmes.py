@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     "README.md", "SECURITY.md", "results/README.md", "results/reference/README.md",
     "experiments/README.md", "benchmarks/README.md", "docs/contributing.md", "docs/notebooks.md",
-    "docs/settings.md", "docs/pipeline.md", "docs/use.md",
+    "docs/settings.md", "docs/pipeline.md", "docs/reliability.md", "docs/use.md",
 )
 
 
