@@ -57,7 +57,8 @@ test-openvino: $(READY)  ## install openvino and nncf, and test the formats of a
 	@exec env OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/task
 
 test-recovery: $(READY)  ## kill, stop and harm small runs 760 times, and start four of one name 100 times
-	@exec $(PYTHON) tools/recovery.py
+	@$(PYTHON) tools/recovery.py
+	@exec env SMP_RECOVERY=1 OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q tests/long/test_interrupted_run.py
 
 test-inputs: $(READY)  ## measure each bad input: one line, 1 s of CPU time, 100 MB, nothing written
 	@exec env OMP_NUM_THREADS=1 $(PYTHON) -W ignore tools/bad_inputs.py

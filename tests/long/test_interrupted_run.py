@@ -1,4 +1,4 @@
-"""`smp run` with signals and without memory: the same command ends with the same record."""
+"""`smp run` after a signal, and in make test-recovery after two and without memory."""
 
 import json
 import os
@@ -62,6 +62,14 @@ def limit_memory(process, kernel):
     resource.prlimit(kernel.pid, resource.RLIMIT_AS, (size, size))
 
 
+def terminate(process, kernel):
+    process.send_signal(signal.SIGTERM)
+
+
+def press_ctrl_c(process, kernel):
+    process.send_signal(signal.SIGINT)
+
+
 def record_of(results):
     """Return the only record in a folder without times."""
     (path,) = results.glob("*.json")
@@ -69,28 +77,41 @@ def record_of(results):
             if name not in ("seconds", "ms_per_question")}
 
 
-def test_a_run_with_two_signals_and_no_memory_has_its_record(start, tmp_path):
-    process = start(tmp_path / "whole")
+def end(process):
+    """Wait for a run that ends without an error."""
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
-    results, steps = tmp_path / "disturbed", []
-    for act, code, line in (
-        (lambda process, _: process.send_signal(signal.SIGTERM), 143, "run: interrupted; "),
-        (limit_memory, 1, "BERT_SMP.ipynb failed: "),
-        (lambda process, _: process.send_signal(signal.SIGINT), 130, "run: interrupted; "),
-    ):
+
+
+def disturb_each(start, results, acts):
+    """Disturb a run in turns; return the step of its newest checkpoint after each."""
+    steps = []
+    for act in acts:
+        code, line = {terminate: (143, "run: interrupted; "), press_ctrl_c: (130, "run: interrupt"),
+                      limit_memory: (1, "BERT_SMP.ipynb failed: ")}[act]
         got, errors = disturbed(start, results, act)
         lines = [line for line in errors.splitlines() if "src/signaler.cpp" not in line]
         assert (got, len(lines)) == (code, 1) and lines[0].startswith(line), errors
         assert list(results.glob("*.json")) == []
         newest = max(results.glob("checkpoints/*/step-*.safetensors"))
         steps.append(read_checkpoint(newest)[1]["step"])
+    return steps
+
+
+def test_a_terminated_run_continues_from_its_checkpoint(start, tmp_path):
+    (step,) = disturb_each(start, tmp_path / "r", [terminate])
+    assert 0 < step < 120
+    end(start(tmp_path / "r"))
+    executed = (tmp_path / "r/executed/quick/BERT_SMP.ipynb").read_text()
+    assert f"resuming after step {step} of 120" in executed
+    assert record_of(tmp_path / "r")["steps"] == 120
+    assert not (tmp_path / "r/checkpoints").exists()
+
+
+@pytest.mark.skipif("SMP_RECOVERY" not in os.environ, reason="part of make test-recovery")
+def test_a_run_with_two_signals_and_no_memory_has_its_record(start, tmp_path):
+    end(start(tmp_path / "whole"))
+    steps = disturb_each(start, tmp_path / "r", [terminate, limit_memory, press_ctrl_c])
     assert 0 < steps[0] == steps[1] < steps[2] < 120
-    process = start(results)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert record_of(results) == record_of(tmp_path / "whole")
-    assert not (results / "checkpoints").exists()
-    masks = [next(folder.glob("models/*/masks.safetensors")).read_bytes()
-             for folder in (results, tmp_path / "whole")]
-    assert len(masks[0]) == len(masks[1])
+    end(start(tmp_path / "r"))
+    assert record_of(tmp_path / "r") == record_of(tmp_path / "whole")

@@ -152,33 +152,25 @@ def like_bert_base(tmp_path_factory, tokenizer):
                 N_TRAIN=40, N_VALID=0, N_EVAL=8)
 
 
-@pytest.mark.parametrize("name, method", [
-    ("BERT_FINETUNE_QA.ipynb", "fine-tuned"),
-    ("Static_Model_Pruning/BERT_SMP_KD.ipynb", "smp-s"),
-])
-def test_profile_paper_runs_with_local_model_and_data(
-    tmp_path, like_bert_base, name, method
-):
-    printed = run_alone(name, tmp_path, **like_bert_base)
+def test_profile_paper_runs_with_local_model_and_data(tmp_path, like_bert_base):
+    """Without a teacher, the notebook runs the fine-tuning one first."""
+    printed = run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, **like_bert_base)
     records = {record["method"]: record for record in read_records(tmp_path / "results")}
-    record = records[method]
-    assert (record["model"], record["data"], record["profile"]) == ("bert", "mine", "paper")
-    assert str(tmp_path) not in json.dumps(record)  # a record contains no local path
-    if method != "fine-tuned":
-        assert "fine-tuning one first" in printed
-        saved = tmp_path / "results/models" / records["fine-tuned"]["name"] / "record.json"
-        assert json.loads(saved.read_text())["em"] == records["fine-tuned"]["em"]
-        assert record["head"] == "label words"
-        folder = tmp_path / "results" / "models" / record["name"]
-        assert load_student(str(folder))[2] == "label words"
-        assert record["label"] == "SMP-S + KD" and record["teacher"]["name"] == records[
-            "fine-tuned"]["name"]
+    for record in records.values():
+        assert (record["model"], record["data"], record["profile"]) == ("bert", "mine", "paper")
+        assert str(tmp_path) not in json.dumps(record)  # a record contains no local path
+    assert "fine-tuning one first" in printed
+    teacher, record = records["fine-tuned"], records["smp-s"]
+    models = tmp_path / "results" / "models"
+    assert json.loads((models / teacher["name"] / "record.json").read_text())["em"] == teacher["em"]
+    assert record["head"] == "label words"
+    assert load_student(str(models / record["name"]))[2] == "label words"
+    assert record["label"] == "SMP-S + KD" and record["teacher"]["name"] == teacher["name"]
 
 
-@pytest.mark.parametrize("name", ["BERT_SMP", "BERT_SMP_KD"])
-def test_another_method_raises_and_writes_no_record(name, tmp_path):
+def test_another_method_raises_and_writes_no_record(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="expected one of smp-l, smp-s"):
-        run_alone(f"Static_Model_Pruning/{name}.ipynb", tmp_path, METHOD="movement")
+        run_alone("Static_Model_Pruning/BERT_SMP_KD.ipynb", tmp_path, METHOD="movement")
     assert not (tmp_path / "results").exists()
 
 

@@ -28,14 +28,26 @@ def output_of(*arguments):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Return {"1-0", "2-0", "2-1": results of that process, "checkpoints": names}."""
+def folder(tmp_path_factory):
+    """Return a folder with the files of both trainings, in one process and in two."""
     folder = tmp_path_factory.mktemp("processes")
     for arguments in ([SCRIPT, folder / "one"], [*LAUNCH, SCRIPT, folder / "two"]):
         arguments[-1].mkdir()
-        output_of(*arguments)
-    return {path.stem: dict(np.load(path)) for path in folder.glob("*/*.npz")} | {
-        "checkpoints": sorted(path.name for path in (folder / "two/checkpoints").iterdir())}
+        printed = output_of(*arguments)
+        assert printed.count("SMPTrainer trains") == 1  # of the first process
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    """Return {"1-0", "2-0", "2-1": results of that process} of the project's own loop."""
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*/*.npz")}
+
+
+@pytest.fixture(scope="module")
+def trainers(folder):
+    """Return the same of SMPTrainer."""
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*/trainers/*.npz")}
 
 
 def test_all_processes_have_the_same_mask_at_each_step(runs):
@@ -68,5 +80,24 @@ def test_each_question_is_evaluated_once(runs):
     assert both[0]["em"] == both[1]["em"] and both[0]["f1"] == both[1]["f1"]
 
 
-def test_only_one_process_writes_checkpoints(runs):
-    assert len(runs["checkpoints"]) == 2
+def test_only_one_process_writes_checkpoints(folder):
+    assert len([*(folder / "two/checkpoints").iterdir()]) == 2
+
+
+def test_both_trainers_have_equal_masks_at_each_step(trainers):
+    first, second = trainers["2-0"], trainers["2-1"]
+    assert first["masks"] == second["masks"]
+    for name in ("kept", "scores", "head", "loss"):
+        assert np.array_equal(first[name], second[name]), name
+
+
+def test_two_trainers_train_as_one_up_to_rounding(trainers):
+    one, two = trainers["1-0"], trainers["2-0"]
+    assert one["steps"] == two["steps"] == 6 and one["kept"].sum() == two["kept"].sum()
+    np.testing.assert_allclose(one["loss"], two["loss"], atol=1e-4)
+    assert (one["kept"] == two["kept"]).mean() > 0.999
+    assert (np.abs(one["scores"] - two["scores"]) <= 1e-4).mean() > 0.99
+
+
+def test_a_checkpoint_of_two_trainers_contains_the_scores(folder):
+    assert (folder / "two/trainers/trainer/checkpoint-6/scores.safetensors").is_file()

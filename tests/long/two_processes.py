@@ -1,9 +1,12 @@
 """A small SMP training that test_processes.py starts in one process and in two.
 
+Then it runs two_trainers.py, because a start takes longer than both trainings.
+
 Each process writes its results, and a digest of its masks in each step, into the given folder.
 """
 
 import hashlib
+import runpy
 import sys
 from pathlib import Path
 
@@ -57,3 +60,4 @@ np.savez(
     kept=np.concatenate([m.mask.numpy().ravel() for m in pruning.masks.masks.values()]),
     scores=np.concatenate([s.detach().numpy().ravel() for s in pruning.masks.scores]),
 )
+runpy.run_path(str(Path(__file__).with_name("two_trainers.py")))

@@ -1,4 +1,4 @@
-"""A small SMPTrainer training that test_two_trainers.py starts in one process and in two.
+"""A small SMPTrainer training that two_processes.py runs after its own.
 
 Each process writes its final scores, and a digest of its masks in each step, into a folder.
 """
@@ -18,7 +18,8 @@ from smp.model.encoder import encoder_linears
 from smp.task.mask_settings import MaskSettings
 from smp.task.trainer import SMPTrainer
 
-folder = Path(sys.argv[1])
+folder = Path(sys.argv[1], "trainers")
+folder.mkdir(exist_ok=True)
 torch.set_num_threads(1)
 torch.manual_seed(0)
 model = BertForSequenceClassification(BertConfig(

@@ -710,7 +710,7 @@ def test_a_clone_whose_configuration_names_programs_runs_none(clone):
     assert not ran.exists()
 
 
-def test_a_filter_whose_name_contains_an_equals_sign_runs_no_program(clone):
+def test_a_filter_with_an_equals_sign_in_its_name_runs_nothing(clone):
     """`git -c` ends the name of a setting at its first =, so it cannot switch the filter off."""
     ran = clone.parent / "ran"
     (clone / ".gitattributes").write_text("* filter=a=b\n")

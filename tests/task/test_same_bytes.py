@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smp.task.mask_file import load_masks
+from smp.task.validate import load_masks
 
 SAVE = """
 import sys

@@ -47,9 +47,10 @@ def spin(world):
     (raises("x"), ""), (raises("x\ny"), "no line, or more than one"),
     (raises(""), "no line, or more than one"), (lambda world, made: 1, "not refused"),
     (raises("x", lambda world: (Path(world.folder) / "half").touch()), "not refused"),
-    (raises("x", lambda world: b"x" * 150 * 2**20), " MB"), (raises("x", spin), "5.00 s"),
+    (raises("x", lambda world: b"x" * 400 * 2**20), " MB"), (raises("x", spin), "2.00 s"),
     (lambda world, made: {}["x"], "no line, or more than one"),
 ])
-def test_what_breaks_a_bar_is_noticed(world, read, why):
+def test_what_breaks_a_bar_is_noticed(world, monkeypatch, read, why):
+    monkeypatch.setattr(bad_inputs, "LIMIT", 2)
     found = bad_inputs.wrong(*bad_inputs.measure(read, lambda world: None, world))
     assert why in found and bool(why) == bool(found)
