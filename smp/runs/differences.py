@@ -34,7 +34,7 @@ def setting_text(name: str, value: Any) -> str:
 def shown_settings(record: dict) -> dict:
     """Return `identifying_settings`; the teacher's name omits the table's encoder and data."""
     settings = identifying_settings(record)
-    if "teacher" in settings:
+    if isinstance(settings.get("teacher"), str):
         own = f"{file_part(record['model'])}_{file_part(record['data'])}_"
         settings["teacher"] = settings["teacher"].removeprefix(own) or own
     return settings

@@ -105,8 +105,7 @@ def check_record(record: dict) -> dict:
          and is_name(v["name"]), f"null, or {NAME}, and its em")
     need("settings", lambda v: v.get("distill") in DISTILLATIONS,
          f"distill to be one of {', '.join(DISTILLATIONS)}")
-    need("settings", lambda v: isinstance(v.get("method", ""), str) and "teacher" not in v,
-         "method to be a name, and no teacher")
+    need("settings", lambda v: isinstance(v.get("method", ""), str), "method to be a name")
     need("name", lambda v: re.fullmatch(r"[\w+-][\w.+-]{,199}", v, re.ASCII),
          "a safe file name, as run_name(record) returns")
     kept = sum(entry["kept"] for entry in record["layers"])

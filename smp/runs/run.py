@@ -42,12 +42,10 @@ def git_output(folder: str | Path, *arguments: str) -> str | None:
 def without_filters(folder: str | Path) -> list[str]:
     """Return options of git that switch off the filters in its configuration."""
     names = git_output(folder, "config", "--includes", "--name-only", "--get-regexp", r"^filter\.")
-    filters = {line.rpartition(".")[0] for line in (names or "").splitlines()}
-    if any("=" in name for name in filters):  # -c ends a name at its first =, so git is not run
-        return ["--no-such-option"]
-    return [part for name in sorted(filters)
+    # -c ends a name at its first =. With the option that does not exist, git runs no filter.
+    return [part for name in {line.rpartition(".")[0] for line in (names or "").splitlines()}
             for value in ("clean=", "smudge=", "process=", "required=false")
-            for part in ("-c", f"{name}.{value}")]
+            for part in ("--no-such-option" if "=" in name else "-c", f"{name}.{value}")]
 
 
 def provenance(folder: str | Path = ".") -> dict:
@@ -131,8 +129,7 @@ def own_run(path: Path) -> FileLock:
     The system releases the lock when its process ends, so no lock is stale.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0, is_singleton=True)
-    owner = path.with_suffix(".owner")
+    lock, owner = FileLock(path, timeout=0, is_singleton=True), path.with_suffix(".owner")
     try:
         lock.acquire()
     except Timeout:
@@ -167,9 +164,9 @@ def keep_record(record: dict, results: str | Path, model_folder: str | Path,
     The checkpoints of the run are then removed.
     """
     replace_text_file(Path(model_folder) / "record.json", record_json(record))
-    path = write_record(record, results)  # the last file: a sweep does not run it again
+    write_record(record, results)  # the last file: a sweep does not run it again
     checkpoints.clear()
-    print(f"record: {path.name}")
+    print(f"record: {record['name']}.json")
 
 
 def read_model_record(path: Path) -> dict | None:

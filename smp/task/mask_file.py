@@ -106,9 +106,8 @@ def unpack_masks(path: Path | str, codes: dict, shapes: dict[str, Any]) -> dict:
     """
     try:
         for name in sorted(codes.keys() | shapes.keys()):
-            found, expected = codes.get(name, (0, "none"))[1], shapes.get(name, "none")
-            if found != expected:
-                raise ValueError(f"mask {name} has shape {found}, expected {expected}")
+            if (found := codes.get(name, (0, "none"))[1]) != shapes.get(name, "none"):
+                raise ValueError(f"{name} has shape {found}, expected {shapes.get(name, 'none')}")
         return {name: decode_mask(code, shapes[name]) for name, (code, _) in codes.items()}
     except ValueError as error:
         raise ValueError(f"{path} is not a mask file of this project: {error}") from None

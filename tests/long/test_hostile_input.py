@@ -969,10 +969,6 @@ RECORDS = {
         records, record_with(settings={"distill": ["logits"]}),
         no_record("settings is {'distill': ['logits']}, expected distill to be one of none, "
                   "logits, hidden")),
-    "a teacher among the settings": (
-        records, record_with(settings={"distill": "none", "teacher": None}),
-        no_record("settings is {'distill': 'none', 'teacher': None}, expected method to be a name, "
-                  "and no teacher")),
     "a command for a device": (
         records, record_with(device="$(rm -rf ~)"),
         no_record("device is '$(rm -rf ~)', expected a name, without < ` $ \\ or line breaks")),

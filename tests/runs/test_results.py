@@ -710,6 +710,13 @@ def test_a_clone_whose_configuration_names_programs_runs_none(clone):
     assert not ran.exists()
 
 
+def test_a_stranger_may_name_a_setting_teacher():
+    record = make_record("smp-s")
+    for value in (None, 5, [], "x"):
+        record["settings"]["teacher"] = value
+        assert summary_markdown([record]).count("\n### ") >= 1
+
+
 def test_a_filter_with_an_equals_sign_in_its_name_runs_nothing(clone):
     """`git -c` ends the name of a setting at its first =, so it cannot switch the filter off."""
     ran = clone.parent / "ran"

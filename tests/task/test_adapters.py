@@ -292,7 +292,7 @@ def lose_a_matrix(path):
     (lambda p: changed(p, head=["x"], head_weights=None), "its head is \"['x']\", expected label"),
     (lambda p: changed(p, base_setup=["x"]), "its base_setup is \"['x']\", expected a dict"),
     (lambda p: changed(p, head=None, head_weights=None), "head qa_outputs.bias is missing"),
-    (lose_a_matrix, "mask encoder.layer.0.attention.self.query has shape none, expected"),
+    (lose_a_matrix, "encoder.layer.0.attention.self.query has shape none, expected"),
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is not a mask file of this project"),
     (lambda p: p.unlink(), "no such mask file"),
 ])
