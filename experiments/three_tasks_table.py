@@ -31,7 +31,7 @@ def runs_of(path):
     return [(found["model"], found["method"], found["density_target"], "squad", counts)]
 
 
-def half_interval(counts, dense):
+def bootstrap_half_interval(counts, dense):
     """Return half of the 95% interval of the difference; the same texts are drawn for both."""
     counts, dense = np.array(counts), np.array(dense)
     draws = np.random.default_rng(0).integers(len(counts), size=(RESAMPLES, len(counts)))
@@ -55,7 +55,7 @@ def table(paths):
             else:
                 difference = f1_of(counts) - f1_of(dense)
                 cells.append(f"{f1_of(counts):.3f} ({difference:+.3f} ± "
-                             f"{half_interval(counts, dense):.3f})")
+                             f"{bootstrap_half_interval(counts, dense):.3f})")
         rows.append([encoder, method_label(method), as_percent(density), *cells])
     return markdown_table(["Encoder", "Method", "Remaining", *TASKS.values()], rows)
 

@@ -1,5 +1,6 @@
-"""A record for tests."""
+"""Records for tests."""
 
+import json
 from dataclasses import asdict
 
 from smp.runs.methods import FINE_TUNED, METHODS, method_label, stage_of
@@ -46,3 +47,10 @@ def make_record(method="smp-l", distill="logits", density=0.5, settings=(), **ch
                     "valid_f1": [0.2]},
     } | changes
     return {"name": run_name(record)} | record
+
+
+def record_without_times(results):
+    """Return the only record in a folder without times."""
+    (path,) = results.glob("*.json")
+    return {name: value for name, value in json.loads(path.read_text()).items()
+            if name not in ("seconds", "ms_per_question")}

@@ -1,6 +1,5 @@
 """`smp run` after a signal, and in make test-recovery after two and without memory."""
 
-import json
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ import torch
 from transformers import BertForMaskedLM
 
 from helpers import tiny_config
+from records import record_without_times
 from smp.runs.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -70,13 +70,6 @@ def press_ctrl_c(process, kernel):
     process.send_signal(signal.SIGINT)
 
 
-def record_of(results):
-    """Return the only record in a folder without times."""
-    (path,) = results.glob("*.json")
-    return {name: value for name, value in json.loads(path.read_text()).items()
-            if name not in ("seconds", "ms_per_question")}
-
-
 def end(process):
     """Wait for a run that ends without an error."""
     _, errors = process.communicate(timeout=600)
@@ -104,7 +97,7 @@ def test_a_terminated_run_continues_from_its_checkpoint(start, tmp_path):
     end(start(tmp_path / "r"))
     executed = (tmp_path / "r/executed/quick/BERT_SMP.ipynb").read_text()
     assert f"resuming after step {step} of 120" in executed
-    assert record_of(tmp_path / "r")["steps"] == 120
+    assert record_without_times(tmp_path / "r")["steps"] == 120
     assert not (tmp_path / "r/checkpoints").exists()
 
 
@@ -114,4 +107,4 @@ def test_a_run_with_two_signals_and_no_memory_has_its_record(start, tmp_path):
     steps = disturb_each(start, tmp_path / "r", [terminate, limit_memory, press_ctrl_c])
     assert 0 < steps[0] == steps[1] < steps[2] < 120
     end(start(tmp_path / "r"))
-    assert record_of(tmp_path / "r") == record_of(tmp_path / "whole")
+    assert record_without_times(tmp_path / "r") == record_without_times(tmp_path / "whole")
