@@ -115,7 +115,8 @@ def run(task, method, density, options):
             learning_rate=options.head_learning_rate if smp else options.learning_rate,
             warmup_steps=0 if smp else 0.1, per_device_train_batch_size=options.batch_size,
             per_device_eval_batch_size=64, seed=options.seed, bf16=options.bf16,
-            save_strategy="no", report_to=[], disable_tqdm=True)
+            train_sampling_strategy="group_by_length", save_strategy="no", report_to=[],
+            disable_tqdm=True)
         more = {"train_dataset": parts[0], "processing_class": tokenizer}
         if task != "sst2":
             more["data_collator"] = transformers.DataCollatorForTokenClassification(tokenizer)
