@@ -11,6 +11,7 @@ import itertools
 import json
 import lzma
 import random
+import re
 import tempfile
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def read_part(data, task, part):
         lines = (line.rsplit("\t", 1) for line in text.splitlines())
         return [(sentence.split(), int(label)) for sentence, label in lines]
     texts = ([line.rsplit("\t", 1) for line in block.split("\n") if "\t" in line]
-             for block in text.split("\n\n"))
+             for block in re.split(r"\n\s*\n", text))  # in train, some of these lines are a tab
     return [tuple(map(list, zip(*pairs))) for pairs in texts if pairs]
 
 

@@ -1,10 +1,11 @@
 """Entity F1 of experiments/three_tasks.py, and the labels of the tokens of a word."""
 
 import json
+import lzma
 
 import pytest
 
-from experiments.three_tasks import encode, entities, entity_counts, f1_of
+from experiments.three_tasks import encode, entities, entity_counts, f1_of, read_part
 from experiments.three_tasks_table import table
 
 
@@ -25,6 +26,14 @@ def test_entity_f1_counts_exact_spans_over_all_texts():
     assert f1_of(entity_counts(guess, truth)) == pytest.approx(1 / 3)
     assert f1_of(entity_counts(truth, truth)) == 1 and f1_of([(0, 0, 0)]) == 0
     assert f1_of([(1, 1, 1), (0, 1, 1), (1, 1, 1), (1, 1, 1)]) == 0.75  # accuracy of four texts
+
+
+def test_a_line_with_only_a_tab_also_ends_a_text(tmp_path):
+    path = tmp_path / "wnut17" / "train.conll.xz"
+    path.parent.mkdir()
+    path.write_bytes(lzma.compress(b"one\tO\ntwo\tB-a\n\t\nthree\tO\n\nfour\tO\n"))
+    assert read_part(tmp_path, "wnut17", "train") == [
+        (["one", "two"], ["O", "B-a"]), (["three"], ["O"]), (["four"], ["O"])]
 
 
 def test_the_first_token_of_a_word_has_its_label(tokenizer):
