@@ -132,6 +132,7 @@ def run(task, method, density, options):
         trainer = Trainer(model, arguments, **more) if method == "fine-tuned" else SMPTrainer(
             model, arguments, pruning=Pruning(masks, settings), **more)
         seconds = trainer.train().metrics["train_runtime"]
+        trainer.args.train_sampling_strategy = "random"  # else predict returns another order
         logits = trainer.predict(parts[1]).predictions
         size = trainer.save_mask(folder, base=options.model) if smp else None
     counts = count(task, logits, parts[1], rows, names)

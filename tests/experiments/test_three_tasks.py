@@ -2,10 +2,11 @@
 
 import json
 import lzma
+from argparse import Namespace
 
 import pytest
 
-from experiments.three_tasks import encode, entities, entity_counts, f1_of, read_part
+from experiments.three_tasks import encode, entities, entity_counts, f1_of, read_part, run
 from experiments.three_tasks_table import table
 
 
@@ -43,6 +44,18 @@ def test_the_first_token_of_a_word_has_its_label(tokenizer):
     assert [ids[place] for place, label in enumerate(row["labels"]) if label >= 0] == [0, 1]
     cut, = encode([(["one"] * 30, ["O"] * 30)], tokenizer, ["B-a", "O"], 20)
     assert len(cut["labels"]) == 20 and cut["labels"].count(1) == 18
+
+
+def test_texts_keep_their_order_when_batches_group_lengths(tmp_path):
+    path = tmp_path / "sst2" / "train.tsv.xz"
+    path.parent.mkdir()
+    lines = (f"{'bad' if row % 2 else 'good'}{' film' * (row * 7 % 17)}\t{row % 2}\n"
+             for row in range(64))
+    path.write_bytes(lzma.compress("".join(lines).encode()))
+    found = run("sst2", "fine-tuned", 1.0, Namespace(
+        data=tmp_path, part="train", sentences=64, seed=0, model="all-MiniLM-L6-v2", max_length=20,
+        epochs=3, learning_rate=3e-4, batch_size=8, bf16=False))
+    assert found["score"] > 0.95 and found["n_eval"] == 64
 
 
 def test_the_table_pairs_runs_with_the_fine_tuned_model(tmp_path):
