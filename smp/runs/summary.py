@@ -5,7 +5,6 @@ from pathlib import Path
 from smp.files import replace_text_file
 from smp.runs.grouping import group_records, model_and_data, record_order, seedless
 from smp.runs.methods import method_label
-from smp.runs.profiles import DEFAULT_PROFILE
 from smp.runs.published import GIVEN_TABLE, PUBLISHED, whole_model_share
 from smp.runs.read import read_records
 from smp.runs.retained import (
@@ -87,12 +86,12 @@ def headline_rows(records: list[dict]) -> list[list[dict]]:
 
 
 def readme_markdown(records: list[dict]) -> str:
-    """Return the README's tables: of the largest group of records, and of the default profile."""
+    """Return the README's tables: each model's group with most questions, large models first."""
     groups = [group for group in group_records(sorted(records, key=record_order))
               if dense_runs(group_records(group, seedless))]
-    chosen = groups[:1] + [one for one in groups[1:] if one[0]["profile"] == DEFAULT_PROFILE]
+    chosen = {group[0]["model"]: group for group in reversed(groups)}.values()
     parts = []
-    for group in chosen:
+    for group in sorted(chosen, key=lambda group: -group[0]["params_total"]):
         rows = headline_rows(group)
         first = group[0]
         parts += [

@@ -572,7 +572,7 @@ def test_a_readme_without_markers_raises_and_stays_unchanged(tmp_path, page):
 
 
 def test_the_readme_has_one_smp_row_per_density():
-    own = {"n_train": 9000, "profile": "minilm"}
+    own = {"n_train": 9000}
     records = [
         make_record("fine-tuned", em=0.7, **own), make_record("fine-tuned", em=0.8, steps=9, **own),
         make_record(em=0.5, epochs=4, **own), make_record("smp-s", em=0.6, epochs=4, **own),
@@ -580,20 +580,20 @@ def test_the_readme_has_one_smp_row_per_density():
         make_record(em=0.79, epochs=9, variant="norm-kept", **own),
         make_record("movement", em=0.79, epochs=9, **own),
         make_record(distill="none", em=0.2, density=0.1, **own),
-        make_record("fine-tuned", em=0.4), make_record(em=0.3),  # of the default profile
-        make_record("fine-tuned", em=0.4, n_train=2, profile="laptop"),
-        make_record(em=0.3, n_train=2, profile="laptop"),
+        make_record("fine-tuned", em=0.4), make_record(em=0.3),  # fewer questions
+        make_record("fine-tuned", em=0.4, n_train=2, model="large", params_total=10**9),
+        make_record(em=0.3, n_train=2, model="large", params_total=10**9),
         make_record(em=0.1, n_train=1),  # nothing was fine-tuned on as many
     ]
-    large, small = readme_markdown(records).split("**all-MiniLM-L6-v2 on synthetic**: ")[1:]
-    assert large.startswith("9,000 training questions, 1,000 evaluation questions\n")
-    assert small.startswith("3,000 training questions")
-    rows = table_rows(large)
+    large, small = readme_markdown(records).split("**all-MiniLM-L6-v2 on synthetic**: ")
+    assert large.startswith("**large on synthetic**: 2 training questions, 1,000 evaluation")
+    assert small.startswith("9,000 training questions, 1,000 evaluation questions\n")
+    rows = table_rows(small)
     assert rows[0][-1] == "Size on disk" and len(rows[0]) == 7
     assert [(row[0], row[1].split()[0], row[3]) for row in rows[2:]] == [
         ("fine-tuned", "100%", "0.800"), ("SMP-S + KD", "50%", "0.600"), ("SMP-L", "10%", "0.200")]
     assert [row[5] for row in rows[2:]] == ["100.0%", "75.0% ± 4.9", "25.0% ± 4.4"]
-    assert [row[0] for row in table_rows(small)[2:]] == ["fine-tuned", "SMP-L + KD"]
+    assert [row[0] for row in table_rows(large)[2:]] == ["fine-tuned", "SMP-L + KD"]
     assert readme_markdown(records[::-1]) == readme_markdown(records)
 
 
