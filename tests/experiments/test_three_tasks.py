@@ -2,12 +2,16 @@
 
 import json
 import lzma
+import re
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
 from experiments.three_tasks import encode, entities, entity_counts, f1_of, read_part, run
 from experiments.three_tasks_table import table
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("tags, wanted", [
@@ -72,3 +76,11 @@ def test_the_table_pairs_runs_with_the_fine_tuned_model(tmp_path):
     wide = float(smp.split("± ")[1].split(")")[0])
     assert wide == pytest.approx(1.96 * (0.09 / 100) ** 0.5, abs=0.01)
     assert "0.900 (+0.000 ± 0.000)" in magnitude
+
+
+def test_the_page_has_the_table_of_its_command():
+    page = (ROOT / "docs" / "tasks.md").read_text("utf-8")
+    patterns = re.search(r"three_tasks_table (.+)", page)[1].split()
+    files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    assert len(files) >= len(patterns)
+    assert f"<!-- table -->\n{table(files)}\n<!-- /table -->" in page
