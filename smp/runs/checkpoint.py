@@ -32,8 +32,8 @@ class Checkpoints:
     """The last two checkpoints of one run, in `folder`.
 
     about: more values that identify the run (hashes of model and data), compared on resume.
-    minutes: minimum time between two, 0 for every step; writing takes at most 2% of the time;
-    lock: of the run, released by `clear`.
+    minutes: minimum time between two, 0 for every step; up to six times as long where writing is
+    slow and would take over 2% of the time; lock: of the run, released by `clear`.
     """
 
     def __init__(self, folder: str | Path, about: dict | None = None, minutes: float = 5.0,
@@ -44,7 +44,7 @@ class Checkpoints:
 
     def due(self) -> bool:
         """Return whether a checkpoint is due."""
-        wait = max(60 * self.minutes, 50 * self.cost) if self.minutes else 0
+        wait = min(max(60 * self.minutes, 50 * self.cost), 360 * self.minutes)
         return time.monotonic() - self.last >= wait
 
     def keep(self, step: int, tensors: dict[str, torch.Tensor], state: dict) -> None:

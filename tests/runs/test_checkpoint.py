@@ -392,6 +392,10 @@ def test_checkpoints_wait_five_minutes_and_cost_two_percent(tmp_path, monkeypatc
     assert not checkpoints.due()
     clock[0] = 300 + 1000
     assert checkpoints.due()
+    checkpoints.cost = 10_000.0  # the process was stopped while it wrote
+    assert not checkpoints.due()
+    clock[0] = 300 + 6 * 300
+    assert checkpoints.due()
 
 
 @hypothesis.settings(deadline=None, max_examples=200)
