@@ -29,6 +29,7 @@ from smp.model.load import find_model
 from smp.runs.run import provenance
 from smp.task.mask_settings import MaskSettings
 from smp.task.trainer import SMPTrainer
+from smp.text import short_name
 
 METHODS = ("fine-tuned", "magnitude", "smp-s")
 
@@ -158,6 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--densities", nargs="+", type=float, default=[0.5, 0.1])
     chosen = parser.parse_args()
     settings = {name: getattr(chosen, name) for name in [*plain, "bf16"]}
+    settings["model"] = short_name(chosen.model)
     written = json.loads(chosen.output.read_text("utf-8")) if chosen.output.exists() else {
         "settings": settings, **provenance(), "threads": torch.get_num_threads(), "runs": []}
     if written["settings"] != settings:

@@ -25,7 +25,7 @@ def runs_of(path):
     """Return [(encoder, method, density, task, counts)] of a file of runs or a record."""
     found = json.loads(Path(path).read_text("utf-8"))
     if "runs" in found:
-        return [(Path(found["settings"]["model"]).name, run["method"], run["density"], run["task"],
+        return [(found["settings"]["model"], run["method"], run["density"], run["task"],
                  run["counts"]) for run in found["runs"]]
     counts = [(int(right), 1, 1) for right in matches_of(found)]
     return [(found["model"], found["method"], found["density_target"], "squad", counts)]

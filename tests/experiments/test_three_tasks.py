@@ -69,7 +69,7 @@ def test_the_table_pairs_runs_with_the_fine_tuned_model(tmp_path):
                 ("smp-s", 0.1, [(1, 1, 1)] * 80 + [(0, 1, 1)] * 20),
                 ("magnitude", 0.1, [(1, 1, 1)] * 90 + [(0, 1, 1)] * 10))]
     path = tmp_path / "runs.json"
-    path.write_text(json.dumps({"settings": {"model": "some/encoder"}, "runs": runs}))
+    path.write_text(json.dumps({"settings": {"model": "encoder"}, "runs": runs}))
     *_, dense, smp, magnitude = table([path]).splitlines()
     assert "| encoder | fine-tuned | 100%" in dense and "| 0.900 " in dense
     assert "0.800 (-0.100 ± 0.0" in smp and "not measured" in smp
